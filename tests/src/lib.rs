@@ -1,0 +1,1 @@
+//! The test world of the mm family.
