@@ -1,1 +1,76 @@
-fn main() {}
+//! The commands of this repository: `cargo xtask run`, `test`, `check`, `loom`, `bench`, `publish`.
+//!
+//! Each command is one file, and the files below them are what they stand on:
+//!
+//! ```text
+//!  run    test    check    loom    bench    publish        one command a file
+//!   │      │ │      │        │
+//!   ▼      ▼ │      ▼        ▼
+//!  boot ◄──┘ └─► suites   sources      a boot of the kernel; the table; rules about the text
+//!   │              │
+//!   ▼              ▼
+//!  kernel  initramfs  busybox          what goes into a boot
+//!   │         │          │
+//!   ▼         ▼          ▼
+//!  toolchain  cpio      apt            what must be there
+//!   └─────────┴──────────┴──► command, paths
+//! ```
+//!
+//! Everything prints what it is about to do, installs what it can (Debian), says in one line
+//! what is missing where it cannot, and ends with an exit status that can be trusted.
+
+mod apt;
+mod bench;
+mod check;
+mod command;
+mod loom;
+mod paths;
+mod publish;
+mod sources;
+mod suites;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, boots, tests and checks the mm family.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs every test there is and prints the minutes of each suite.
+    Test(test::Options),
+    /// Checks format, lints, documentation and the layering of the sources.
+    Check(check::Options),
+    /// Runs the concurrency models under loom.
+    Loom(loom::Options),
+    /// Compares the family with other crates, side by side in one run.
+    Bench(bench::Options),
+    /// Packs the libraries as they would be published, and uploads nothing.
+    Publish(publish::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Test(options) => test::command(&options),
+        Command::Check(options) => check::command(&options),
+        Command::Loom(options) => loom::command(&options),
+        Command::Bench(options) => bench::command(&options),
+        Command::Publish(options) => publish::command(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<suites::Told>() => ExitCode::FAILURE,
+        Err(error) => {
+            command::say(&format!("FAILED: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

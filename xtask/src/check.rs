@@ -1,0 +1,150 @@
+//! `cargo xtask check`: everything that is judged without running the family.
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::command::{self, cargo, run, say};
+use crate::suites::{Counts, Suites};
+use crate::toolchain::{self, Std};
+use crate::{paths, sources};
+
+/// What to check besides the sources.
+#[derive(Args)]
+pub struct Options {
+    /// Also builds every library for every bare-metal target.
+    #[arg(long)]
+    targets: bool,
+    /// Runs only the checks whose name contains this.
+    name: Option<String>,
+}
+
+/// The targets that every library must build for, with `core` alone.
+pub const TARGETS: [&str; 5] = [
+    "x86_64-unknown-none",
+    "aarch64-unknown-none-softfloat",
+    "armv7a-none-eabi",
+    "riscv64gc-unknown-none-elf",
+    "riscv32imac-unknown-none-elf",
+];
+
+/// Runs the checks and prints the table.
+pub fn command(options: &Options) -> Result<()> {
+    let mut suites = Suites::default();
+    let wanted = |name: &str| {
+        options
+            .name
+            .as_ref()
+            .is_none_or(|only| name.contains(only.as_str()))
+    };
+    all(&mut suites, &wanted);
+    if options.targets {
+        targets(&mut suites, &wanted);
+    }
+    suites.finish()
+}
+
+type Check = fn() -> Result<()>;
+
+/// Runs every check that needs no other target; a check is a failure or it counts nothing.
+pub fn all(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
+    let checks: [(&str, Check); 4] = [
+        ("sources", layering),
+        ("fmt", fmt),
+        ("clippy", clippy),
+        ("doc", doc),
+    ];
+    for (name, check) in checks {
+        if wanted(name) {
+            suites.run(name, || check().map(|()| Counts::default()));
+        }
+    }
+}
+
+/// Builds the libraries for the bare-metal targets, one suite each.
+pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
+    for target in TARGETS {
+        let name = format!("build {target}");
+        if wanted(&name) {
+            suites.run(&name, || libraries(target).map(|()| Counts::default()));
+        }
+    }
+}
+
+fn layering() -> Result<()> {
+    let breaches = sources::breaches(&paths::root())?;
+    if !breaches.is_empty() {
+        bail!(
+            "{} breaches of the rules:\n{}",
+            breaches.len(),
+            sources::listed(&breaches)
+        );
+    }
+    Ok(())
+}
+
+fn fmt() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    for manifest in outside() {
+        run(cargo()
+            .args(["fmt", "--check", "--manifest-path"])
+            .arg(manifest))?;
+    }
+    Ok(())
+}
+
+fn clippy() -> Result<()> {
+    run(cargo()
+        .args(["clippy", "--workspace", "--all-targets", "--all-features"])
+        .args(["--", "-D", "warnings"]))?;
+    for package in paths::OUTSIDE_HOST {
+        let manifest = paths::root().join(package).join("Cargo.toml");
+        if manifest.is_file() {
+            run(cargo()
+                .args(["clippy", "--all-targets", "--target-dir"])
+                .arg(paths::product("outside")?)
+                .arg("--manifest-path")
+                .arg(manifest)
+                .args(["--", "-D", "warnings"]))?;
+        }
+    }
+    Ok(())
+}
+
+fn doc() -> Result<()> {
+    run(cargo().env("RUSTDOCFLAGS", "-D warnings").args([
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--exclude",
+        "xtask",
+    ]))
+}
+
+/// Returns the manifests of the packages outside the workspace that are in the tree.
+fn outside() -> Vec<std::path::PathBuf> {
+    [
+        "examples/kernel",
+        "examples/kernel-x86_64",
+        "tests/fuzz",
+        "tests/benches-peers",
+    ]
+    .iter()
+    .map(|dir| paths::root().join(dir).join("Cargo.toml"))
+    .filter(|manifest| manifest.is_file())
+    .collect()
+}
+
+fn libraries(target: &'static str) -> Result<()> {
+    let bare = toolchain::bare(target)?;
+    say(&format!("{target}: core is {}", bare.describe()));
+    let mut command = bare.cargo("build", Std::Core);
+    command
+        .env("RUSTFLAGS", "-D warnings")
+        .arg("--target-dir")
+        .arg(paths::product("bare")?);
+    for library in paths::LIBRARIES {
+        command.args(["--package", library]);
+    }
+    command::run(&mut command)
+}

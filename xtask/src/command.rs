@@ -1,0 +1,137 @@
+//! Running other programs: said aloud before, judged by exit status after.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Prints one progress line, so that the reader can tell it from what the programs print.
+pub fn say(line: &str) {
+    println!("xtask: {line}");
+    let _ = std::io::stdout().flush();
+}
+
+/// Returns the cargo of the toolchain that runs this program, to be started in the root.
+pub fn cargo() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    clean(&mut command);
+    command
+}
+
+/// Takes out of the environment what `cargo run` put there for this program alone.
+///
+/// Otherwise a build below would see the variables of this package and the library path of this
+/// toolchain, and would be rebuilt (or broken) by them.
+pub fn clean(command: &mut Command) {
+    command
+        .current_dir(crate::paths::root())
+        .stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "CARGO_PRIMARY_PACKAGE"
+            || text == "LD_LIBRARY_PATH"
+        {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Writes a command as one would type it, with its own environment in front.
+pub fn text(command: &Command) -> String {
+    let mut words = Vec::new();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            words.push(format!("{}={}", name.to_string_lossy(), quoted(value)));
+        }
+    }
+    let program = Path::new(command.get_program());
+    words.push(
+        program
+            .file_name()
+            .map_or_else(|| quoted(command.get_program()), quoted),
+    );
+    words.extend(command.get_args().map(quoted));
+    words.join(" ")
+}
+
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    if word.is_empty() || word.contains([' ', '"', '$', '*', '&', ';', '|']) {
+        format!("'{word}'")
+    } else {
+        word.into_owned()
+    }
+}
+
+/// Runs a command whose output goes where ours goes.
+pub fn run(command: &mut Command) -> Result<()> {
+    say(&text(command));
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", text(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", text(command));
+    }
+    Ok(())
+}
+
+/// What a command that was listened to said, and whether it succeeded.
+pub struct Heard {
+    /// Everything it wrote to its standard output.
+    pub output: String,
+    /// Whether its exit status was zero.
+    pub success: bool,
+}
+
+/// Runs a command, shows its output line by line, and also returns it.
+pub fn listen(command: &mut Command) -> Result<Heard> {
+    say(&text(command));
+    command.stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", text(command)))?;
+    let mut output = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        let mut lines = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            print!("{text}");
+            output.push_str(&text);
+            line.clear();
+        }
+    }
+    let status = child.wait()?;
+    Ok(Heard {
+        output,
+        success: status.success(),
+    })
+}
+
+/// Runs a command silently and returns its standard output; its errors are part of the error.
+pub fn capture(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", text(command)))?;
+    if !output.status.success() {
+        bail!(
+            "{} ended with {}: {}",
+            text(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Tells whether a program of this name is found on the path.
+pub fn exists(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}

@@ -1,0 +1,456 @@
+//! Rules about the text of the sources that no compiler checks.
+//!
+//! - mm-core's imports go down only, along [`LAYERS`];
+//! - `mm-core/src/sync` is the only place that names spin, loom or `core::sync::atomic`;
+//! - mm-core knows no architecture: no `target_arch`;
+//! - `unsafe` stands only in the files of [`UNSAFE_FILES`];
+//! - no library links `alloc` or `std`;
+//! - nothing is left for later under [`FORBIDDEN`].
+//!
+//! Comments, strings and test code are taken out first ([`strip`]), so prose may say what it likes.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::paths;
+
+/// mm-core's modules from the bottom up; a module imports from its own row or from rows below.
+///
+/// Row 0 is used by all. `table` reaches page records and the gather; the gather never reaches
+/// tables. The library's root (`lib.rs`) names every module and is not checked.
+const LAYERS: [&[&str]; 9] = [
+    &[
+        "addr", "range", "prot", "error", "stats", "format", "platform", "sync",
+    ],
+    &["page", "tree"],
+    &["pool"],
+    &["tlb"],
+    &["table"],
+    &["vma", "rmap", "object", "swap"],
+    &["reclaim", "ksm"],
+    &["fault"],
+    &["space", "validate"],
+];
+
+/// The files in which `unsafe` may stand, and why each needs it.
+const UNSAFE_FILES: [(&str, &str); 2] = [
+    (
+        "mm-core/src/platform/",
+        "the traits a kernel implements by promise",
+    ),
+    (
+        "mm-core/src/sync/",
+        "lock cells hand out references under a lock",
+    ),
+];
+
+/// What may stand in no source file of ours.
+const FORBIDDEN: [(&str, &str); 5] = [
+    ("todo!(", "unfinished"),
+    ("unimplemented!(", "unfinished"),
+    ("dbg!(", "left from debugging"),
+    ("::*;", "glob import"),
+    ("# [ignore", "a test that does not run"),
+];
+
+/// Checks every rule over the tree at `root` and returns one line per breach.
+pub fn breaches(root: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for library in paths::LIBRARIES {
+        for (name, code) in read(root, &format!("{library}/src"))? {
+            no_std(&name, &code, &mut found);
+            unsafe_place(&name, &code, &mut found);
+            if let Some(inner) = name.strip_prefix("mm-core/src/") {
+                core_rules(&name, inner, &code, &mut found);
+            }
+        }
+    }
+    for dir in [
+        "mm-core",
+        "mm-x86_64",
+        "mm-arm",
+        "mm-riscv",
+        "mm-elf",
+        "tests",
+        "examples",
+        "xtask",
+    ] {
+        for path in paths::rust_files(&root.join(dir))? {
+            let code = blank(&std::fs::read_to_string(&path)?);
+            let name = shown(root, &path);
+            for (text, why) in FORBIDDEN {
+                let text = text.replace("# [", "#[");
+                for line in lines_with(&code, &text) {
+                    found.push(format!("{name}:{line}: `{text}`: {why}"));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the files below `dir` with comments, strings and tests taken out.
+fn read(root: &Path, dir: &str) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for path in paths::rust_files(&root.join(dir))? {
+        let name = shown(root, &path);
+        if name.ends_with("/tests.rs") || name.contains("/tests/") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| name.clone())?;
+        files.push((name, strip(&text)));
+    }
+    Ok(files)
+}
+
+fn shown(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn no_std(name: &str, code: &str, found: &mut Vec<String>) {
+    for text in [
+        "extern crate alloc",
+        "extern crate std",
+        "use alloc::",
+        "use std::",
+    ] {
+        for line in lines_with(code, text) {
+            found.push(format!("{name}:{line}: `{text}` in a library"));
+        }
+    }
+}
+
+fn unsafe_place(name: &str, code: &str, found: &mut Vec<String>) {
+    if UNSAFE_FILES
+        .iter()
+        .any(|(place, _)| name.starts_with(place))
+    {
+        return;
+    }
+    for line in words(code)
+        .filter(|(_, word)| *word == "unsafe")
+        .map(|(line, _)| line)
+    {
+        found.push(format!(
+            "{name}:{line}: `unsafe` outside the files listed in {}",
+            file!()
+        ));
+    }
+}
+
+fn core_rules(name: &str, inner: &str, code: &str, found: &mut Vec<String>) {
+    let module = inner.split(['/', '.']).next().unwrap_or(inner);
+    if module != "sync" {
+        for text in [
+            "core::sync::atomic",
+            "spin::",
+            "loom::",
+            "use spin",
+            "use loom",
+        ] {
+            for line in lines_with(code, text) {
+                found.push(format!("{name}:{line}: `{text}` outside mm-core/src/sync"));
+            }
+        }
+    }
+    for line in lines_with(code, "target_arch") {
+        found.push(format!("{name}:{line}: mm-core names an architecture"));
+    }
+    if inner == "lib.rs" {
+        return;
+    }
+    let Some(own) = layer(module) else {
+        found.push(format!(
+            "{name}: module `{module}` has no row in LAYERS of {}",
+            file!()
+        ));
+        return;
+    };
+    for (line, used) in imports(code) {
+        match layer(&used) {
+            Some(row) if row > own => found.push(format!(
+                "{name}:{line}: `{module}` (row {own}) imports `{used}` (row {row}): imports go down only"
+            )),
+            _ => {}
+        }
+    }
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|row| row.contains(&module))
+}
+
+/// Returns the modules that `code` names after `crate::`, with their lines.
+fn imports(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut rest = code;
+    let mut line = 1;
+    while let Some(at) = rest.find("crate::") {
+        let (before, after) = rest.split_at(at);
+        line += before.matches('\n').count();
+        rest = &after["crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            found.extend(group_heads(group).into_iter().map(|head| (line, head)));
+        } else {
+            found.push((line, identifier(rest)));
+        }
+    }
+    found.retain(|(_, name)| name.chars().next().is_some_and(char::is_lowercase));
+    found
+}
+
+/// Returns the first identifiers of the items of a `{a::b, c::{d, e}}` group.
+fn group_heads(group: &str) -> Vec<String> {
+    let mut heads = Vec::new();
+    let mut depth = 0;
+    let mut fresh = true;
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => fresh = true,
+            _ if fresh && !letter.is_whitespace() => {
+                heads.push(identifier(&group[at..]));
+                fresh = false;
+            }
+            _ => {}
+        }
+    }
+    heads
+}
+
+fn identifier(text: &str) -> String {
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+fn lines_with(code: &str, text: &str) -> Vec<usize> {
+    let boundary = text.starts_with(|c: char| c.is_alphanumeric());
+    code.lines()
+        .enumerate()
+        .filter(|(_, line)| {
+            line.match_indices(text).any(|(at, _)| {
+                let before = line[..at].chars().next_back();
+                !(boundary && before.is_some_and(|c| c.is_alphanumeric() || c == '_'))
+            })
+        })
+        .map(|(at, _)| at + 1)
+        .collect()
+}
+
+fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
+    code.lines().enumerate().flat_map(|(at, line)| {
+        line.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .map(move |word| (at + 1, word))
+    })
+}
+
+/// Takes comments, strings and what follows `#[cfg(test)]` out of a source; lines keep their number.
+pub fn strip(text: &str) -> String {
+    without_tests(&blank(text))
+}
+
+/// Blanks comments and the contents of strings and character literals.
+fn blank(text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    let get = |at: usize| letters.get(at).copied().unwrap_or('\0');
+    while at < letters.len() {
+        let end = match (get(at), get(at + 1)) {
+            ('/', '/') => find(&letters, at, |rest| rest.starts_with(&['\n'])),
+            ('/', '*') => block_comment(&letters, at),
+            ('"', _) => string(&letters, at),
+            ('r', '"' | '#') if !before_is_word(&letters, at) => raw_string(&letters, at),
+            ('\'', '\\') => find(&letters, at + 3, |rest| rest.starts_with(&['\''])) + 1,
+            ('\'', _) if get(at + 2) == '\'' => at + 3,
+            _ => at,
+        };
+        if end > at {
+            let skipped = letters.get(at..end.min(letters.len())).unwrap_or(&[]);
+            out.extend(skipped.iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+            at = end;
+        } else {
+            out.push(get(at));
+            at += 1;
+        }
+    }
+    out
+}
+
+fn find(letters: &[char], from: usize, hit: impl Fn(&[char]) -> bool) -> usize {
+    (from..letters.len())
+        .find(|at| letters.get(*at..).is_some_and(&hit))
+        .unwrap_or(letters.len())
+}
+
+fn block_comment(letters: &[char], from: usize) -> usize {
+    let mut depth = 0;
+    let mut at = from;
+    while at < letters.len() {
+        let rest = letters.get(at..).unwrap_or(&[]);
+        if rest.starts_with(&['/', '*']) {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with(&['*', '/']) {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    at
+}
+
+fn string(letters: &[char], from: usize) -> usize {
+    let mut at = from + 1;
+    while let Some(letter) = letters.get(at) {
+        match letter {
+            '\\' => at += 2,
+            '"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Returns the end of a raw string, or `from` when this is a raw identifier.
+fn raw_string(letters: &[char], from: usize) -> usize {
+    let hashes = letters
+        .iter()
+        .skip(from + 1)
+        .take_while(|c| **c == '#')
+        .count();
+    if letters.get(from + 1 + hashes) != Some(&'"') {
+        return from;
+    }
+    let mut close = vec!['"'];
+    close.extend(std::iter::repeat_n('#', hashes));
+    find(letters, from + hashes + 2, |rest| rest.starts_with(&close)) + close.len()
+}
+
+fn before_is_word(letters: &[char], at: usize) -> bool {
+    at.checked_sub(1)
+        .and_then(|before| letters.get(before))
+        .is_some_and(|c| c.is_alphanumeric() || *c == '_')
+}
+
+/// Blanks each item that stands behind `#[cfg(test)]`.
+fn without_tests(code: &str) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    let mut out = String::with_capacity(code.len());
+    let mut rest = code;
+    while let Some(at) = rest.find(MARK) {
+        let (before, item) = rest.split_at(at);
+        out.push_str(before);
+        let end = item_end(item);
+        out.extend(
+            item[..end]
+                .chars()
+                .map(|c| if c == '\n' { '\n' } else { ' ' }),
+        );
+        rest = &item[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn item_end(item: &str) -> usize {
+    let mut depth = 0;
+    for (at, letter) in item.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            ';' if depth == 0 => return at + 1,
+            _ => {}
+        }
+    }
+    item.len()
+}
+
+/// Returns the breaches as one text for an error.
+pub fn listed(breaches: &[String]) -> String {
+    let mut text = String::new();
+    for breach in breaches {
+        let _ = writeln!(text, "  {breach}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{core_rules, imports, strip, unsafe_place};
+
+    #[test]
+    fn prose_and_strings_are_not_code() {
+        let code = strip(
+            "// unsafe\n/* unsafe /* nested */ unsafe */ let a = \"unsafe \\\" unsafe\";\n\
+             let b = r#\"unsafe \" \"#; let c = '\"'; fn f<'a>(x: &'a str) { unsafe {} }",
+        );
+        assert_eq!(code.matches("unsafe").count(), 1, "{code}");
+        assert_eq!(code.lines().count(), 3);
+    }
+
+    #[test]
+    fn test_modules_are_not_library_code() {
+        let code = strip("fn a() {}\n#[cfg(test)]\nmod tests { fn b() { {} } }\nfn c() {}\n");
+        assert!(!code.contains("fn b"));
+        assert!(code.contains("fn a") && code.contains("fn c"));
+        assert!(!strip("#[cfg(test)]\nmod tests;\nfn d() {}").contains("mod tests"));
+    }
+
+    #[test]
+    fn imports_are_found_in_groups_and_in_paths() {
+        let found: Vec<String> = imports(
+            "use crate::{addr::VirtAddr, table::{Cursor, node}};\nlet x = crate::space::y();",
+        )
+        .into_iter()
+        .map(|(_, name)| name)
+        .collect();
+        assert_eq!(found, ["addr", "table", "space"]);
+    }
+
+    #[test]
+    fn upward_imports_and_foreign_atomics_are_breaches() {
+        let mut found = Vec::new();
+        core_rules(
+            "mm-core/src/table/walk.rs",
+            "table/walk.rs",
+            "use crate::vma::Vma;",
+            &mut found,
+        );
+        core_rules(
+            "mm-core/src/vma/mod.rs",
+            "vma/mod.rs",
+            "use crate::table::X;",
+            &mut found,
+        );
+        assert_eq!(found.len(), 1, "{found:?}");
+        core_rules(
+            "mm-core/src/vma/mod.rs",
+            "vma/mod.rs",
+            "use core::sync::atomic::X;",
+            &mut found,
+        );
+        core_rules("mm-core/src/nosuch.rs", "nosuch.rs", "", &mut found);
+        assert_eq!(found.len(), 3, "{found:?}");
+        unsafe_place("mm-elf/src/lib.rs", "fn f() { unsafe { g() } }", &mut found);
+        unsafe_place("mm-elf/src/lib.rs", "#![deny(unsafe_code)]", &mut found);
+        assert_eq!(found.len(), 4, "{found:?}");
+    }
+}

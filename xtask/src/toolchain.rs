@@ -1,0 +1,130 @@
+//! How to compile for a bare-metal target on this machine.
+//!
+//! The code needs stable Rust only; what differs between machines is where a compiled `core` for
+//! the target comes from. Three sources are tried, in this order:
+//!
+//! 1. the active toolchain has the target in its sysroot (rustup put it there, because
+//!    `rust-toolchain.toml` lists it): a plain `cargo build --target`;
+//! 2. Debian: `rustc-web`, `cargo-web`, `rust-web-src` bring a compiler *and* the sources of
+//!    `core`, which cargo then builds by `-Zbuild-std`; `lld` links. Installed when missing;
+//! 3. neither: one line that says what to install.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{apt, command};
+
+/// Which crates of the standard library a build may link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Std {
+    /// `core` alone: linking `alloc` is impossible where cargo builds the standard library.
+    Core,
+}
+
+/// A way to build for one target.
+pub struct Bare {
+    target: &'static str,
+    source: Source,
+}
+
+enum Source {
+    Sysroot,
+    Debian,
+}
+
+/// Finds (or installs) a way to build for `target`.
+///
+/// # Errors
+/// When there is none, with the one line that says what to install.
+pub fn bare(target: &'static str) -> Result<Bare> {
+    if in_sysroot(target) {
+        return Ok(Bare {
+            target,
+            source: Source::Sysroot,
+        });
+    }
+    if apt::is_debian() {
+        apt::install(
+            &["rustc-web", "cargo-web", "rust-web-src", "lld"],
+            &format!("the active toolchain has no {target}"),
+        )?;
+        if debian_sources().is_some() {
+            return Ok(Bare {
+                target,
+                source: Source::Debian,
+            });
+        }
+    }
+    bail!("no way to build for {target}; install it with: rustup target add {target}");
+}
+
+impl Bare {
+    /// Returns `cargo VERB --target TARGET`, to which the caller adds packages and profile.
+    pub fn cargo(&self, verb: &str, std: Std) -> Command {
+        let mut cargo = match self.source {
+            Source::Sysroot => command::cargo(),
+            Source::Debian => debian_cargo(self.target),
+        };
+        cargo.args([verb, "--target", self.target]);
+        if matches!(self.source, Source::Debian) {
+            cargo.arg(match std {
+                Std::Core => "-Zbuild-std=core",
+            });
+        }
+        cargo
+    }
+
+    /// Says where `core` comes from, for the progress line.
+    pub fn describe(&self) -> &'static str {
+        match self.source {
+            Source::Sysroot => "the toolchain's own",
+            Source::Debian => "built from Debian's rust-web-src",
+        }
+    }
+}
+
+fn in_sysroot(target: &str) -> bool {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc
+        .current_dir(crate::paths::root())
+        .args(["--print", "target-libdir", "--target", target]);
+    command::capture(&mut rustc).is_ok_and(|dir| holds_core(Path::new(dir.trim())))
+}
+
+fn holds_core(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+    })
+}
+
+/// The compiler that Debian's packages install, whatever else is on the path.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+
+fn debian_sources() -> Option<String> {
+    let mut rustc = Command::new(DEBIAN_RUSTC);
+    rustc
+        .env_remove("LD_LIBRARY_PATH")
+        .args(["--print", "sysroot"]);
+    let sysroot = command::capture(&mut rustc).ok()?;
+    let library = format!("{}/lib/rustlib/src/rust/library", sysroot.trim());
+    Path::new(&library).join("core").is_dir().then_some(library)
+}
+
+fn debian_cargo(target: &str) -> Command {
+    let mut cargo = Command::new(DEBIAN_CARGO);
+    command::clean(&mut cargo);
+    let linker = target.to_uppercase().replace('-', "_");
+    cargo
+        .env_remove("CARGO")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env("RUSTC", DEBIAN_RUSTC)
+        // Opens `-Zbuild-std` of a stable cargo; no language feature is used.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env(format!("CARGO_TARGET_{linker}_LINKER"), "ld.lld");
+    cargo
+}
