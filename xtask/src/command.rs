@@ -1,7 +1,7 @@
 //! Running other programs: said aloud before, judged by exit status after.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -128,6 +128,33 @@ pub fn capture(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Returns what `program` (a filter such as `md5sum`) makes of `input`.
+pub fn filter(program: &str, input: &[u8]) -> Result<String> {
+    let mut child = Command::new(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let stdin = child.stdin.take();
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || stdin.map_or(Ok(()), |mut pipe| pipe.write_all(input)));
+        let mut output = String::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            stdout.read_to_string(&mut output)?;
+        }
+        match writer.join() {
+            Ok(written) => written?,
+            Err(_) => bail!("writing to {program} panicked"),
+        }
+        Ok(output)
+    })?;
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{program} ended with {status}");
+    }
+    Ok(written)
 }
 
 /// Tells whether a program of this name is found on the path.

@@ -7,13 +7,14 @@
 //!   │      │ │      │        │
 //!   ▼      ▼ │      ▼        ▼
 //!  boot ◄──┘ └─► suites   sources      a boot of the kernel; the table; rules about the text
-//!   │              │
-//!   ▼              ▼
-//!  kernel  initramfs  busybox          what goes into a boot
-//!   │         │          │
-//!   ▼         ▼          ▼
-//!  toolchain  cpio      apt            what must be there
-//!   └─────────┴──────────┴──► command, paths
+//!  verdict                             what its console must show
+//!   │
+//!   ▼
+//!  kernel     initramfs   busybox      what goes into a boot
+//!   │             │          │
+//!   ▼             ▼          ▼
+//!  toolchain     cpio       apt        what must be there
+//!   └─────────────┴──────────┴──► command, paths
 //! ```
 //!
 //! Everything prints what it is about to do, installs what it can (Debian), says in one line
@@ -21,15 +22,22 @@
 
 mod apt;
 mod bench;
+mod boot;
+mod busybox;
 mod check;
 mod command;
+mod cpio;
+mod initramfs;
+mod kernel;
 mod loom;
 mod paths;
 mod publish;
+mod run;
 mod sources;
 mod suites;
 mod test;
 mod toolchain;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -45,6 +53,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Boots the example kernel in QEMU on an unmodified static busybox.
+    Run(run::Options),
     /// Runs every test there is and prints the minutes of each suite.
     Test(test::Options),
     /// Checks format, lints, documentation and the layering of the sources.
@@ -59,6 +69,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Run(options) => run::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Check(options) => check::command(&options),
         Command::Loom(options) => loom::command(&options),

@@ -1,11 +1,16 @@
 //! `cargo xtask test`: every test there is, with the minutes of each suite.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Args;
 
 use crate::command::{cargo, listen};
+use crate::kernel::{self, Arch};
+use crate::run::{self, Setup};
 use crate::suites::{Counts, Suites, count};
-use crate::{check, loom, paths, publish};
+use crate::verdict::Expect;
+use crate::{busybox, check, initramfs, loom, paths, publish};
 
 /// What to run.
 #[derive(Args)]
@@ -50,12 +55,47 @@ pub fn command(options: &Options) -> Result<()> {
             suites.run("loom", loom::all);
         }
     }
+    boots(&mut suites, &wanted);
     check::targets(&mut suites, &wanted);
     if wanted("publish") {
         suites.run("publish", || publish::dry_run().map(|()| Counts::default()));
     }
     suites.finish()
 }
+
+/// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
+fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
+    let arch = Arch::X86_64;
+    let rootfs = paths::root().join("examples/kernel/rootfs");
+    for (name, setup) in BOOTS {
+        let name = format!("boot {name}");
+        if !wanted(&name) {
+            continue;
+        }
+        if !paths::root().join("examples").join(arch.package()).is_dir() || !rootfs.is_dir() {
+            suites.absent(&name, "bootable kernel");
+            continue;
+        }
+        suites.run(&name, || {
+            let kernel = kernel::build(arch)?;
+            let archive = initramfs::base(Some(&busybox::fetch(arch.debian())?))?;
+            run::script(&kernel, arch, &archive, &setup)?;
+            Ok(Counts::passed(1))
+        });
+    }
+}
+
+const BOOTS: [(&str, Setup); 1] = [(
+    "x86_64",
+    Setup {
+        script: run::DEFAULT_SCRIPT,
+        memory: run::MEMORY,
+        cpus: 1,
+        cpu: "max",
+        limit: Duration::from_secs(run::LIMIT),
+        expect: Expect::SummaryAndChecksums,
+    },
+)];
 
 /// Every test of the workspace, documentation included.
 fn host(options: &Options) -> Result<Counts> {

@@ -21,6 +21,8 @@ use crate::{apt, command};
 pub enum Std {
     /// `core` alone: linking `alloc` is impossible where cargo builds the standard library.
     Core,
+    /// `core` and `alloc`, for programs that bring a heap.
+    CoreAlloc,
 }
 
 /// A way to build for one target.
@@ -71,6 +73,7 @@ impl Bare {
         if matches!(self.source, Source::Debian) {
             cargo.arg(match std {
                 Std::Core => "-Zbuild-std=core",
+                Std::CoreAlloc => "-Zbuild-std=core,alloc",
             });
         }
         cargo

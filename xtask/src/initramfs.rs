@@ -1,0 +1,117 @@
+//! Packs the kernel's first file system.
+//!
+//! | path | from |
+//! |---|---|
+//! | `/bin/busybox`, `/bin/APPLET` → busybox | Debian's package, unmodified |
+//! | everything of `examples/kernel/rootfs/` | the repository |
+//! | `/usr/bin/NAME` | the file given with `--program` |
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpio::{Archive, Member};
+use crate::{busybox, paths};
+
+/// Where the kernel's own files stand in the repository.
+const ROOTFS: &str = "examples/kernel/rootfs";
+
+/// Packs busybox (if any) and the files of the repository.
+pub fn base(busybox: Option<&Path>) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for dir in ["/bin", "/dev", "/etc", "/proc", "/root", "/tmp", "/usr/bin"] {
+        archive.put(dir, Member::Directory);
+    }
+    if let Some(busybox) = busybox {
+        put_file(&mut archive, "/bin/busybox", busybox, true)?;
+        for applet in busybox::applets(busybox) {
+            if applet != "busybox" {
+                archive.put(
+                    &format!("/bin/{applet}"),
+                    Member::Link("/bin/busybox".to_string()),
+                );
+            }
+        }
+    }
+    let rootfs = paths::root().join(ROOTFS);
+    if rootfs.is_dir() {
+        for path in files(&rootfs)? {
+            let inner = path.strip_prefix(&rootfs)?.to_string_lossy().into_owned();
+            let executable = inner.ends_with(".sh") || inner.starts_with("bin/");
+            put_file(&mut archive, &format!("/{inner}"), &path, executable)?;
+        }
+    }
+    Ok(archive)
+}
+
+/// Adds the program `path` and returns where the kernel finds it.
+pub fn add_program(archive: &mut Archive, path: &Path) -> Result<String> {
+    let name = path
+        .file_name()
+        .context("a program needs a file name")?
+        .to_string_lossy();
+    let inner = format!("/usr/bin/{name}");
+    put_file(archive, &inner, path, true)?;
+    Ok(inner)
+}
+
+/// Returns the path of the script `name` of the repository, with or without `.sh`.
+pub fn script(archive: &Archive, name: &str) -> Result<String> {
+    let names = [name.to_string(), format!("{name}.sh")];
+    archive
+        .files()
+        .map(|(path, _)| path)
+        .find(|path| {
+            names
+                .iter()
+                .any(|name| path == name || path.ends_with(&format!("/{name}")))
+        })
+        .map(str::to_string)
+        .with_context(|| format!("there is no script {name} in {ROOTFS}"))
+}
+
+/// A written archive; the file goes when this does.
+pub struct Written {
+    /// Where it stands.
+    pub path: PathBuf,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Writes the archive where QEMU can read it.
+pub fn write(archive: &Archive) -> Result<Written> {
+    let path = paths::product("boot")?.join(format!("initramfs-{}.cpio", std::process::id()));
+    fs::write(&path, archive.bytes())?;
+    Ok(Written { path })
+}
+
+fn put_file(archive: &mut Archive, inner: &str, path: &Path, executable: bool) -> Result<()> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() > u32::MAX as usize {
+        bail!("{} is larger than a cpio archive can hold", path.display());
+    }
+    archive.put(inner, Member::File { executable, bytes });
+    Ok(())
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut todo = vec![dir.to_path_buf()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                todo.push(path)
+            } else {
+                found.push(path)
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,76 @@
+//! Builds the example kernel of an architecture.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::command::{self, say};
+use crate::paths;
+use crate::toolchain::{self, Std};
+
+/// An architecture that has an example kernel.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Arch {
+    /// x86-64, the machine `pc` of QEMU.
+    #[value(name = "x86_64")]
+    X86_64,
+}
+
+impl Arch {
+    /// The rustc target of the kernel.
+    pub fn target(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86_64-unknown-none",
+        }
+    }
+
+    /// The name of the kernel's package and binary.
+    pub fn package(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "kernel-x86_64",
+        }
+    }
+
+    /// Debian's name of the architecture.
+    pub fn debian(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "amd64",
+        }
+    }
+}
+
+/// Builds the kernel and returns the path of its ELF file.
+pub fn build(arch: Arch) -> Result<PathBuf> {
+    let manifest = paths::root()
+        .join("examples")
+        .join(arch.package())
+        .join("Cargo.toml");
+    if !manifest.is_file() {
+        bail!("there is no examples/{} in this tree yet", arch.package());
+    }
+    let bare = toolchain::bare(arch.target())?;
+    say(&format!(
+        "building {} for {}: core is {}",
+        arch.package(),
+        arch.target(),
+        bare.describe()
+    ));
+    let target_dir = paths::product("kernel")?;
+    command::run(
+        bare.cargo("build", Std::CoreAlloc)
+            .args(["--release", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&target_dir),
+    )?;
+    let elf = target_dir
+        .join(arch.target())
+        .join("release")
+        .join(arch.package());
+    if !elf.is_file() {
+        bail!("the build left no {}", elf.display());
+    }
+    Ok(elf)
+}

@@ -1,0 +1,169 @@
+//! Judges what a booted kernel printed.
+//!
+//! The exit status is the kernel's own opinion. Here it is checked against what the host knows:
+//!
+//! - the summary is there, every number in its lines about leaks is zero, and the number of page
+//!   reads that a program waited for is not (a resident initramfs would make waiting dead code);
+//! - every checksum that the script printed is that of the file on the host.
+//!
+//! What is read from the console:
+//!
+//! ```text
+//!   0123456789abcdef0123456789abcdef  /bin/busybox     a line of md5sum about a file of the initramfs
+//!   0123456789abcdef0123456789abcdef  -                about a pipe: must be some file's contents
+//!   ... summary ...                                    everything below it is the summary
+//!   ... leaked ... 0 ... 0                             all numbers must be zero
+//!   ... waited ... 12                                  some number must not be zero
+//! ```
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::boot::{Booted, Ending, describe};
+use crate::command;
+use crate::cpio::Archive;
+
+/// What a run must show besides its exit status.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The summary; checksums are compared when there are any.
+    Summary,
+    /// The summary, at least one checksum, and at least one read that was waited for.
+    SummaryAndChecksums,
+}
+
+/// Returns what is wrong with a run; nothing when all is well.
+pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    if booted.ending != Ending::Success {
+        wrong.push(describe(booted.ending));
+    }
+    summary(&booted.output, expect, &mut wrong);
+    let sums = host_sums(archive)?;
+    let compared = checksums(&booted.output, &sums, &mut wrong);
+    if compared == 0 && expect == Expect::SummaryAndChecksums {
+        wrong.push("the script printed no checksum to compare".to_string());
+    }
+    Ok(wrong)
+}
+
+fn summary(output: &str, expect: Expect, wrong: &mut Vec<String>) {
+    let lines: Vec<String> = output.lines().map(str::to_lowercase).collect();
+    let Some(start) = lines.iter().rposition(|line| line.contains("summary")) else {
+        wrong.push("the kernel printed no summary".to_string());
+        return;
+    };
+    let lines = lines.get(start..).unwrap_or_default();
+    let leaks: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.contains("leaked"))
+        .collect();
+    if leaks.iter().all(|line| numbers(line).is_empty()) {
+        wrong.push("the summary does not say what leaked".to_string());
+    }
+    for line in leaks {
+        if numbers(line).iter().any(|number| *number != 0) {
+            wrong.push(format!("leaks: {line}"));
+        }
+    }
+    let waits: u64 = lines
+        .iter()
+        .filter(|line| line.contains("waited"))
+        .flat_map(|line| numbers(line))
+        .sum();
+    if waits == 0 && expect == Expect::SummaryAndChecksums {
+        wrong.push("no read was waited for: waiting is dead code in this run".to_string());
+    }
+}
+
+/// Returns the decimal numbers in a line that stand as words of their own.
+fn numbers(line: &str) -> Vec<u64> {
+    line.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+/// Returns the checksums of the archive's files by path.
+fn host_sums(archive: &Archive) -> Result<BTreeMap<String, String>> {
+    let mut sums = BTreeMap::new();
+    for (path, bytes) in archive.files() {
+        let line = command::filter("md5sum", bytes)?;
+        let sum = line.split_whitespace().next().unwrap_or_default();
+        sums.insert(path.to_string(), sum.to_string());
+    }
+    Ok(sums)
+}
+
+/// Compares the checksums in `output`; returns how many there were.
+fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<String>) -> usize {
+    let mut compared = 0;
+    for line in output.lines() {
+        let Some((sum, path)) = line.split_once("  ") else {
+            continue;
+        };
+        if sum.len() != 32 || !sum.bytes().all(|b| b.is_ascii_hexdigit()) {
+            continue;
+        }
+        let right = match sums.get(path) {
+            Some(right) => right == sum,
+            None => sums.values().any(|right| right == sum),
+        };
+        compared += 1;
+        if !right {
+            wrong.push(format!("wrong checksum: {line}"));
+        }
+    }
+    compared
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Expect, checksums, summary};
+
+    const GOOD: &str =
+        "hello\n--- summary ---\nreads waited for: 12\nframes leaked: 0, nodes leaked: 0\n";
+
+    fn complaints(output: &str) -> usize {
+        let mut wrong = Vec::new();
+        summary(output, Expect::SummaryAndChecksums, &mut wrong);
+        wrong.len()
+    }
+
+    #[test]
+    fn leaks_missing_waits_and_missing_summaries_are_faults() {
+        assert_eq!(complaints(GOOD), 0);
+        assert_eq!(
+            complaints(&GOOD.replace("nodes leaked: 0", "nodes leaked: 3")),
+            1
+        );
+        assert_eq!(complaints(&GOOD.replace("12", "0")), 1);
+        assert_eq!(complaints("hello\n"), 1);
+        assert_eq!(complaints("summary\nwaited 3\n"), 1);
+    }
+
+    #[test]
+    fn a_checksum_must_be_the_hosts() {
+        let sum = "0123456789abcdef0123456789abcdef";
+        let other = "ffffffffffffffffffffffffffffffff";
+        let sums = BTreeMap::from([("/bin/busybox".to_string(), sum.to_string())]);
+        let mut wrong = Vec::new();
+        assert_eq!(
+            checksums(
+                &format!("{sum}  /bin/busybox\n{sum}  -\nx  y\n"),
+                &sums,
+                &mut wrong
+            ),
+            2
+        );
+        assert!(wrong.is_empty());
+        checksums(
+            &format!("{other}  /bin/busybox\n{other}  -\n"),
+            &sums,
+            &mut wrong,
+        );
+        assert_eq!(wrong.len(), 2);
+    }
+}
