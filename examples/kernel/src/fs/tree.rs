@@ -1,0 +1,337 @@
+//! The tree of names: directories, files, links, devices.
+//!
+//! One tree serves the read-only initramfs, the writable /tmp and the synthetic /dev
+//! and /proc; each node's [`Origin`] says what may be changed in it. Nodes are shared
+//! by counted references and know no parent: a path is walked from the root
+//! ([`super::walk`]), so that rename and unlink have one place to change.
+//! `F` is what a regular file holds (a page-cache object in the kernel).
+//!
+//! Locks: each directory's map and each node's facts have a lock of their own, taken
+//! one at a time except in [`rename`], which takes one directory after the other.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::ops::Bound;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use spin::Mutex;
+
+use super::device::Device;
+use super::proc::ProcFile;
+use crate::errno::{Errno, Result};
+use crate::limits::{Grant, NAME_BYTES, NODES_QUOTA};
+
+/// Where a node comes from, which decides what may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The initramfs: read-only.
+    Archive,
+    /// /tmp: writable, in memory, counted against a quota.
+    Memory,
+    /// /dev and /proc: made by the kernel, names fixed.
+    Synthetic,
+}
+
+/// Facts that stat(2) reports and chmod(2) and friends change.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Permission bits, without the type.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Hard links.
+    pub links: u32,
+    /// Last change of the data, in seconds since 1970.
+    pub mtime: u64,
+}
+
+/// What a node is.
+pub enum Kind<F> {
+    /// A directory and its entries, sorted by name.
+    Directory(Mutex<Entries<F>>),
+    /// A regular file.
+    File(F),
+    /// A symbolic link and its target.
+    Link(Box<[u8]>),
+    /// A device.
+    Device(Device),
+    /// A file of /proc whose text is made when it is opened.
+    Proc(ProcFile),
+}
+
+/// A directory's entries.
+pub type Entries<F> = BTreeMap<Box<[u8]>, Arc<Node<F>>>;
+
+/// One file, directory or link.
+pub struct Node<F> {
+    /// Inode number, never used twice.
+    pub ino: u64,
+    /// What may be changed.
+    pub origin: Origin,
+    /// Facts for stat.
+    pub facts: Mutex<Facts>,
+    /// What it is.
+    pub kind: Kind<F>,
+    _grant: Option<Grant>,
+}
+
+static NEXT_INO: AtomicU64 = AtomicU64::new(1);
+
+/// `S_IFMT` types of stat(2).
+pub mod mode {
+    /// Mask of the type bits.
+    pub const TYPE: u32 = 0o170_000;
+    /// A directory.
+    pub const DIRECTORY: u32 = 0o040_000;
+    /// A regular file.
+    pub const FILE: u32 = 0o100_000;
+    /// A symbolic link.
+    pub const LINK: u32 = 0o120_000;
+    /// A character device.
+    pub const CHARACTER: u32 = 0o020_000;
+    /// A pipe.
+    pub const FIFO: u32 = 0o010_000;
+}
+
+impl<F> Node<F> {
+    /// Makes a node that no directory names yet.
+    ///
+    /// # Errors
+    /// `ENOSPC` when it is of memory and /tmp holds as many nodes as it may.
+    pub fn new(origin: Origin, permissions: u32, mtime: u64, kind: Kind<F>) -> Result<Arc<Self>> {
+        let grant = match origin {
+            Origin::Memory => Some(NODES_QUOTA.take(1, Errno::ENOSPC)?),
+            Origin::Archive | Origin::Synthetic => None,
+        };
+        let links = if matches!(kind, Kind::Directory(_)) { 2 } else { 1 };
+        let facts = Facts { permissions: permissions & 0o7777, uid: 0, gid: 0, links, mtime };
+        let ino = NEXT_INO.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Node { ino, origin, facts: Mutex::new(facts), kind, _grant: grant }))
+    }
+
+    /// Makes an empty directory.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn directory(origin: Origin, permissions: u32, mtime: u64) -> Result<Arc<Self>> {
+        Self::new(origin, permissions, mtime, Kind::Directory(Mutex::new(BTreeMap::new())))
+    }
+
+    /// Answers the `S_IFMT` type.
+    #[must_use]
+    pub fn type_bits(&self) -> u32 {
+        match &self.kind {
+            Kind::Directory(_) => mode::DIRECTORY,
+            Kind::File(_) | Kind::Proc(ProcFile::Text(_)) => mode::FILE,
+            Kind::Link(_) | Kind::Proc(ProcFile::Executable) => mode::LINK,
+            Kind::Device(_) => mode::CHARACTER,
+        }
+    }
+
+    /// Answers the entries.
+    ///
+    /// # Errors
+    /// `ENOTDIR` for anything but a directory.
+    pub fn entries(&self) -> Result<&Mutex<Entries<F>>> {
+        match &self.kind {
+            Kind::Directory(entries) => Ok(entries),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Finds an entry of this directory.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ENOENT`.
+    pub fn child(&self, name: &[u8]) -> Result<Arc<Self>> {
+        self.entries()?.lock().get(name).cloned().ok_or(Errno::ENOENT)
+    }
+
+    /// Finds the first entry after `last`, or the first of all.
+    ///
+    /// # Errors
+    /// `ENOTDIR`.
+    pub fn entry_after(&self, last: Option<&[u8]>) -> Result<Option<(Box<[u8]>, Arc<Self>)>> {
+        let entries = self.entries()?.lock();
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(entries.range::<[u8], _>((from, Bound::Unbounded)).next().map(|(name, node)| (name.clone(), node.clone())))
+    }
+
+    fn writable(&self) -> Result<&Mutex<Entries<F>>> {
+        let entries = self.entries()?;
+        if self.origin == Origin::Memory { Ok(entries) } else { Err(Errno::EROFS) }
+    }
+
+    /// Enters `child` as `name`, whatever the origin: how the kernel builds the tree.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `EEXIST`, `ENAMETOOLONG`.
+    pub fn insert(&self, name: &[u8], child: Arc<Self>) -> Result<()> {
+        if name.len() > NAME_BYTES {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let mut entries = self.entries()?.lock();
+        if entries.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        if matches!(child.kind, Kind::Directory(_)) {
+            self.facts.lock().links += 1;
+        }
+        entries.insert(name.into(), child);
+        Ok(())
+    }
+
+    /// Enters `child` as `name` for a program.
+    ///
+    /// # Errors
+    /// As [`Node::insert`], and `EROFS` outside /tmp.
+    pub fn create(&self, name: &[u8], child: Arc<Self>) -> Result<()> {
+        self.writable()?;
+        self.insert(name, child)
+    }
+
+    /// Removes the file or link `name`.
+    ///
+    /// # Errors
+    /// `EROFS`, `ENOENT`, `EISDIR`.
+    pub fn unlink(&self, name: &[u8]) -> Result<()> {
+        let mut entries = self.writable()?.lock();
+        let node = entries.get(name).ok_or(Errno::ENOENT)?;
+        if matches!(node.kind, Kind::Directory(_)) {
+            return Err(Errno::EISDIR);
+        }
+        node.facts.lock().links -= 1;
+        entries.remove(name);
+        Ok(())
+    }
+
+    /// Removes the empty directory `name`.
+    ///
+    /// # Errors
+    /// `EROFS`, `ENOENT`, `ENOTDIR`, `ENOTEMPTY`.
+    pub fn remove_directory(&self, name: &[u8]) -> Result<()> {
+        let mut entries = self.writable()?.lock();
+        let node = entries.get(name).ok_or(Errno::ENOENT)?;
+        if !node.entries()?.lock().is_empty() {
+            return Err(Errno::ENOTEMPTY);
+        }
+        entries.remove(name);
+        self.facts.lock().links -= 1;
+        Ok(())
+    }
+}
+
+/// Moves `from_name` to `to_name`, replacing what stands there as rename(2) says.
+///
+/// # Errors
+/// `EROFS`, `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`, `EINVAL` when a directory would
+/// move into itself (`moved_path` and `target_path` are the full paths of both).
+pub fn rename<F>(
+    from: &Arc<Node<F>>,
+    from_name: &[u8],
+    to: &Arc<Node<F>>,
+    to_name: &[u8],
+    (moved_path, target_path): (&[u8], &[u8]),
+) -> Result<()> {
+    from.writable()?;
+    to.writable()?;
+    let moved = from.child(from_name)?;
+    let is_directory = matches!(moved.kind, Kind::Directory(_));
+    if is_directory && target_path.strip_prefix(moved_path).is_some_and(|rest| rest.first() == Some(&b'/')) {
+        return Err(Errno::EINVAL);
+    }
+    if let Ok(old) = to.child(to_name) {
+        if Arc::ptr_eq(&old, &moved) {
+            return Ok(());
+        }
+        match (is_directory, matches!(old.kind, Kind::Directory(_))) {
+            (true, false) => return Err(Errno::ENOTDIR),
+            (false, true) => return Err(Errno::EISDIR),
+            (true, true) => to.remove_directory(to_name)?,
+            (false, false) => to.unlink(to_name)?,
+        }
+    }
+    to.insert(to_name, moved)?;
+    from.entries()?.lock().remove(from_name);
+    if is_directory {
+        from.facts.lock().links -= 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Errno, Kind, Node, Origin, rename};
+    use std::sync::Arc;
+
+    fn file(content: u32) -> Arc<Node<u32>> {
+        Node::new(Origin::Memory, 0o644, 0, Kind::File(content)).unwrap()
+    }
+
+    fn names(dir: &Node<u32>) -> Vec<String> {
+        let (mut out, mut last) = (Vec::new(), None);
+        while let Some((name, _)) = dir.entry_after(last.as_deref()).unwrap() {
+            out.push(String::from_utf8(name.to_vec()).unwrap());
+            last = Some(name);
+        }
+        out
+    }
+
+    #[test]
+    fn only_memory_nodes_change() {
+        let archive = Node::directory(Origin::Archive, 0o755, 0).unwrap();
+        archive.insert(b"a", file(1)).unwrap();
+        assert_eq!(archive.create(b"b", file(2)), Err(Errno::EROFS));
+        assert_eq!(archive.unlink(b"a"), Err(Errno::EROFS));
+        assert_eq!(names(&archive), ["a"]);
+    }
+
+    #[test]
+    fn entries_come_and_go() {
+        let tmp = Node::directory(Origin::Memory, 0o755, 0).unwrap();
+        let sub = Node::directory(Origin::Memory, 0o755, 0).unwrap();
+        tmp.create(b"sub", sub.clone()).unwrap();
+        assert_eq!(tmp.facts.lock().links, 3);
+        sub.create(b"f", file(1)).unwrap();
+        assert_eq!(tmp.create(b"sub", file(2)), Err(Errno::EEXIST));
+        assert_eq!(tmp.unlink(b"sub"), Err(Errno::EISDIR));
+        assert_eq!(tmp.remove_directory(b"sub"), Err(Errno::ENOTEMPTY));
+        sub.unlink(b"f").unwrap();
+        tmp.remove_directory(b"sub").unwrap();
+        assert_eq!(tmp.facts.lock().links, 2);
+        assert!(names(&tmp).is_empty());
+    }
+
+    #[test]
+    fn rename_replaces_and_refuses_as_the_manual_says() {
+        let tmp = Node::directory(Origin::Memory, 0o755, 0).unwrap();
+        let sub = Node::directory(Origin::Memory, 0o755, 0).unwrap();
+        tmp.create(b"a", file(1)).unwrap();
+        tmp.create(b"b", file(2)).unwrap();
+        tmp.create(b"sub", sub.clone()).unwrap();
+        rename(&tmp, b"a", &tmp, b"b", (b"/a", b"/b")).unwrap();
+        assert_eq!(names(&tmp), ["b", "sub"]);
+        assert!(matches!(tmp.child(b"b").unwrap().kind, Kind::File(1)));
+        assert_eq!(rename(&tmp, b"b", &tmp, b"sub", (b"/b", b"/sub")), Err(Errno::EISDIR));
+        assert_eq!(rename(&tmp, b"sub", &tmp, b"b", (b"/sub", b"/b")), Err(Errno::ENOTDIR));
+        assert_eq!(rename(&tmp, b"sub", &sub, b"x", (b"/sub", b"/sub/x")), Err(Errno::EINVAL));
+        rename(&tmp, b"b", &sub, b"c", (b"/b", b"/sub/c")).unwrap();
+        assert_eq!((names(&tmp), names(&sub)), (vec!["sub".into()], vec!["c".into()]));
+    }
+
+    #[test]
+    fn a_listing_survives_removals() {
+        let tmp = Node::directory(Origin::Memory, 0o755, 0).unwrap();
+        for name in [b"a", b"b", b"c"] {
+            tmp.create(name, file(0)).unwrap();
+        }
+        let (first, _) = tmp.entry_after(None).unwrap().unwrap();
+        tmp.unlink(b"a").unwrap();
+        tmp.unlink(b"b").unwrap();
+        let (next, _) = tmp.entry_after(Some(&first)).unwrap().unwrap();
+        assert_eq!(&*next, b"c");
+    }
+}
