@@ -1,4 +1,17 @@
-//! See the crate's README.
+//! Process memory for kernels.
+//!
+//! See the README for what this is; ARCHITECTURE.md of the repository for how
+//! it is built. The modules, top-down:
+//!
+//! | layer | module | what it knows |
+//! |---|---|---|
+//! | spaces | `space` | the verbs: map, unmap, protect, brk, fork, fault, ... |
+//! | faults | `fault` | resolves one fault |
+//! | areas, owners | `vma`, `rmap`, `object` | VMAs; who maps a page; cached pages |
+//! | tables | `table`, `tlb` | one page table; what is freed after which flush |
+//! | frames | [`page`], `pool` | records and allocation of frames; typed nodes |
+//! | facts | [`format`], [`platform`] | bits of an architecture; what the kernel supplies |
+//! | words | [`addr`], [`range`], [`prot`], [`error`], [`sync`] | |
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -11,3 +24,15 @@
         clippy::arithmetic_side_effects
     )
 )]
+
+pub mod addr;
+pub mod cx;
+pub mod error;
+pub mod format;
+pub mod page;
+pub mod platform;
+pub mod pool;
+pub mod prot;
+pub mod range;
+pub mod sync;
+pub mod object;

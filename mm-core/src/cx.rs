@@ -1,0 +1,116 @@
+//! The context of one verb.
+//!
+//! Each public verb makes one [`Cx`] and passes it down: it names the machine,
+//! holds the ranks of the locks taken, and pins epochs. `lock(cx)` is the only
+//! way to a lock, so nothing waits without serving shootdowns. A `Cx` stays on
+//! one thread (it is not `Sync`) and verbs never call verbs.
+
+use crate::page::Frames;
+use crate::platform::Platform;
+use crate::sync::{Context, Rank, RankStack};
+use core::cell::Cell;
+use core::fmt;
+
+/// The machine, the held ranks and the pins of one executing verb.
+pub struct Cx<'m, P: Platform> {
+    frames: &'m Frames<P>,
+    ranks: RankStack,
+    pinned: Cell<bool>,
+}
+
+impl<'m, P: Platform> Cx<'m, P> {
+    /// Starts a verb.
+    pub fn new(frames: &'m Frames<P>) -> Self {
+        Self { frames, ranks: RankStack::new(), pinned: Cell::new(false) }
+    }
+
+    /// Returns the frames of the machine.
+    pub fn frames(&self) -> &'m Frames<P> {
+        self.frames
+    }
+
+    /// Returns the platform.
+    pub fn platform(&self) -> &'m P {
+        self.frames.platform()
+    }
+
+    /// Returns the page-table format.
+    pub fn format(&self) -> P::Format {
+        self.platform().format()
+    }
+
+    /// Pins this CPU's epoch: until the guard is dropped, no table and no slab
+    /// that can be found now is freed.
+    ///
+    /// # Locks
+    /// None may be waited for while pinned except inner ones; pins do not nest.
+    pub fn pin(&self) -> Pin<'_, 'm, P> {
+        debug_assert!(!self.pinned.get(), "epoch pins do not nest");
+        self.preempt_off();
+        self.pinned.set(true);
+        let cpu = self.platform().cpu();
+        self.frames.epochs().enter(cpu);
+        Pin { cx: self, cpu }
+    }
+
+    /// Waits until every lock-free reader of before is gone.
+    ///
+    /// # Locks
+    /// Outer locks may be held, no inner one, and no pin.
+    pub fn synchronize(&self) {
+        debug_assert!(!self.pinned.get() && !self.ranks.holds_inner());
+        self.frames.epochs().synchronize(self, crate::platform::MAX_CPUS);
+    }
+
+    /// Returns whether an inner lock is held: then no batch may be flushed.
+    pub fn holds_inner(&self) -> bool {
+        self.ranks.holds_inner()
+    }
+}
+
+impl<P: Platform> Context for Cx<'_, P> {
+    fn relax(&self, spins: u32) {
+        self.platform().relax(spins);
+    }
+    fn preempt_off(&self) {
+        self.platform().preempt_off();
+    }
+    fn preempt_on(&self) {
+        self.platform().preempt_on();
+    }
+    fn acquire(&self, rank: Rank) {
+        self.ranks.push(rank);
+    }
+    fn acquire_fresh(&self, rank: Rank) {
+        self.ranks.push_fresh(rank);
+    }
+    fn release(&self, rank: Rank) {
+        self.ranks.pop(rank);
+    }
+}
+
+impl<P: Platform> Drop for Cx<'_, P> {
+    fn drop(&mut self) {
+        debug_assert!(self.ranks.is_empty(), "a verb ended with a lock held");
+    }
+}
+
+impl<P: Platform> fmt::Debug for Cx<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("ranks", &self.ranks).finish_non_exhaustive()
+    }
+}
+
+/// Proof that this CPU's epoch is pinned.
+pub struct Pin<'c, 'm, P: Platform> {
+    cx: &'c Cx<'m, P>,
+    cpu: usize,
+}
+
+impl<P: Platform> Drop for Pin<'_, '_, P> {
+    fn drop(&mut self) {
+        self.cx.frames.epochs().leave(self.cpu);
+        self.cx.pinned.set(false);
+        self.cx.preempt_on();
+    }
+}

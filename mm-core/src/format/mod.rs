@@ -1,0 +1,243 @@
+//! Page-table formats: bits only.
+//!
+//! A format says how one architecture mode writes page-table words: geometry
+//! per level, entry kinds, word operations. It touches no memory but the table
+//! node it is given, knows nothing of VMAs, and is testable on any host.
+//!
+//! Levels count from the leaf up: level 1 holds pages, level [`levels`] is the
+//! root. An entry is one of four kinds, and *not present is not empty*:
+//!
+//! | kind | hardware sees | live? |
+//! |---|---|---|
+//! | [`Entry::Empty`] | fault | no |
+//! | [`Entry::Table`] | next level | yes |
+//! | [`Entry::Leaf`] | page or block | yes |
+//! | [`Entry::NonPresent`] | fault | yes: swap, migration, guard, PROT_NONE |
+//!
+//! Inner loops use the word operations ([`PageTableFormat::next_page`],
+//! [`PageTableFormat::write_protect`], [`PageTableFormat::ad_settled`]) and
+//! never decode and encode again.
+//!
+//! [`levels`]: PageTableFormat::levels
+
+mod attrs;
+mod nonpresent;
+pub mod tiny;
+mod word;
+
+pub use attrs::{AttrFlags, Attrs};
+pub use nonpresent::{NonPresent, NonPresentKind};
+pub use word::{Cell, Word, WordCell};
+
+use crate::addr::{Pfn, Vpn};
+use core::fmt::Debug;
+
+/// A page-table word, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// Nothing was ever stored here: the all-zero word.
+    Empty,
+    /// The next table.
+    Table(Pfn),
+    /// A page, or a block when above level 1.
+    Leaf {
+        /// The first frame.
+        pfn: Pfn,
+        /// Rights, memory type, accessed and dirty state.
+        attrs: Attrs,
+    },
+    /// A word that hardware faults on and we understand.
+    NonPresent(NonPresent),
+}
+
+/// Which of accessed and dirty the hardware sets by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HardwareAd {
+    /// Neither: software sets both, through faults.
+    None,
+    /// Accessed only.
+    Accessed,
+    /// Both.
+    Both,
+}
+
+/// Why an entry could not be written down in this format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The frame number has more bits than the format stores.
+    PfnTooBig(Pfn),
+    /// The frame is not aligned to the block size of the level.
+    Misaligned(Pfn),
+    /// No leaf may stand at this level.
+    NoLeafHere(u8),
+    /// The combination of rights does not exist (RISC-V: write without read).
+    Rights,
+    /// A payload has more bits than `NONPRESENT_BITS`.
+    PayloadTooBig,
+}
+
+/// How one architecture mode writes its page tables.
+///
+/// An instance, because the depth may be chosen at run time (Sv39/48/57,
+/// LA57, T0SZ); formats of fixed depth are zero-sized and cost nothing.
+///
+/// # Safety
+/// Walks follow what [`decode`](Self::decode) returns, and hardware follows
+/// the words. The implementor promises: `decode(encode_x(v)) == x(v)`, the
+/// all-zero word is `Empty`, geometry matches the hardware, and
+/// `write_protect` never leaves a word that hardware lets be written through.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
+    /// The type of one word, u32 or u64.
+    type Word: Word;
+
+    /// log2 of the page size in bytes.
+    const PAGE_SHIFT: u32;
+    /// What hardware sets by itself.
+    const HARDWARE_AD: HardwareAd;
+    /// A valid leaf may only be replaced by way of an invalid one and a flush.
+    const BREAK_BEFORE_MAKE: bool;
+    /// Hardware may remember that an entry was invalid: map needs a flush.
+    const CACHES_INVALID: bool;
+    /// Bits that [`NonPresent::value`] may use.
+    const NONPRESENT_BITS: u32;
+    /// Software words beside the hardware's: entry `i` has its shadow at
+    /// `i + SHADOW_OFFSET` words. Zero: none.
+    const SHADOW_OFFSET: usize = 0;
+
+    /// Returns the number of levels; the root's level.
+    fn levels(self) -> u8;
+    /// Returns log2 of the number of entries of a table of this level.
+    fn index_bits(self, level: u8) -> u32;
+    /// Returns log2 of the number of frames that a table of this level takes
+    /// (and is aligned to).
+    fn table_order(self, _level: u8) -> u8 {
+        0
+    }
+    /// Returns whether a leaf may stand at this level.
+    fn leaf_at(self, level: u8) -> bool;
+    /// Returns the end of user space: pages `0..user_end` belong to users.
+    fn user_end(self) -> Vpn;
+    /// Returns the first root index of the kernel half, whose root entries
+    /// every space shares; the number of root entries where there is none.
+    fn kernel_root_index(self) -> usize;
+
+    /// Reads a word.
+    fn decode(self, word: Self::Word, level: u8) -> Entry;
+    /// Writes a leaf.
+    ///
+    /// # Errors
+    /// [`FormatError`] where the format cannot say it.
+    fn encode_leaf(self, pfn: Pfn, attrs: Attrs, level: u8) -> Result<Self::Word, FormatError>;
+    /// Writes a pointer to the next table; `level` is that of the entry.
+    ///
+    /// # Errors
+    /// [`FormatError`] where the frame does not fit.
+    fn encode_table(self, pfn: Pfn, level: u8, user: TableOwner)
+    -> Result<Self::Word, FormatError>;
+    /// Writes a non-present entry.
+    ///
+    /// # Errors
+    /// [`FormatError::PayloadTooBig`].
+    fn encode_nonpresent(self, entry: NonPresent) -> Result<Self::Word, FormatError>;
+
+    /// Returns the word for the next page (or block) with the same attributes.
+    fn next_page(self, word: Self::Word, level: u8) -> Self::Word;
+    /// Returns the leaf without the right to write; dirty and accessed stay.
+    fn write_protect(self, word: Self::Word) -> Self::Word;
+    /// Returns whether hardware can change nothing in this word any more:
+    /// then a plain store loses nothing.
+    fn ad_settled(self, word: Self::Word) -> bool;
+    /// Returns whether the leaf was accessed.
+    fn is_young(self, word: Self::Word) -> bool;
+    /// Returns whether the leaf was written through.
+    fn is_dirty(self, word: Self::Word) -> bool;
+    /// Returns the leaf marked accessed or not.
+    fn with_young(self, word: Self::Word, young: AdBit) -> Self::Word;
+    /// Returns the leaf marked dirty or not.
+    fn with_dirty(self, word: Self::Word, dirty: AdBit) -> Self::Word;
+    /// Returns the leaf with other rights: frame, memory type, user and global
+    /// bits, accessed and dirty stay.
+    ///
+    /// # Errors
+    /// [`FormatError::Rights`].
+    fn with_prot(
+        self,
+        word: Self::Word,
+        prot: crate::prot::Prot,
+        level: u8,
+    ) -> Result<Self::Word, FormatError>;
+
+    /// Returns the number of pages below the index of a level.
+    fn index_shift(self, level: u8) -> u32 {
+        let mut shift = 0u32;
+        let mut l = 1u8;
+        while l < level {
+            shift = shift.saturating_add(self.index_bits(l));
+            l = l.saturating_add(1);
+        }
+        shift
+    }
+    /// Returns the number of pages that one entry of a level spans.
+    fn entry_pages(self, level: u8) -> usize {
+        1usize.checked_shl(self.index_shift(level)).unwrap_or(0)
+    }
+    /// Returns the number of entries of a table of a level.
+    fn entries(self, level: u8) -> usize {
+        1usize.checked_shl(self.index_bits(level)).unwrap_or(0)
+    }
+    /// Returns the index of a page in its table of a level.
+    fn index(self, page: Vpn, level: u8) -> usize {
+        let shifted = page.as_usize().checked_shr(self.index_shift(level)).unwrap_or(0);
+        shifted & self.entries(level).wrapping_sub(1)
+    }
+
+    /// Reads slot `i` of a table node; acquire, so that a linked table is seen
+    /// filled. Out of range reads as empty.
+    fn load(self, node: &[Cell<Self>], i: usize) -> Self::Word {
+        node.get(i).map_or(Self::Word::ZERO, WordCell::load)
+    }
+    /// Writes slot `i`; release, so that what it points to is seen filled.
+    fn store(self, node: &[Cell<Self>], i: usize, word: Self::Word) {
+        if let Some(cell) = node.get(i) {
+            cell.store(word);
+        }
+    }
+    /// Exchanges slot `i` in one step and returns what stood there: loses no
+    /// accessed or dirty bit that hardware sets meanwhile.
+    fn swap(self, node: &[Cell<Self>], i: usize, word: Self::Word) -> Self::Word {
+        node.get(i).map_or(Self::Word::ZERO, |cell| cell.swap(word))
+    }
+    /// Replaces slot `i` if it still holds `old`.
+    ///
+    /// # Errors
+    /// What stood there instead.
+    fn compare_exchange(
+        self,
+        node: &[Cell<Self>],
+        i: usize,
+        old: Self::Word,
+        new: Self::Word,
+    ) -> Result<(), Self::Word> {
+        node.get(i).map_or(Err(Self::Word::ZERO), |cell| cell.compare_exchange(old, new))
+    }
+}
+
+/// Whose mappings lie below a table entry; some formats put rights there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableOwner {
+    /// Users may reach leaves below.
+    User,
+    /// Only the kernel may.
+    Kernel,
+}
+
+/// The state to give an accessed or dirty bit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdBit {
+    /// Mark it.
+    Set,
+    /// Unmark it.
+    Clear,
+}

@@ -1,0 +1,15 @@
+//! Frames: the record of each, and who owns it.
+//!
+//! [`Page`] is the 32-byte record of a frame, [`PageMap`] finds it in O(1),
+//! [`Buddy`] hands frames out. [`Frames`] puts them beside the platform: it is
+//! what every layer above needs to reach memory.
+
+mod buddy;
+mod frames;
+mod map;
+mod record;
+
+pub use buddy::{Buddy, FreeError, MAX_ORDER};
+pub use frames::Frames;
+pub use map::PageMap;
+pub use record::{CountOverflow, Kind, Page, PageFlags, TableLock, TableRecord, UserRecord};

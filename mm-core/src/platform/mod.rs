@@ -1,0 +1,161 @@
+//! What a kernel supplies.
+//!
+//! A [`Platform`] is an *instance* that lives in the machine
+//! ([`crate::page::Frames`], [`crate::Mm`]): kernels put one in a static,
+//! tests make ten. It bundles
+//!
+//! | part | trait | shipped implementation |
+//! |---|---|---|
+//! | page-table format | [`crate::format::PageTableFormat`] | the backends |
+//! | memory: the only casts from frames to references | [`PhysMemory`] | [`DirectMap`] |
+//! | CPUs: which one, preemption, waiting | [`Platform`] | defaults for one CPU |
+//! | TLB: local flush, remote shootdown | [`Platform`] | the backends' instructions |
+//! | wake-ups, code coherence, charging | [`Platform`] | defaults that do nothing |
+
+mod mem;
+mod regions;
+
+pub use mem::{DirectMap, PhysMemory};
+pub use regions::{Region, RegionKind, normalise};
+
+use crate::addr::Pfn;
+use crate::error::OutOfMemory;
+use crate::format::PageTableFormat;
+use crate::range::PageRange;
+
+/// The most CPUs a machine may have.
+pub const MAX_CPUS: usize = 64;
+
+/// A set of CPUs, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuSet([u32; MAX_CPUS / 32]);
+
+impl CpuSet {
+    /// The empty set.
+    pub const EMPTY: Self = Self([0; MAX_CPUS / 32]);
+
+    /// Makes a set of its words, lowest CPUs first.
+    pub const fn from_words(words: [u32; MAX_CPUS / 32]) -> Self {
+        Self(words)
+    }
+
+    /// Adds a CPU; numbers past [`MAX_CPUS`] are ignored.
+    pub fn insert(&mut self, cpu: usize) {
+        if let Some(word) = self.0.get_mut(cpu / 32) {
+            *word |= 1u32.wrapping_shl(low5(cpu));
+        }
+    }
+
+    /// Removes a CPU.
+    pub fn remove(&mut self, cpu: usize) {
+        if let Some(word) = self.0.get_mut(cpu / 32) {
+            *word &= !1u32.wrapping_shl(low5(cpu));
+        }
+    }
+
+    /// Returns whether the CPU is in the set.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0.get(cpu / 32).is_some_and(|w| w & 1u32.wrapping_shl(low5(cpu)) != 0)
+    }
+
+    /// Returns whether no CPU is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|&w| w == 0)
+    }
+
+    /// Returns the CPUs in either set.
+    #[must_use]
+    pub fn union(mut self, other: Self) -> Self {
+        for (a, b) in self.0.iter_mut().zip(other.0) {
+            *a |= b;
+        }
+        self
+    }
+
+    /// Walks the CPUs of the set in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..MAX_CPUS).filter(|&cpu| self.contains(cpu))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "five bits")]
+const fn low5(cpu: usize) -> u32 {
+    (cpu & 31) as u32
+}
+
+/// What to drop from TLBs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flush {
+    /// The pages; all of the space when `None`.
+    pub pages: Option<PageRange>,
+    /// Page-table pages were unlinked too: paging-structure caches must go.
+    pub tables: bool,
+    /// The tag of the space, `None` for all spaces and global entries (kernel
+    /// mappings). On machines without tags the tag is zero.
+    pub asid: Option<u16>,
+}
+
+/// What a kernel supplies: see the module.
+///
+/// # Safety
+/// Every frame given to the family is real memory that nobody else uses;
+/// [`Self::cpu`] tells the truth while preemption is off; when
+/// [`Self::flush`] returns, no CPU of the set can use a dropped translation
+/// (a CPU that is not running a user of the space and will flush before it
+/// does so again counts as done).
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+pub unsafe trait Platform: Sized + Sync + 'static {
+    /// The page-table format of user spaces.
+    type Format: PageTableFormat;
+    /// The way to reach frames.
+    type Memory: PhysMemory;
+
+    /// Returns the page-table format.
+    fn format(&self) -> Self::Format;
+    /// Returns the way to reach frames.
+    fn memory(&self) -> &Self::Memory;
+
+    /// Returns the number of this CPU, below [`MAX_CPUS`].
+    fn cpu(&self) -> usize {
+        0
+    }
+    /// Forbids preemption on this CPU; nests.
+    fn preempt_off(&self) {}
+    /// Allows preemption again.
+    fn preempt_on(&self) {}
+    /// Called in wait loops with the number of turns: must let a pending
+    /// shootdown be served, and may yield when preemption is on.
+    fn relax(&self, _spins: u32) {
+        crate::sync::spin_hint();
+    }
+
+    /// Drops translations on the CPUs of the set, this one included if it is
+    /// in the set, and returns when all have done so. Never takes a lock that
+    /// the family may hold.
+    fn flush(&self, cpus: CpuSet, flush: Flush);
+
+    /// Called after a ticket with this key was finished: whoever joined it
+    /// may retry.
+    fn wake(&self, _key: crate::object::TicketKey) {}
+
+    /// Makes freshly written instructions in a frame visible to fetches on
+    /// every CPU. Called before an executable leaf is published. A no-op only
+    /// where instruction caches are coherent (x86).
+    fn sync_code(&self, _frame: Pfn) {}
+
+    /// Asked before memory is given to a user.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] refuses.
+    fn try_charge(&self, _frames: usize) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+    /// Told when charged memory comes back.
+    fn uncharge(&self, _frames: usize) {}
+
+    /// Asked before each allocation of a frame: a place for fault injection
+    /// and for reserves of the kernel's own.
+    fn may_allocate(&self, _order: u8) -> bool {
+        true
+    }
+}
