@@ -21,7 +21,11 @@ pub struct Cx<'m, P: Platform> {
 impl<'m, P: Platform> Cx<'m, P> {
     /// Starts a verb.
     pub fn new(frames: &'m Frames<P>) -> Self {
-        Self { frames, ranks: RankStack::new(), pinned: Cell::new(false) }
+        Self {
+            frames,
+            ranks: RankStack::new(),
+            pinned: Cell::new(false),
+        }
     }
 
     /// Returns the frames of the machine.
@@ -59,7 +63,9 @@ impl<'m, P: Platform> Cx<'m, P> {
     /// Outer locks may be held, no inner one, and no pin.
     pub fn synchronize(&self) {
         debug_assert!(!self.pinned.get() && !self.ranks.holds_inner());
-        self.frames.epochs().synchronize(self, crate::platform::MAX_CPUS);
+        self.frames
+            .epochs()
+            .synchronize(self, crate::platform::MAX_CPUS);
     }
 
     /// Returns whether an inner lock is held: then no batch may be flushed.
@@ -97,7 +103,9 @@ impl<P: Platform> Drop for Cx<'_, P> {
 
 impl<P: Platform> fmt::Debug for Cx<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cx").field("ranks", &self.ranks).finish_non_exhaustive()
+        f.debug_struct("Cx")
+            .field("ranks", &self.ranks)
+            .finish_non_exhaustive()
     }
 }
 

@@ -50,17 +50,17 @@ impl MmError {
     /// Returns the positive errno that Linux uses for this error.
     pub const fn errno(self) -> i32 {
         match self {
-            Self::NotPermitted(_) => 1,                                        // EPERM
-            Self::Io => 5,                                                     // EIO
+            Self::NotPermitted(_) => 1, // EPERM
+            Self::Io => 5,              // EIO
             Self::Unmapped(_) | Self::NoGap(_) | Self::Limit | Self::OutOfMemory => 12, // ENOMEM
             Self::OutOfRange(_) => 12,
-            Self::Denied(_) => 13,                                             // EACCES
-            Self::Fault(_) => 14,                                              // EFAULT
-            Self::Exists(_) => 17,                                             // EEXIST
-            Self::NotSupported => 19,                                          // ENODEV
-            Self::Invalid(_) => 22,                                            // EINVAL
-            Self::Busy => 26,                                                  // ETXTBSY
-            Self::TooBig => 75,                                                // EOVERFLOW
+            Self::Denied(_) => 13,    // EACCES
+            Self::Fault(_) => 14,     // EFAULT
+            Self::Exists(_) => 17,    // EEXIST
+            Self::NotSupported => 19, // ENODEV
+            Self::Invalid(_) => 22,   // EINVAL
+            Self::Busy => 26,         // ETXTBSY
+            Self::TooBig => 75,       // EOVERFLOW
         }
     }
 }

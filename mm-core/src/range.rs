@@ -67,7 +67,10 @@ impl PageRange {
         };
         let start = addr.vpn(page_shift);
         let last = VirtAddr::new(last | page_mask(page_shift)).vpn(page_shift);
-        Ok(Self { start, end: last.saturating_add(1) })
+        Ok(Self {
+            start,
+            end: last.saturating_add(1),
+        })
     }
 
     /// Returns the first page.
@@ -123,7 +126,10 @@ impl PageRange {
 
     /// Returns the range without its pages below `page`.
     pub const fn from(self, page: Vpn) -> Self {
-        self.intersect(Self { start: page, end: Vpn::new(usize::MAX) })
+        self.intersect(Self {
+            start: page,
+            end: Vpn::new(usize::MAX),
+        })
     }
 
     /// Walks the pages in ascending order.
@@ -134,7 +140,12 @@ impl PageRange {
 
 impl fmt::Debug for PageRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{:#x},{:#x})", self.start.as_usize(), self.end.as_usize())
+        write!(
+            f,
+            "[{:#x},{:#x})",
+            self.start.as_usize(),
+            self.end.as_usize()
+        )
     }
 }
 
@@ -148,16 +159,25 @@ mod tests {
         let r = PageRange::from_bytes(top, 0x1000, 12).unwrap();
         assert_eq!(r.pages(), 1);
         assert_eq!(r.end().as_usize(), (usize::MAX >> 12) + 1);
-        assert_eq!(PageRange::from_bytes(top, 0x1001, 12), Err(RangeError::Wraps(top)));
+        assert_eq!(
+            PageRange::from_bytes(top, 0x1001, 12),
+            Err(RangeError::Wraps(top))
+        );
     }
 
     #[test]
     fn b1_bytes_become_pages_without_wrapping() {
         let a = VirtAddr::new(0x1000);
         assert_eq!(PageRange::from_bytes(a, 0, 12), Err(RangeError::Empty));
-        assert_eq!(PageRange::from_bytes(a, usize::MAX, 12), Err(RangeError::Wraps(a)));
+        assert_eq!(
+            PageRange::from_bytes(a, usize::MAX, 12),
+            Err(RangeError::Wraps(a))
+        );
         let b = VirtAddr::new(0x1001);
-        assert_eq!(PageRange::from_bytes(b, 1, 12), Err(RangeError::Unaligned(b)));
+        assert_eq!(
+            PageRange::from_bytes(b, 1, 12),
+            Err(RangeError::Unaligned(b))
+        );
         assert_eq!(PageRange::from_bytes(a, 1, 12).unwrap().pages(), 1);
         assert_eq!(PageRange::from_bytes(a, 0x1001, 12).unwrap().pages(), 2);
     }

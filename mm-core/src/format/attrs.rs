@@ -35,14 +35,24 @@ pub struct Attrs {
 impl Attrs {
     /// Makes the attributes of a user page, not yet accessed.
     pub const fn user(prot: Prot) -> Self {
-        Self { prot, flags: AttrFlags::USER, mem: MemType::WriteBack }
+        Self {
+            prot,
+            flags: AttrFlags::USER,
+            mem: MemType::WriteBack,
+        }
     }
 
     /// Makes the attributes of a global kernel page, accessed and dirty so
     /// that hardware never writes to the entry.
     pub const fn kernel(prot: Prot) -> Self {
-        let flags = AttrFlags::GLOBAL.union(AttrFlags::ACCESSED).union(AttrFlags::DIRTY);
-        Self { prot, flags, mem: MemType::WriteBack }
+        let flags = AttrFlags::GLOBAL
+            .union(AttrFlags::ACCESSED)
+            .union(AttrFlags::DIRTY);
+        Self {
+            prot,
+            flags,
+            mem: MemType::WriteBack,
+        }
     }
 
     /// Adds state bits.

@@ -22,7 +22,6 @@
 
 mod attrs;
 mod nonpresent;
-pub mod tiny;
 mod word;
 
 pub use attrs::{AttrFlags, Attrs};
@@ -189,7 +188,10 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     }
     /// Returns the index of a page in its table of a level.
     fn index(self, page: Vpn, level: u8) -> usize {
-        let shifted = page.as_usize().checked_shr(self.index_shift(level)).unwrap_or(0);
+        let shifted = page
+            .as_usize()
+            .checked_shr(self.index_shift(level))
+            .unwrap_or(0);
         shifted & self.entries(level).wrapping_sub(1)
     }
 
@@ -220,7 +222,9 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
         old: Self::Word,
         new: Self::Word,
     ) -> Result<(), Self::Word> {
-        node.get(i).map_or(Err(Self::Word::ZERO), |cell| cell.compare_exchange(old, new))
+        node.get(i).map_or(Err(Self::Word::ZERO), |cell| {
+            cell.compare_exchange(old, new)
+        })
     }
 }
 

@@ -46,7 +46,10 @@ impl NonPresent {
     /// Makes the entry of a page that is kept but may not be accessed.
     pub const fn prot_none(pfn: Pfn, young: bool, dirty: bool) -> Self {
         let value = (pfn.as_u64() << 2) | ((dirty as u64) << 1) | young as u64;
-        Self { kind: NonPresentKind::ProtNone, value }
+        Self {
+            kind: NonPresentKind::ProtNone,
+            value,
+        }
     }
 
     /// Returns the frame that a PROT_NONE or migration entry names.

@@ -67,7 +67,8 @@ macro_rules! word {
                 self.swap(word, Ordering::AcqRel)
             }
             fn compare_exchange(&self, old: $word, new: $word) -> Result<(), $word> {
-                self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+                self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+                    .map(|_| ())
             }
         }
     };

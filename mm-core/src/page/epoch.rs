@@ -28,13 +28,19 @@ impl Epochs {
     #[cfg(not(loom))]
     /// Makes the epochs of a machine where nobody is pinned.
     pub const fn new() -> Self {
-        Self { now: AtomicU32::new(1), slots: [const { AtomicU32::new(0) }; MAX_CPUS] }
+        Self {
+            now: AtomicU32::new(1),
+            slots: [const { AtomicU32::new(0) }; MAX_CPUS],
+        }
     }
 
     #[cfg(loom)]
     /// Makes the epochs of a machine where nobody is pinned.
     pub fn new() -> Self {
-        Self { now: AtomicU32::new(1), slots: core::array::from_fn(|_| AtomicU32::new(0)) }
+        Self {
+            now: AtomicU32::new(1),
+            slots: core::array::from_fn(|_| AtomicU32::new(0)),
+        }
     }
 
     /// Pins a CPU. Preemption is off; the caller nests at most once.

@@ -5,11 +5,13 @@
 //! what every layer above needs to reach memory.
 
 mod buddy;
+mod epoch;
 mod frames;
 mod map;
 mod record;
 
 pub use buddy::{Buddy, FreeError, MAX_ORDER};
-pub use frames::Frames;
-pub use map::PageMap;
+pub use epoch::Epochs;
+pub use frames::{FrameStats, Frames};
+pub use map::{PageMap, RegionError};
 pub use record::{CountOverflow, Kind, Page, PageFlags, TableLock, TableRecord, UserRecord};

@@ -132,7 +132,6 @@ impl Page {
     }
 
     /// Returns the order of the block that this frame heads.
-    #[expect(clippy::cast_possible_truncation, reason = "five bits")]
     pub fn order(&self) -> u8 {
         ((self.state.load(Ordering::Relaxed) & ORDER_MASK) >> ORDER_SHIFT) as u8
     }
@@ -230,7 +229,9 @@ impl Page {
     /// Replaces one reference by none if it is the only one: freezes the page
     /// for removal.
     pub fn freeze_refs(&self, expected: u32) -> bool {
-        self.refs.compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.refs
+            .compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Returns the view of a page of user memory.
@@ -309,7 +310,9 @@ impl<'a> UserRecord<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "two halves of a u64")]
     pub fn set_owner(self, owner: u32, index: u64) {
         self.0.word(2).store(index as u32, Ordering::Relaxed);
-        self.0.word(3).store((index >> 32) as u32, Ordering::Relaxed);
+        self.0
+            .word(3)
+            .store((index >> 32) as u32, Ordering::Relaxed);
         self.0.word(1).store(owner, Ordering::Release);
     }
 
@@ -390,14 +393,20 @@ impl<'a> TableRecord<'a> {
     pub fn lock<C: Context>(self, cx: &'a C, rank: Rank) -> TableLock<'a, C> {
         let held = Held::enter(cx, rank);
         self.0.lock.lock(&self.0.state, cx);
-        TableLock { page: self.0, _held: held }
+        TableLock {
+            page: self.0,
+            _held: held,
+        }
     }
 
     /// Takes the lock of a table that nobody else can know yet.
     pub fn lock_fresh<C: Context>(self, cx: &'a C, rank: Rank) -> TableLock<'a, C> {
         let held = Held::attempt(cx, rank);
         self.0.lock.lock(&self.0.state, cx);
-        TableLock { page: self.0, _held: held }
+        TableLock {
+            page: self.0,
+            _held: held,
+        }
     }
 }
 

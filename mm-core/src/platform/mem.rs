@@ -7,10 +7,16 @@
 //! in a view is atomics or lock-guarded cells. The bytes of user pages are
 //! reached only by copying in and out.
 
-use crate::addr::Pfn;
-use crate::format::WordCell;
+#![expect(
+    unsafe_code,
+    reason = "the one place where a physical address becomes a reference"
+)]
+
+use crate::addr::{Pfn, page_size};
+use crate::format::{Word, WordCell};
 use crate::page::Page;
 use crate::pool::Node;
+use core::sync::atomic::Ordering;
 
 /// The way from frame numbers to memory.
 ///
@@ -18,7 +24,6 @@ use crate::pool::Node;
 /// Each method reaches exactly the named frames; `words`, `slab` and
 /// `records` return what the matching `make_*` built, and the returned
 /// references stay valid as long as `self`. Frames do not overlap.
-#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
 pub unsafe trait PhysMemory: Sync + 'static {
     /// Fills a frame (or `1 << order` of them) with zero words of a page table.
     fn make_words<C: WordCell>(&self, pfn: Pfn, order: u8);
@@ -29,6 +34,9 @@ pub unsafe trait PhysMemory: Sync + 'static {
     fn make_slab<T: Node>(&self, pfn: Pfn);
     /// Returns the nodes that `make_slab` built.
     fn slab<T: Node>(&self, pfn: Pfn) -> &[T];
+    /// Returns one node that `make_slab` built: `slab(pfn)[slot]`, where a slot
+    /// too large wraps around, so that there always is one.
+    fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T;
 
     /// Fills `frames` frames with fresh page records.
     fn make_records(&self, pfn: Pfn, frames: usize);
@@ -49,13 +57,185 @@ pub unsafe trait PhysMemory: Sync + 'static {
     ///
     /// # Errors
     /// What stood there instead of `old`.
-    fn compare_exchange_u32(&self, pfn: Pfn, offset: usize, old: u32, new: u32)
-    -> Result<(), u32>;
+    fn compare_exchange_u32(&self, pfn: Pfn, offset: usize, old: u32, new: u32) -> Result<(), u32>;
+
+    /// Told that a block was handed out, before anyone uses it. Test memories
+    /// look here whether someone wrote to it while it was free.
+    fn allocated(&self, _pfn: Pfn, _order: u8) {}
+    /// Told that nobody uses a block any more, before it can be handed out
+    /// again. Test memories poison it.
+    fn freed(&self, _pfn: Pfn, _order: u8) {}
 }
 
-/// Memory that a kernel has mapped linearly: frame `n` at `base + n * page`.
+/// Memory that a kernel has mapped linearly: frame `n` at `base + n * page`,
+/// wrapping, so that a base below zero is possible (an arena of a host test
+/// whose first frame is not 0).
 #[derive(Debug)]
 pub struct DirectMap {
     base: usize,
     page_shift: u32,
+}
+
+impl DirectMap {
+    /// Names a linear mapping of all RAM. Its provenance must be exposed.
+    ///
+    /// # Safety
+    /// For every frame that the family is given, `base + (pfn << page_shift)`
+    /// is mapped readable and writable, cacheable, as long as this value
+    /// lives, and nothing else uses the frame. `page_shift` is that of the
+    /// page-table format.
+    pub const unsafe fn new(base: usize, page_shift: u32) -> Self {
+        Self { base, page_shift }
+    }
+
+    /// Returns the first byte of a frame.
+    fn frame(&self, pfn: Pfn) -> *mut u8 {
+        let offset = pfn.as_usize().wrapping_shl(self.page_shift);
+        core::ptr::with_exposed_provenance_mut(self.base.wrapping_add(offset))
+    }
+
+    /// Returns the bytes of a frame from `offset`, of which `len` must be inside.
+    fn bytes(&self, pfn: Pfn, offset: usize, len: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        let fits = end <= page_size(self.page_shift);
+        debug_assert!(fits, "access past the end of frame {pfn}: {offset} + {len}");
+        fits.then(|| self.frame(pfn).wrapping_add(offset))
+    }
+
+    /// Returns how many `T` fit in `frames` frames.
+    const fn capacity<T>(&self, frames: usize) -> usize {
+        match frames
+            .wrapping_shl(self.page_shift)
+            .checked_div(size_of::<T>())
+        {
+            Some(n) => n,
+            None => 0,
+        }
+    }
+
+    /// Builds a `T` in each place of `frames` frames.
+    fn build<T>(&self, pfn: Pfn, frames: usize, mut make: impl FnMut() -> T) {
+        let first = self.frame(pfn).cast::<T>();
+        debug_assert!(first.is_aligned());
+        for i in 0..self.capacity::<T>(frames) {
+            // SAFETY: `i` is below the number of `T` that fit in the frames, and
+            // `new` promises that the frames are mapped and used by nobody else.
+            // A frame is page-aligned, which no `T` exceeds.
+            unsafe { first.wrapping_add(i).write(make()) }
+        }
+    }
+
+    /// Returns the `T`s that `build` made.
+    fn view<T>(&self, pfn: Pfn, frames: usize) -> &[T] {
+        let first = self.frame(pfn).cast::<T>();
+        debug_assert!(first.is_aligned());
+        // SAFETY: the frames are mapped (`new`) and hold `capacity` built `T`s
+        // (the trait's contract: a view is made before it is asked for, and a
+        // frame is in one view at a time). `T` is atomics or lock-guarded cells:
+        // nobody ever makes a `&mut` to it, so shared references may coexist.
+        unsafe { core::slice::from_raw_parts(first, self.capacity::<T>(frames)) }
+    }
+
+    /// Returns an aligned word of a frame.
+    fn word(&self, pfn: Pfn, offset: usize) -> Option<&core::sync::atomic::AtomicU32> {
+        debug_assert!(offset & 3 == 0);
+        let place = self
+            .bytes(pfn, offset & !3, size_of::<u32>())?
+            .cast::<u32>();
+        // SAFETY: the place lies in a mapped frame (`bytes`), is aligned (the
+        // low bits are cut off, frames are page-aligned) and, being shared with
+        // user programs, is accessed by whole words atomically or by raw copies.
+        Some(unsafe { core::sync::atomic::AtomicU32::from_ptr(place) })
+    }
+}
+
+// SAFETY: every method reaches the frames it was given by `DirectMap::new`'s
+// promise; `words`, `slab`, `records` and `node` return views of what `build` made.
+unsafe impl PhysMemory for DirectMap {
+    fn make_words<C: WordCell>(&self, pfn: Pfn, order: u8) {
+        self.build(pfn, block(order), || C::new(<C::Word as Word>::ZERO));
+    }
+
+    fn words<C: WordCell>(&self, pfn: Pfn, order: u8) -> &[C] {
+        self.view(pfn, block(order))
+    }
+
+    fn make_slab<T: Node>(&self, pfn: Pfn) {
+        self.build(pfn, 1, T::new);
+    }
+
+    fn slab<T: Node>(&self, pfn: Pfn) -> &[T] {
+        self.view(pfn, 1)
+    }
+
+    fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T {
+        const { assert!(size_of::<T>() > 0) }
+        let slot = slot & self.capacity::<T>(1).wrapping_sub(1);
+        let node = self.frame(pfn).cast::<T>().wrapping_add(slot);
+        // SAFETY: as in `view`; the slot is below the capacity, which is a power
+        // of two because page and node sizes are (`Node`).
+        unsafe { &*node }
+    }
+
+    fn make_records(&self, pfn: Pfn, frames: usize) {
+        self.build(pfn, frames, Page::new);
+    }
+
+    fn records(&self, pfn: Pfn, frames: usize) -> &[Page] {
+        self.view(pfn, frames)
+    }
+
+    fn zero(&self, pfn: Pfn, order: u8) {
+        let len = block(order).wrapping_shl(self.page_shift);
+        // SAFETY: the block is mapped, and its owner (who may zero it) allows
+        // no reference into it.
+        unsafe { self.frame(pfn).write_bytes(0, len) }
+    }
+
+    fn copy(&self, from: Pfn, to: Pfn) {
+        if from == to {
+            return;
+        }
+        // SAFETY: both frames are mapped and distinct; the destination is the
+        // caller's. The source may be written by user programs meanwhile, whose
+        // stores this program does not see as its own: any mix of bytes is right.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                self.frame(from),
+                self.frame(to),
+                page_size(self.page_shift),
+            );
+        }
+    }
+
+    fn read(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+        if let Some(from) = self.bytes(pfn, offset, bytes.len()) {
+            // SAFETY: `bytes` checked that the place lies in the mapped frame;
+            // the caller's buffer is its own.
+            unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
+        }
+    }
+
+    fn write(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        if let Some(to) = self.bytes(pfn, offset, bytes.len()) {
+            // SAFETY: as in `read`, in the other direction.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        }
+    }
+
+    fn load_u32(&self, pfn: Pfn, offset: usize) -> u32 {
+        self.word(pfn, offset)
+            .map_or(0, |word| word.load(Ordering::SeqCst))
+    }
+
+    fn compare_exchange_u32(&self, pfn: Pfn, offset: usize, old: u32, new: u32) -> Result<(), u32> {
+        let word = self.word(pfn, offset).ok_or(old)?;
+        word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .map(|_| ())
+    }
+}
+
+/// Returns the number of frames of a block.
+const fn block(order: u8) -> usize {
+    1usize.wrapping_shl(order as u32)
 }

@@ -16,7 +16,7 @@ mod mem;
 mod regions;
 
 pub use mem::{DirectMap, PhysMemory};
-pub use regions::{Region, RegionKind, normalise};
+pub use regions::{FrameRange, Region, RegionKind, Usable, normalise};
 
 use crate::addr::Pfn;
 use crate::error::OutOfMemory;
@@ -55,7 +55,9 @@ impl CpuSet {
 
     /// Returns whether the CPU is in the set.
     pub fn contains(&self, cpu: usize) -> bool {
-        self.0.get(cpu / 32).is_some_and(|w| w & 1u32.wrapping_shl(low5(cpu)) != 0)
+        self.0
+            .get(cpu / 32)
+            .is_some_and(|w| w & 1u32.wrapping_shl(low5(cpu)) != 0)
     }
 
     /// Returns whether no CPU is in the set.
@@ -156,6 +158,11 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// Asked before each allocation of a frame: a place for fault injection
     /// and for reserves of the kernel's own.
     fn may_allocate(&self, _order: u8) -> bool {
+        true
+    }
+    /// Asked before each allocation of a node of a pool, which may need a
+    /// frame: a place for fault injection. `pool` is the pool's name.
+    fn may_allocate_node(&self, _pool: &'static str) -> bool {
         true
     }
 }

@@ -31,7 +31,10 @@ impl<T> Handle<T> {
     /// Makes a handle of its number; zero is none.
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match NonZeroU32::new(raw) {
-            Some(raw) => Some(Self { raw, node: PhantomData }),
+            Some(raw) => Some(Self {
+                raw,
+                node: PhantomData,
+            }),
             None => None,
         }
     }
@@ -85,13 +88,19 @@ impl<T> AtomicHandle<T> {
     #[cfg(not(loom))]
     /// Makes an empty cell.
     pub const fn none() -> Self {
-        Self { raw: AtomicU32::new(0), node: PhantomData }
+        Self {
+            raw: AtomicU32::new(0),
+            node: PhantomData,
+        }
     }
 
     #[cfg(loom)]
     /// Makes an empty cell.
     pub fn none() -> Self {
-        Self { raw: AtomicU32::new(0), node: PhantomData }
+        Self {
+            raw: AtomicU32::new(0),
+            node: PhantomData,
+        }
     }
 
     /// Loads with acquire: the node is seen as it was when it was linked.
@@ -106,7 +115,8 @@ impl<T> AtomicHandle<T> {
 
     /// Stores with release.
     pub fn set(&self, handle: Option<Handle<T>>) {
-        self.raw.store(handle.map_or(0, Handle::into_raw), Ordering::Release);
+        self.raw
+            .store(handle.map_or(0, Handle::into_raw), Ordering::Release);
     }
 }
 

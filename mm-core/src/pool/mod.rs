@@ -12,9 +12,7 @@
 //! period → buddy.
 
 mod handle;
-mod heap;
 mod slab;
 
 pub use handle::{AtomicHandle, Handle, Node};
-pub use heap::FrameHeap;
-pub use slab::Pool;
+pub use slab::{Pool, Reserve};

@@ -29,10 +29,10 @@ mod imp;
 #[path = "real.rs"]
 mod imp;
 
-pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence, spin_hint};
 #[cfg(any(loom, target_has_atomic = "64"))]
 pub use imp::AtomicU64;
 pub use imp::BitLock;
+pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence, spin_hint};
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
@@ -80,11 +80,6 @@ impl<'a, C: Context> Held<'a, C> {
             cx.preempt_off();
         }
         Self { cx, rank }
-    }
-
-    /// Returns the rank.
-    pub(crate) fn rank(&self) -> Rank {
-        self.rank
     }
 }
 

@@ -69,7 +69,10 @@ impl<const BIT: u32> BitLock<BIT> {
 
     /// Makes the lock.
     pub fn new() -> Self {
-        Self { held: loom::sync::Mutex::new(false), freed: loom::sync::Condvar::new() }
+        Self {
+            held: loom::sync::Mutex::new(false),
+            freed: loom::sync::Condvar::new(),
+        }
     }
 
     /// Takes the lock if nobody holds it.

@@ -15,13 +15,19 @@ impl<T> Mutex<T> {
     #[cfg(not(loom))]
     /// Makes an unlocked mutex of a class.
     pub const fn new(class: Class, value: T) -> Self {
-        Self { class, raw: RawMutex::new(value) }
+        Self {
+            class,
+            raw: RawMutex::new(value),
+        }
     }
 
     #[cfg(loom)]
     /// Makes an unlocked mutex of a class.
     pub fn new(class: Class, value: T) -> Self {
-        Self { class, raw: RawMutex::new(value) }
+        Self {
+            class,
+            raw: RawMutex::new(value),
+        }
     }
 
     /// Takes the lock; `key` orders locks of the same class.
@@ -32,7 +38,10 @@ impl<T> Mutex<T> {
     pub fn lock<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> MutexGuard<'a, T, C> {
         let rank = Rank::new(self.class, key);
         let held = Held::enter(cx, rank);
-        MutexGuard { raw: self.raw.lock(cx), _held: held }
+        MutexGuard {
+            raw: self.raw.lock(cx),
+            _held: held,
+        }
     }
 
     /// Takes the lock if nobody holds it.

@@ -60,7 +60,11 @@ pub struct Rank {
 impl Rank {
     /// Makes the rank of a lock that has no level.
     pub const fn new(class: Class, key: u32) -> Self {
-        Self { class, level: 0, key }
+        Self {
+            class,
+            level: 0,
+            key,
+        }
     }
 }
 
@@ -167,13 +171,29 @@ mod tests {
     fn order_is_class_then_level_then_key() {
         let s = RankStack::new();
         s.push(Rank::new(Class::Space, 7));
-        s.push(Rank { class: Class::Table, level: 0, key: 9 });
-        s.push(Rank { class: Class::Table, level: 1, key: 3 });
+        s.push(Rank {
+            class: Class::Table,
+            level: 0,
+            key: 9,
+        });
+        s.push(Rank {
+            class: Class::Table,
+            level: 1,
+            key: 3,
+        });
         s.push(Rank::new(Class::Buddy, 0));
         assert!(s.holds_inner());
         s.pop(Rank::new(Class::Buddy, 0));
-        s.pop(Rank { class: Class::Table, level: 0, key: 9 });
-        s.pop(Rank { class: Class::Table, level: 1, key: 3 });
+        s.pop(Rank {
+            class: Class::Table,
+            level: 0,
+            key: 9,
+        });
+        s.pop(Rank {
+            class: Class::Table,
+            level: 1,
+            key: 3,
+        });
         assert!(!s.holds_inner());
     }
 

@@ -42,7 +42,10 @@ pub(super) type RawWriteGuard<'a, T> = spin::rwlock::RwLockWriteGuard<'a, T>;
 
 impl<T> RawRwLock<T> {
     pub(super) const fn new(value: T) -> Self {
-        Self { writers: AtomicU32::new(0), lock: spin::rwlock::RwLock::new(value) }
+        Self {
+            writers: AtomicU32::new(0),
+            lock: spin::rwlock::RwLock::new(value),
+        }
     }
 
     pub(super) fn try_read(&self) -> Option<RawReadGuard<'_, T>> {
@@ -78,7 +81,10 @@ impl<const BIT: u32> BitLock<BIT> {
     pub const MASK: u32 = 1 << BIT;
 
     /// Makes the lock.
-    #[expect(clippy::new_without_default, reason = "the loom side has no const constructor")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "the loom side has no const constructor"
+    )]
     pub const fn new() -> Self {
         Self
     }

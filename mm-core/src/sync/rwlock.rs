@@ -18,13 +18,19 @@ impl<T> RwLock<T> {
     #[cfg(not(loom))]
     /// Makes an unlocked lock of a class.
     pub const fn new(class: Class, value: T) -> Self {
-        Self { class, raw: RawRwLock::new(value) }
+        Self {
+            class,
+            raw: RawRwLock::new(value),
+        }
     }
 
     #[cfg(loom)]
     /// Makes an unlocked lock of a class.
     pub fn new(class: Class, value: T) -> Self {
-        Self { class, raw: RawRwLock::new(value) }
+        Self {
+            class,
+            raw: RawRwLock::new(value),
+        }
     }
 
     /// Takes the lock for reading; `key` orders locks of the same class.
@@ -33,7 +39,10 @@ impl<T> RwLock<T> {
     /// Takes `(class, key)` shared; waits in [`Context::relax`].
     pub fn read<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> ReadGuard<'a, T, C> {
         let held = Held::enter(cx, Rank::new(self.class, key));
-        ReadGuard { raw: self.raw.read(cx), _held: held }
+        ReadGuard {
+            raw: self.raw.read(cx),
+            _held: held,
+        }
     }
 
     /// Takes the lock for writing; `key` orders locks of the same class.
@@ -42,13 +51,19 @@ impl<T> RwLock<T> {
     /// Takes `(class, key)` alone; waits in [`Context::relax`].
     pub fn write<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> WriteGuard<'a, T, C> {
         let held = Held::enter(cx, Rank::new(self.class, key));
-        WriteGuard { raw: self.raw.write(cx), _held: held }
+        WriteGuard {
+            raw: self.raw.write(cx),
+            _held: held,
+        }
     }
 
     /// Takes the lock for reading if no writer holds or awaits it.
     pub fn try_read<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> Option<ReadGuard<'a, T, C>> {
         let held = Held::attempt(cx, Rank::new(self.class, key));
-        Some(ReadGuard { raw: self.raw.try_read()?, _held: held })
+        Some(ReadGuard {
+            raw: self.raw.try_read()?,
+            _held: held,
+        })
     }
 
     /// Takes the lock for writing if nobody holds it.
@@ -58,14 +73,20 @@ impl<T> RwLock<T> {
         key: u32,
     ) -> Option<WriteGuard<'a, T, C>> {
         let held = Held::attempt(cx, Rank::new(self.class, key));
-        Some(WriteGuard { raw: self.raw.try_write()?, _held: held })
+        Some(WriteGuard {
+            raw: self.raw.try_write()?,
+            _held: held,
+        })
     }
 
     /// Takes the lock for writing where nobody else can know it yet: the
     /// space of a fork's child.
     pub fn write_fresh<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> WriteGuard<'a, T, C> {
         let held = Held::attempt(cx, Rank::new(self.class, key));
-        WriteGuard { raw: self.raw.write(cx), _held: held }
+        WriteGuard {
+            raw: self.raw.write(cx),
+            _held: held,
+        }
     }
 }
 

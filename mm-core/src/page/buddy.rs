@@ -1,0 +1,197 @@
+//! The buddy allocator: free blocks of 2^n frames, found and merged in O(log).
+//!
+//! It stores nothing of its own but list heads: a free block is described by
+//! the record of its first frame (kind `Free`, its order, and prev and next in
+//! the last two words).
+//!
+//! ```text
+//! free, order 2      Free(2)  in  in  in            in = FreeTail or Tail
+//! allocate order 0   Kernel(0)  Free(0)  Free(1) in
+//! allocate order 2   Kernel(2)  Tail  Tail  Tail
+//! ```
+//!
+//! Two blocks merge when both first frames say `Free` with the same order, so
+//! a frame inside a block must never say so: a block that is swallowed becomes
+//! `FreeTail`, a frame allocated behind another becomes `Tail`. That also tells
+//! a double free, a foreign frame and the middle of a block from a free that is
+//! right, before anything is changed.
+
+use super::record::{Kind, Page};
+use crate::addr::Pfn;
+use crate::sync::Ordering;
+use core::fmt;
+
+/// The largest order: blocks of 2^10 frames, 4 MiB of 4 KiB frames.
+pub const MAX_ORDER: u8 = 10;
+
+const ORDERS: usize = MAX_ORDER as usize + 1;
+const PREV: usize = 4;
+const NEXT: usize = 5;
+
+/// Why a frame was not freed; nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FreeError {
+    /// The frame is not RAM of the family.
+    Foreign,
+    /// The frame is free already.
+    DoubleFree,
+    /// The frame lies inside a block; the block is freed by its first frame.
+    Tail,
+    /// The frame holds page records, or is the zero page: never freed.
+    Reserved,
+}
+
+impl FreeError {
+    /// Returns what is wrong with freeing a frame of this kind.
+    pub(super) const fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Absent => Some(Self::Foreign),
+            Kind::Free | Kind::FreeTail => Some(Self::DoubleFree),
+            Kind::Tail => Some(Self::Tail),
+            Kind::Reserved | Kind::Zero => Some(Self::Reserved),
+            Kind::Kernel | Kind::Table | Kind::Slab | Kind::User => None,
+        }
+    }
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Foreign => "not RAM of this machine",
+            Self::DoubleFree => "freed already",
+            Self::Tail => "inside a block",
+            Self::Reserved => "never freed",
+        })
+    }
+}
+
+/// Finds records: the page map, or a table of them in tests.
+pub(super) trait Records {
+    /// Returns the record of a frame.
+    fn record(&self, pfn: Pfn) -> Option<&Page>;
+}
+
+/// The free lists, by order. Zero ends a list.
+#[derive(Debug)]
+pub struct Buddy {
+    heads: [u32; ORDERS],
+}
+
+impl Buddy {
+    /// Makes an allocator without frames.
+    pub const fn new() -> Self {
+        Self { heads: [0; ORDERS] }
+    }
+
+    /// Takes a block of this order, splitting a larger one where there is none.
+    /// Its first frame becomes `Kernel`.
+    pub(super) fn take(&mut self, records: &impl Records, order: u8) -> Option<Pfn> {
+        let mut have = (order..=MAX_ORDER).find(|&o| self.head(o) != 0)?;
+        let pfn = Pfn::new(u64::from(self.head(have)));
+        self.unlink(records, pfn, have);
+        while have > order {
+            // Keep the lower half: memory is handed out from below.
+            have = have.saturating_sub(1);
+            self.link(records, Pfn::new(pfn.as_u64() ^ frames(have)), have);
+        }
+        records.record(pfn)?.reset(Kind::Kernel, order);
+        Some(pfn)
+    }
+
+    /// Puts a block back and merges it with its free neighbours.
+    pub(super) fn give(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
+        let (mut pfn, mut order) = (pfn, order);
+        while order < MAX_ORDER {
+            let buddy = Pfn::new(pfn.as_u64() ^ frames(order));
+            let free = |page: &&Page| page.kind() == Kind::Free && page.order() == order;
+            if records.record(buddy).filter(free).is_none() {
+                break;
+            }
+            self.unlink(records, buddy, order);
+            let upper = Pfn::new(pfn.as_u64() | frames(order));
+            if let Some(page) = records.record(upper) {
+                page.reset(Kind::FreeTail, 0);
+            }
+            pfn = Pfn::new(pfn.as_u64() & !frames(order));
+            order = order.saturating_add(1);
+        }
+        self.link(records, pfn, order);
+    }
+
+    /// Returns the first free block of an order as a number; zero is none.
+    fn head(&self, order: u8) -> u32 {
+        self.heads.get(usize::from(order)).copied().unwrap_or(0)
+    }
+
+    fn set_head(&mut self, order: u8, pfn: u32) {
+        if let Some(head) = self.heads.get_mut(usize::from(order)) {
+            *head = pfn;
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the page map holds no frame above 32 bits"
+    )]
+    fn link(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
+        let Some(page) = records.record(pfn) else {
+            return;
+        };
+        let next = self.head(order);
+        page.reset(Kind::Free, order);
+        page.set_refs(0);
+        set(page, PREV, 0);
+        set(page, NEXT, next);
+        if let Some(next) = numbered(records, next) {
+            set(next, PREV, pfn.as_u64() as u32);
+        }
+        self.set_head(order, pfn.as_u64() as u32);
+    }
+
+    fn unlink(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
+        let Some(page) = records.record(pfn) else {
+            return;
+        };
+        let (prev, next) = (get(page, PREV), get(page, NEXT));
+        match numbered(records, prev) {
+            Some(prev) => set(prev, NEXT, next),
+            None => self.set_head(order, next),
+        }
+        if let Some(next) = numbered(records, next) {
+            set(next, PREV, prev);
+        }
+        page.reset(Kind::FreeTail, 0);
+    }
+}
+
+impl Default for Buddy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Returns the number of frames of a block.
+pub(super) const fn frames(order: u8) -> u64 {
+    1u64.wrapping_shl(order as u32)
+}
+
+fn numbered(records: &impl Records, n: u32) -> Option<&Page> {
+    if n == 0 {
+        None
+    } else {
+        records.record(Pfn::new(u64::from(n)))
+    }
+}
+
+// The allocator's lock orders all accesses.
+fn get(page: &Page, word: usize) -> u32 {
+    page.word(word).load(Ordering::Relaxed)
+}
+
+fn set(page: &Page, word: usize, value: u32) {
+    page.word(word).store(value, Ordering::Relaxed);
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "buddy_tests.rs"]
+mod tests;

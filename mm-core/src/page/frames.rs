@@ -1,0 +1,299 @@
+//! The frames of a machine: records, allocator, epochs, zero page.
+//!
+//! A frame is in one state at a time, told by its record's [`Kind`]:
+//!
+//! ```text
+//! Absent ── add_region ──► Free ── alloc ──► Kernel ── the caller's reset/init ──► Table, Slab, User
+//!                            ▲                                                          │
+//!                            └────────────────────────── free ──────────────────────────┘
+//! ```
+//!
+//! An allocated frame has one reference, its owner's. [`Frames::free`] gives
+//! one up, and whoever gives up the last one frees: a finder without a lock
+//! may hold one for a moment on a frame that was freed and used anew, so every
+//! holder ends the same way.
+
+use super::buddy::{Buddy, FreeError, MAX_ORDER, Records, frames};
+use super::map::{PageMap, RegionError};
+use super::record::{Kind, Page};
+use crate::addr::Pfn;
+use crate::error::OutOfMemory;
+use crate::format::PageTableFormat;
+use crate::page::epoch::Epochs;
+use crate::platform::{PhysMemory, Platform};
+use crate::sync::{AtomicU32, AtomicUsize, Class, Context, Mutex, Ordering};
+
+/// The frames of one machine, beside the platform that reaches them.
+#[derive(Debug)]
+pub struct Frames<P: Platform> {
+    platform: P,
+    map: PageMap,
+    buddy: Mutex<Buddy>,
+    /// Held while a region is added; orders growth of the map.
+    growth: Mutex<()>,
+    epochs: Epochs,
+    zero: AtomicU32,
+    total: AtomicUsize,
+    free: AtomicUsize,
+    allocations: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+/// Numbers about the frames of a machine, in frames unless said otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameStats {
+    /// All frames of all regions, page records included.
+    pub total: usize,
+    /// Free frames.
+    pub free: usize,
+    /// Blocks handed out since boot; wraps.
+    pub allocations: usize,
+    /// Requests that were refused since boot; wraps.
+    pub refused: usize,
+}
+
+impl<P: Platform> Frames<P> {
+    #[cfg(not(loom))]
+    /// Makes a machine without frames.
+    pub const fn new(platform: P) -> Self {
+        Self {
+            platform,
+            map: PageMap::new(),
+            buddy: Mutex::new(Class::Buddy, Buddy::new()),
+            growth: Mutex::new(Class::Pool, ()),
+            epochs: Epochs::new(),
+            zero: AtomicU32::new(0),
+            total: AtomicUsize::new(0),
+            free: AtomicUsize::new(0),
+            allocations: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+        }
+    }
+
+    #[cfg(loom)]
+    /// Makes a machine without frames.
+    pub fn new(platform: P) -> Self {
+        Self {
+            platform,
+            map: PageMap::new(),
+            buddy: Mutex::new(Class::Buddy, Buddy::new()),
+            growth: Mutex::new(Class::Pool, ()),
+            epochs: Epochs::new(),
+            zero: AtomicU32::new(0),
+            total: AtomicUsize::new(0),
+            free: AtomicUsize::new(0),
+            allocations: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the platform.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// Returns the way to reach frames.
+    pub fn memory(&self) -> &P::Memory {
+        self.platform.memory()
+    }
+
+    /// Returns the epochs of lock-free readers.
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// Gives the machine a region of RAM: `count` frames from `start`. Their
+    /// records (one frame in 128 at 4 KiB) come out of the region itself; frame
+    /// 0 is left out, because zero names no frame.
+    ///
+    /// # Errors
+    /// [`RegionError`], with nothing changed.
+    ///
+    /// # Locks
+    /// Takes `(Pool, MAX)` for as long as records are made, and `Buddy`: for
+    /// boot and for memory that is plugged in, not for a hot path.
+    pub fn add_region(&self, cx: &impl Context, start: Pfn, count: u64) -> Result<(), RegionError> {
+        let end = start.checked_add(count).ok_or(RegionError::TooHigh)?;
+        let start = start.max(Pfn::new(1));
+        let growth = self.growth.lock(cx, u32::MAX);
+        let rest = self
+            .map
+            .extend(self.memory(), P::Format::PAGE_SHIFT, start, end)?;
+        for pfn in (start.as_u64()..end.as_u64()).map(Pfn::new) {
+            if let Some(page) = self.record(pfn) {
+                let kind = if pfn < rest {
+                    Kind::Reserved
+                } else {
+                    Kind::FreeTail
+                };
+                page.reset(kind, 0);
+                page.set_refs(u32::from(pfn < rest));
+            }
+        }
+        let mut pfn = rest;
+        while pfn < end {
+            let order = largest_block(pfn, end);
+            self.memory().freed(pfn, order);
+            self.buddy.lock(cx, 0).give(self, pfn, order);
+            self.count_free(order);
+            pfn = pfn.saturating_add(frames(order));
+        }
+        drop(growth);
+        self.total.fetch_add(
+            usize_of(end.as_u64().saturating_sub(start.as_u64())),
+            Ordering::Relaxed,
+        );
+        Ok(())
+    }
+
+    /// Returns the record of a frame, in O(1); `None` where the frame is not
+    /// RAM of the family.
+    #[inline]
+    pub fn page(&self, pfn: Pfn) -> Option<&Page> {
+        self.record(pfn).filter(|page| page.kind() != Kind::Absent)
+    }
+
+    /// Allocates `1 << order` frames, aligned to their size. The record of the
+    /// first says `Kernel` and has one reference; the contents are undefined.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no such block or the platform refuses.
+    ///
+    /// # Locks
+    /// Takes `Buddy`.
+    pub fn alloc(&self, cx: &impl Context, order: u8) -> Result<Pfn, OutOfMemory> {
+        let taken = if order <= MAX_ORDER && self.platform.may_allocate(order) {
+            self.buddy.lock(cx, 0).take(self, order)
+        } else {
+            None
+        };
+        let Some(pfn) = taken else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(OutOfMemory);
+        };
+        self.free
+            .fetch_sub(usize_of(frames(order)), Ordering::Relaxed);
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        self.memory().allocated(pfn, order);
+        for tail in (1..frames(order)).map(|i| pfn.saturating_add(i)) {
+            if let Some(page) = self.record(tail) {
+                page.reset(Kind::Tail, 0);
+            }
+        }
+        if let Some(page) = self.record(pfn) {
+            page.set_refs(1);
+        }
+        Ok(pfn)
+    }
+
+    /// Gives up one reference to a block, named by its first frame, and frees
+    /// it if that was the last one (or if its last one was given up before).
+    ///
+    /// # Errors
+    /// [`FreeError`], with nothing changed.
+    ///
+    /// # Locks
+    /// Takes `Buddy`.
+    pub fn free(&self, cx: &impl Context, pfn: Pfn) -> Result<(), FreeError> {
+        let page = self.page(pfn).ok_or(FreeError::Foreign)?;
+        if let Some(error) = FreeError::of(page.kind()) {
+            return Err(error);
+        }
+        if page.refs() != 0 && !page.put_refs(1) {
+            return Ok(());
+        }
+        let order = page.order();
+        self.memory().freed(pfn, order);
+        let mut buddy = self.buddy.lock(cx, 0);
+        // Again under the lock: two frees at once are one free too many.
+        if let Some(error) = FreeError::of(page.kind()) {
+            return Err(error);
+        }
+        buddy.give(self, pfn, order);
+        drop(buddy);
+        self.count_free(order);
+        Ok(())
+    }
+
+    /// Makes the shared zero page; again, returns the one that is there.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn init_zero_page(&self, cx: &impl Context) -> Result<Pfn, OutOfMemory> {
+        if let Some(pfn) = self.zero_page() {
+            return Ok(pfn);
+        }
+        let pfn = self.alloc(cx, 0)?;
+        self.memory().zero(pfn, 0);
+        let number = u32::try_from(pfn.as_u64()).map_err(|_| OutOfMemory)?;
+        match self
+            .zero
+            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => {
+                if let Some(page) = self.page(pfn) {
+                    page.reset(Kind::Zero, 0);
+                }
+                Ok(pfn)
+            }
+            Err(first) => {
+                let freed = self.free(cx, pfn);
+                debug_assert_eq!(freed, Ok(()));
+                Ok(Pfn::new(u64::from(first)))
+            }
+        }
+    }
+
+    /// Returns the shared zero page, once it was made.
+    pub fn zero_page(&self) -> Option<Pfn> {
+        match self.zero.load(Ordering::Acquire) {
+            0 => None,
+            n => Some(Pfn::new(u64::from(n))),
+        }
+    }
+
+    /// Returns the number of free frames.
+    pub fn free_frames(&self) -> usize {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// Returns the numbers of the machine's frames.
+    pub fn stats(&self) -> FrameStats {
+        FrameStats {
+            total: self.total.load(Ordering::Relaxed),
+            free: self.free_frames(),
+            allocations: self.allocations.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    fn count_free(&self, order: u8) {
+        self.free
+            .fetch_add(usize_of(frames(order)), Ordering::Relaxed);
+    }
+}
+
+impl<P: Platform> Records for Frames<P> {
+    #[inline]
+    fn record(&self, pfn: Pfn) -> Option<&Page> {
+        self.map.page(self.memory(), P::Format::PAGE_SHIFT, pfn)
+    }
+}
+
+/// Returns the order of the largest block that starts at `pfn` and ends by `end`.
+fn largest_block(pfn: Pfn, end: Pfn) -> u8 {
+    let left = end.as_u64().saturating_sub(pfn.as_u64());
+    let aligned = pfn.as_u64().trailing_zeros();
+    let fits = left.checked_ilog2().unwrap_or(0);
+    u8::try_from(aligned.min(fits))
+        .unwrap_or(MAX_ORDER)
+        .min(MAX_ORDER)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "counts of RAM frames fit in usize"
+)]
+const fn usize_of(n: u64) -> usize {
+    n as usize
+}
