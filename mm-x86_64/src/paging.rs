@@ -1,0 +1,333 @@
+//! Long-mode page-table entries.
+//!
+//! ```text
+//!  63 62..59 58..52 51..................12 11..9  8  7  6 5  4   3   2   1  0
+//!  NX  pkey  soft      frame number         soft  G  *  D A PCD PWT U/S R/W P=1
+//!                                                    * level 1: PAT, above: PS (a leaf; its PAT is bit 12)
+//!
+//!  63..58    57....................................4  3..1  0
+//!    0               inverted value                   kind  P=0   non-present
+//! ```
+//!
+//! | memory type | PAT PCD PWT | with [`PAT_VALUE`] |
+//! |---|---|---|
+//! | write-back | 0 0 0 | WB |
+//! | write-through | 0 0 1 | WT |
+//! | uncached | 0 1 0 | UC- |
+//! | device | 0 1 1 | UC |
+//! | write-combining | 1 0 0 | WC |
+//!
+//! The first four are what the PAT holds at reset; a kernel that uses
+//! write-combining loads [`PAT_VALUE`] first. NX is always used: set EFER.NXE.
+//! CR0.WP must be set, else the kernel writes through write-protected entries.
+//! A readable right is implied by present; write-only and exec-only mappings
+//! are readable too, as on Linux/x86 without protection keys.
+//!
+//! Why the value of a non-present entry is inverted: a CPU with L1TF
+//! speculates through bits 51..12 of an entry whose P is 0; inverted, small
+//! values point far above any memory. (Intel, "L1 Terminal Fault", 2018.)
+
+use core::fmt::Debug;
+use mm_core::addr::{Pfn, Vpn};
+use mm_core::format::{
+    AdBit, AttrFlags, Attrs, Entry, FormatError, HardwareAd, NonPresent, NonPresentKind,
+    PageTableFormat, TableOwner,
+};
+use mm_core::prot::{MemType, Prot};
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const PWT: u64 = 1 << 3;
+const PCD: u64 = 1 << 4;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+/// Page size: a leaf above level 1.
+const PS: u64 = 1 << 7;
+/// The same bit at level 1 selects the upper half of the PAT.
+const PAT_L1: u64 = 1 << 7;
+/// Where the PAT bit stands in a leaf above level 1.
+const PAT_LARGE: u64 = 1 << 12;
+const GLOBAL: u64 = 1 << 8;
+/// First software bit: frames without a page record.
+const SPECIAL: u64 = 1 << 9;
+const NO_EXEC: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+const KIND_SHIFT: u32 = 1;
+const KIND_MASK: u64 = 7;
+const VALUE_SHIFT: u32 = 4;
+const VALUE_BITS: u32 = 54;
+const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
+
+/// The value for MSR IA32_PAT (0x277): the reset value with entry 4 changed
+/// to write-combining.
+pub const PAT_VALUE: u64 = 0x0007_0401_0007_0406;
+
+/// How many levels a table has.
+pub trait Depth: Copy + Debug + Send + Sync + 'static {
+    /// Returns 4 or 5.
+    fn levels(self) -> u8;
+}
+
+/// Four levels: 48-bit virtual addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FourLevel;
+
+/// Five levels (CR4.LA57): 57-bit virtual addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FiveLevel;
+
+/// The depth that the CPU was found to run with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probed {
+    la57: bool,
+}
+
+impl Probed {
+    /// Makes the depth of a CPU whose CR4 has this value.
+    pub const fn from_cr4(cr4: u64) -> Self {
+        Self { la57: cr4 & (1 << 12) != 0 }
+    }
+}
+
+impl Depth for FourLevel {
+    fn levels(self) -> u8 {
+        4
+    }
+}
+
+impl Depth for FiveLevel {
+    fn levels(self) -> u8 {
+        5
+    }
+}
+
+impl Depth for Probed {
+    fn levels(self) -> u8 {
+        if self.la57 { 5 } else { 4 }
+    }
+}
+
+/// The long-mode format of a depth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Paging<D: Depth> {
+    depth: D,
+}
+
+impl<D: Depth> Paging<D> {
+    /// Makes the format.
+    pub const fn new(depth: D) -> Self {
+        Self { depth }
+    }
+}
+
+/// PWT, PCD and PAT of a memory type, the PAT bit where `pat` says.
+const fn cache_bits(mem: MemType, pat: u64) -> u64 {
+    match mem {
+        MemType::WriteBack => 0,
+        MemType::WriteThrough => PWT,
+        MemType::Uncached => PCD,
+        MemType::Device => PCD | PWT,
+        MemType::WriteCombining => pat,
+    }
+}
+
+const fn mem_type(word: u64, pat: u64) -> MemType {
+    if word & pat != 0 {
+        return MemType::WriteCombining;
+    }
+    match word & (PCD | PWT) {
+        0 => MemType::WriteBack,
+        PWT => MemType::WriteThrough,
+        PCD => MemType::Uncached,
+        _ => MemType::Device,
+    }
+}
+
+const fn pat_bit(level: u8) -> u64 {
+    if level == 1 { PAT_L1 } else { PAT_LARGE }
+}
+
+/// The address bits that a leaf of a level leaves for flags: the low bits of
+/// the frame of a block, of which bit 12 is its PAT.
+const fn block_mask(level: u8) -> u64 {
+    match level {
+        1 => 0,
+        2 => 0x001f_f000,
+        _ => 0x3fff_f000,
+    }
+}
+
+const fn rights(prot: Prot) -> Result<u64, FormatError> {
+    if prot.is_empty() {
+        // Present means readable: no access is said by a non-present entry.
+        return Err(FormatError::Rights);
+    }
+    let mut bits = 0;
+    if prot.contains(Prot::WRITE) {
+        bits |= WRITABLE;
+    }
+    if !prot.contains(Prot::EXEC) {
+        bits |= NO_EXEC;
+    }
+    Ok(bits)
+}
+
+const FLAG_BITS: [(AttrFlags, u64); 5] = [
+    (AttrFlags::USER, USER),
+    (AttrFlags::GLOBAL, GLOBAL),
+    (AttrFlags::ACCESSED, ACCESSED),
+    (AttrFlags::DIRTY, DIRTY),
+    (AttrFlags::SPECIAL, SPECIAL),
+];
+
+#[expect(unsafe_code, reason = "implements the format")]
+// SAFETY: each encode_* is the inverse of the branch of `decode` that its
+// tests name; zero has P clear and kind 0 and decodes as `Empty`; geometry is
+// that of SDM 3A 4.5; `write_protect` clears R/W, which with CR0.WP set forbids
+// every store (SDM 3A 4.6).
+unsafe impl<D: Depth> PageTableFormat for Paging<D> {
+    type Word = u64;
+
+    const PAGE_SHIFT: u32 = 12;
+    const HARDWARE_AD: HardwareAd = HardwareAd::Both;
+    const BREAK_BEFORE_MAKE: bool = false;
+    const CACHES_INVALID: bool = false;
+    const NONPRESENT_BITS: u32 = VALUE_BITS;
+
+    fn levels(self) -> u8 {
+        self.depth.levels()
+    }
+
+    fn index_bits(self, _level: u8) -> u32 {
+        9
+    }
+
+    fn leaf_at(self, level: u8) -> bool {
+        (1..=3).contains(&level)
+    }
+
+    /// 2^47 or 2^56 less one page: SYSRET to the first non-canonical address
+    /// faults in the kernel, so no user instruction may end there.
+    fn user_end(self) -> Vpn {
+        if self.levels() == 5 { Vpn::new((1 << 44) - 1) } else { Vpn::new((1 << 35) - 1) }
+    }
+
+    fn kernel_root_index(self) -> usize {
+        256
+    }
+
+    fn decode(self, word: u64, level: u8) -> Entry {
+        if word & PRESENT == 0 {
+            let Some(kind) = NonPresentKind::from_bits((word >> KIND_SHIFT) & KIND_MASK) else {
+                return Entry::Empty;
+            };
+            let value = !(word >> VALUE_SHIFT) & VALUE_MASK;
+            return Entry::NonPresent(NonPresent { kind, value });
+        }
+        if level > 1 && word & PS == 0 {
+            return Entry::Table(Pfn::new((word & FRAME) >> 12));
+        }
+        let mut prot = Prot::READ;
+        prot.set(Prot::WRITE, word & WRITABLE != 0);
+        prot.set(Prot::EXEC, word & NO_EXEC == 0);
+        let mut flags = AttrFlags::empty();
+        for (flag, bit) in FLAG_BITS {
+            flags.set(flag, word & bit != 0);
+        }
+        let mem = mem_type(word, pat_bit(level));
+        let pfn = Pfn::new((word & FRAME & !block_mask(level)) >> 12);
+        Entry::Leaf { pfn, attrs: Attrs { prot, flags, mem } }
+    }
+
+    fn encode_leaf(self, pfn: Pfn, attrs: Attrs, level: u8) -> Result<u64, FormatError> {
+        if !self.leaf_at(level) {
+            return Err(FormatError::NoLeafHere(level));
+        }
+        let addr = frame_bits(pfn)?;
+        if addr & block_mask(level) != 0 {
+            return Err(FormatError::Misaligned(pfn));
+        }
+        let mut word = addr | PRESENT | rights(attrs.prot)? | cache_bits(attrs.mem, pat_bit(level));
+        for (flag, bit) in FLAG_BITS {
+            if attrs.flags.contains(flag) {
+                word |= bit;
+            }
+        }
+        Ok(if level > 1 { word | PS } else { word })
+    }
+
+    fn encode_table(self, pfn: Pfn, _level: u8, owner: TableOwner) -> Result<u64, FormatError> {
+        let user = match owner {
+            TableOwner::User => USER,
+            TableOwner::Kernel => 0,
+        };
+        // Accessed is set up front: the CPU would only write it for nothing.
+        Ok(frame_bits(pfn)? | PRESENT | WRITABLE | ACCESSED | user)
+    }
+
+    fn encode_nonpresent(self, entry: NonPresent) -> Result<u64, FormatError> {
+        if entry.value > VALUE_MASK {
+            return Err(FormatError::PayloadTooBig);
+        }
+        let value = (!entry.value & VALUE_MASK) << VALUE_SHIFT;
+        Ok(value | ((entry.kind as u64) << KIND_SHIFT))
+    }
+
+    fn next_page(self, word: u64, level: u8) -> u64 {
+        let step = match level {
+            1 => 1 << 12,
+            2 => 1 << 21,
+            _ => 1 << 30,
+        };
+        word.wrapping_add(step)
+    }
+
+    fn write_protect(self, word: u64) -> u64 {
+        word & !WRITABLE
+    }
+
+    fn ad_settled(self, word: u64) -> bool {
+        word & PRESENT == 0
+            || (word & ACCESSED != 0 && (word & DIRTY != 0 || word & WRITABLE == 0))
+    }
+
+    fn is_young(self, word: u64) -> bool {
+        word & ACCESSED != 0
+    }
+
+    fn is_dirty(self, word: u64) -> bool {
+        word & DIRTY != 0
+    }
+
+    fn with_young(self, word: u64, young: AdBit) -> u64 {
+        with_bit(word, ACCESSED, young)
+    }
+
+    fn with_dirty(self, word: u64, dirty: AdBit) -> u64 {
+        with_bit(word, DIRTY, dirty)
+    }
+
+    fn with_prot(self, word: u64, prot: Prot, _level: u8) -> Result<u64, FormatError> {
+        Ok(word & !(WRITABLE | NO_EXEC) | rights(prot)?)
+    }
+}
+
+const fn with_bit(word: u64, bit: u64, state: AdBit) -> u64 {
+    match state {
+        AdBit::Set => word | bit,
+        AdBit::Clear => word & !bit,
+    }
+}
+
+const fn frame_bits(pfn: Pfn) -> Result<u64, FormatError> {
+    let n = pfn.as_u64();
+    if n > FRAME >> 12 {
+        return Err(FormatError::PfnTooBig(pfn));
+    }
+    Ok(n << 12)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Which instructions drop which translations.
+//!
+//! The sequences are written against [`Emit`], so that a host test compares
+//! them with the manual; `native::Native` executes them. What SDM 3A 4.10.4
+//! says of each:
+//!
+//! | instruction | drops | global too | paging-structure caches |
+//! |---|---|---|---|
+//! | INVLPG | one page, current PCID | yes | all of the current PCID |
+//! | MOV to CR3, bit 63 clear | the PCID in it | no | of that PCID |
+//! | INVPCID 0 | one page of a PCID | no | all of that PCID |
+//! | INVPCID 1 | a PCID | no | of that PCID |
+//! | INVPCID 2 | everything | yes | all |
+//! | CR4.PGE off, on | everything | yes | all |
+
+use mm_core::platform::Flush;
+
+/// A sink for TLB instructions.
+pub trait Emit {
+    /// INVLPG of a virtual address.
+    fn invlpg(&mut self, addr: usize);
+    /// INVPCID of a type, PCID and address.
+    fn invpcid(&mut self, kind: InvpcidKind, pcid: u16, addr: usize);
+    /// Reads CR3.
+    fn read_cr3(&mut self) -> u64;
+    /// Writes CR3.
+    fn write_cr3(&mut self, value: u64);
+    /// Reads CR4.
+    fn read_cr4(&mut self) -> u64;
+    /// Writes CR4.
+    fn write_cr4(&mut self, value: u64);
+}
+
+/// The types of INVPCID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum InvpcidKind {
+    /// One address of one PCID.
+    Address = 0,
+    /// One PCID, global entries excepted.
+    Pcid = 1,
+    /// All PCIDs, global entries included.
+    AllWithGlobal = 2,
+    /// All PCIDs, global entries excepted.
+    All = 3,
+}
+
+/// What the CPU can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TlbFeatures {
+    /// CR4.PCIDE is set.
+    pub pcid: bool,
+    /// INVPCID exists.
+    pub invpcid: bool,
+}
+
+/// CR4.PGE: global pages.
+pub const CR4_PGE: u64 = 1 << 7;
+/// Bit 63 of a value for CR3: keep what the PCID has cached.
+pub const CR3_NO_FLUSH: u64 = 1 << 63;
+
+/// More pages than this are dropped by a full flush of the tag: an INVLPG
+/// costs about as much as 30 refills (Linux: tlb_single_page_flush_ceiling).
+pub const SINGLE_PAGE_CEILING: usize = 33;
+
+/// Drops translations on this CPU.
+///
+/// `asid` of the flush is a PCID; `None` means global kernel entries.
+pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
+    let single = flush.pages.filter(|r| r.pages() <= SINGLE_PAGE_CEILING && !flush.tables);
+    match (flush.asid, single) {
+        (None, Some(range)) => {
+            for page in range.iter() {
+                emit.invlpg(page.addr(12).as_usize());
+            }
+        }
+        (None, None) => flush_everything(emit, features),
+        (Some(pcid), single) => {
+            let current = current_pcid(emit, features) == pcid;
+            match single {
+                Some(range) if current => {
+                    for page in range.iter() {
+                        emit.invlpg(page.addr(12).as_usize());
+                    }
+                }
+                Some(range) if features.invpcid => {
+                    for page in range.iter() {
+                        emit.invpcid(InvpcidKind::Address, pcid, page.addr(12).as_usize());
+                    }
+                }
+                _ => flush_pcid(emit, features, pcid),
+            }
+        }
+    }
+}
+
+fn current_pcid(emit: &mut impl Emit, features: TlbFeatures) -> u16 {
+    if features.pcid {
+        u16::try_from(emit.read_cr3() & 0xfff).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+fn flush_pcid(emit: &mut impl Emit, features: TlbFeatures, pcid: u16) {
+    if features.invpcid && features.pcid {
+        emit.invpcid(InvpcidKind::Pcid, pcid, 0);
+        return;
+    }
+    let cr3 = emit.read_cr3();
+    if !features.pcid || u16::try_from(cr3 & 0xfff) == Ok(pcid) {
+        emit.write_cr3(cr3 & !CR3_NO_FLUSH);
+    } else {
+        flush_everything(emit, features);
+    }
+}
+
+/// Drops everything, global entries included.
+pub fn flush_everything(emit: &mut impl Emit, features: TlbFeatures) {
+    if features.invpcid {
+        emit.invpcid(InvpcidKind::AllWithGlobal, 0, 0);
+        return;
+    }
+    let cr4 = emit.read_cr4();
+    // Toggling PGE drops all, whichever way it goes.
+    emit.write_cr4(cr4 ^ CR4_PGE);
+    emit.write_cr4(cr4);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mm_core::addr::Vpn;
+    use mm_core::range::PageRange;
+
+    #[derive(Default)]
+    struct Log {
+        cr3: u64,
+        cr4: u64,
+        ops: Vec<String>,
+    }
+
+    impl Emit for Log {
+        fn invlpg(&mut self, addr: usize) {
+            self.ops.push(format!("invlpg {addr:#x}"));
+        }
+        fn invpcid(&mut self, kind: InvpcidKind, pcid: u16, addr: usize) {
+            self.ops.push(format!("invpcid {} {pcid} {addr:#x}", kind as u64));
+        }
+        fn read_cr3(&mut self) -> u64 {
+            self.cr3
+        }
+        fn write_cr3(&mut self, value: u64) {
+            self.ops.push(format!("cr3 {value:#x}"));
+        }
+        fn read_cr4(&mut self) -> u64 {
+            self.cr4
+        }
+        fn write_cr4(&mut self, value: u64) {
+            self.ops.push(format!("cr4 {value:#x}"));
+        }
+    }
+
+    fn run(features: TlbFeatures, flush: Flush) -> Vec<String> {
+        let mut log = Log { cr3: 0x5003, cr4: 0xa0, ops: Vec::new() };
+        flush_local(&mut log, features, flush);
+        log.ops
+    }
+
+    fn pages(n: usize) -> Option<PageRange> {
+        PageRange::with_len(Vpn::new(0x10), n)
+    }
+
+    const OLD: TlbFeatures = TlbFeatures { pcid: false, invpcid: false };
+    const NEW: TlbFeatures = TlbFeatures { pcid: true, invpcid: true };
+
+    #[test]
+    fn few_pages_are_dropped_one_by_one() {
+        let f = Flush { pages: pages(2), tables: false, asid: Some(0) };
+        assert_eq!(run(OLD, f), ["invlpg 0x10000", "invlpg 0x11000"]);
+        let f = Flush { pages: pages(2), tables: false, asid: Some(3) };
+        assert_eq!(run(NEW, f), ["invlpg 0x10000", "invlpg 0x11000"]);
+        let f = Flush { pages: pages(1), tables: false, asid: Some(4) };
+        assert_eq!(run(NEW, f), ["invpcid 0 4 0x10000"]);
+    }
+
+    #[test]
+    fn tables_and_many_pages_drop_the_whole_tag() {
+        for f in [
+            Flush { pages: pages(1), tables: true, asid: Some(3) },
+            Flush { pages: pages(34), tables: false, asid: Some(3) },
+            Flush { pages: None, tables: false, asid: Some(3) },
+        ] {
+            assert_eq!(run(NEW, f), ["invpcid 1 3 0x0"]);
+        }
+        let f = Flush { pages: None, tables: true, asid: Some(0) };
+        assert_eq!(run(OLD, f), ["cr3 0x5003"]);
+    }
+
+    #[test]
+    fn kernel_entries_need_the_global_flush() {
+        let f = Flush { pages: None, tables: true, asid: None };
+        assert_eq!(run(OLD, f), ["cr4 0x20", "cr4 0xa0"]);
+        assert_eq!(run(NEW, f), ["invpcid 2 0 0x0"]);
+        let f = Flush { pages: pages(1), tables: false, asid: None };
+        assert_eq!(run(OLD, f), ["invlpg 0x10000"]);
+    }
+}
