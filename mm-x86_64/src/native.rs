@@ -85,7 +85,10 @@ pub unsafe fn tlb_features() -> TlbFeatures {
         core::arch::x86_64::__cpuid(0).eax >= 7
             && core::arch::x86_64::__cpuid_count(7, 0).ebx & (1 << 10) != 0
     };
-    TlbFeatures { pcid: cr4 & (1 << 17) != 0, invpcid }
+    TlbFeatures {
+        pcid: cr4 & (1 << 17) != 0,
+        invpcid,
+    }
 }
 
 /// Writes a model-specific register.

@@ -87,7 +87,9 @@ pub struct Probed {
 impl Probed {
     /// Makes the depth of a CPU whose CR4 has this value.
     pub const fn from_cr4(cr4: u64) -> Self {
-        Self { la57: cr4 & (1 << 12) != 0 }
+        Self {
+            la57: cr4 & (1 << 12) != 0,
+        }
     }
 }
 
@@ -211,7 +213,11 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     /// 2^47 or 2^56 less one page: SYSRET to the first non-canonical address
     /// faults in the kernel, so no user instruction may end there.
     fn user_end(self) -> Vpn {
-        if self.levels() == 5 { Vpn::new((1 << 44) - 1) } else { Vpn::new((1 << 35) - 1) }
+        if self.levels() == 5 {
+            Vpn::new((1 << 44) - 1)
+        } else {
+            Vpn::new((1 << 35) - 1)
+        }
     }
 
     fn kernel_root_index(self) -> usize {
@@ -238,7 +244,10 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
         }
         let mem = mem_type(word, pat_bit(level));
         let pfn = Pfn::new((word & FRAME & !block_mask(level)) >> 12);
-        Entry::Leaf { pfn, attrs: Attrs { prot, flags, mem } }
+        Entry::Leaf {
+            pfn,
+            attrs: Attrs { prot, flags, mem },
+        }
     }
 
     fn encode_leaf(self, pfn: Pfn, attrs: Attrs, level: u8) -> Result<u64, FormatError> {
@@ -289,8 +298,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn ad_settled(self, word: u64) -> bool {
-        word & PRESENT == 0
-            || (word & ACCESSED != 0 && (word & DIRTY != 0 || word & WRITABLE == 0))
+        word & PRESENT == 0 || (word & ACCESSED != 0 && (word & DIRTY != 0 || word & WRITABLE == 0))
     }
 
     fn is_young(self, word: u64) -> bool {

@@ -67,7 +67,9 @@ pub const SINGLE_PAGE_CEILING: usize = 33;
 ///
 /// `asid` of the flush is a PCID; `None` means global kernel entries.
 pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
-    let single = flush.pages.filter(|r| r.pages() <= SINGLE_PAGE_CEILING && !flush.tables);
+    let single = flush
+        .pages
+        .filter(|r| r.pages() <= SINGLE_PAGE_CEILING && !flush.tables);
     match (flush.asid, single) {
         (None, Some(range)) => {
             for page in range.iter() {
@@ -145,7 +147,8 @@ mod tests {
             self.ops.push(format!("invlpg {addr:#x}"));
         }
         fn invpcid(&mut self, kind: InvpcidKind, pcid: u16, addr: usize) {
-            self.ops.push(format!("invpcid {} {pcid} {addr:#x}", kind as u64));
+            self.ops
+                .push(format!("invpcid {} {pcid} {addr:#x}", kind as u64));
         }
         fn read_cr3(&mut self) -> u64 {
             self.cr3
@@ -162,7 +165,11 @@ mod tests {
     }
 
     fn run(features: TlbFeatures, flush: Flush) -> Vec<String> {
-        let mut log = Log { cr3: 0x5003, cr4: 0xa0, ops: Vec::new() };
+        let mut log = Log {
+            cr3: 0x5003,
+            cr4: 0xa0,
+            ops: Vec::new(),
+        };
         flush_local(&mut log, features, flush);
         log.ops
     }
@@ -171,38 +178,80 @@ mod tests {
         PageRange::with_len(Vpn::new(0x10), n)
     }
 
-    const OLD: TlbFeatures = TlbFeatures { pcid: false, invpcid: false };
-    const NEW: TlbFeatures = TlbFeatures { pcid: true, invpcid: true };
+    const OLD: TlbFeatures = TlbFeatures {
+        pcid: false,
+        invpcid: false,
+    };
+    const NEW: TlbFeatures = TlbFeatures {
+        pcid: true,
+        invpcid: true,
+    };
 
     #[test]
     fn few_pages_are_dropped_one_by_one() {
-        let f = Flush { pages: pages(2), tables: false, asid: Some(0) };
+        let f = Flush {
+            pages: pages(2),
+            tables: false,
+            asid: Some(0),
+        };
         assert_eq!(run(OLD, f), ["invlpg 0x10000", "invlpg 0x11000"]);
-        let f = Flush { pages: pages(2), tables: false, asid: Some(3) };
+        let f = Flush {
+            pages: pages(2),
+            tables: false,
+            asid: Some(3),
+        };
         assert_eq!(run(NEW, f), ["invlpg 0x10000", "invlpg 0x11000"]);
-        let f = Flush { pages: pages(1), tables: false, asid: Some(4) };
+        let f = Flush {
+            pages: pages(1),
+            tables: false,
+            asid: Some(4),
+        };
         assert_eq!(run(NEW, f), ["invpcid 0 4 0x10000"]);
     }
 
     #[test]
     fn tables_and_many_pages_drop_the_whole_tag() {
         for f in [
-            Flush { pages: pages(1), tables: true, asid: Some(3) },
-            Flush { pages: pages(34), tables: false, asid: Some(3) },
-            Flush { pages: None, tables: false, asid: Some(3) },
+            Flush {
+                pages: pages(1),
+                tables: true,
+                asid: Some(3),
+            },
+            Flush {
+                pages: pages(34),
+                tables: false,
+                asid: Some(3),
+            },
+            Flush {
+                pages: None,
+                tables: false,
+                asid: Some(3),
+            },
         ] {
             assert_eq!(run(NEW, f), ["invpcid 1 3 0x0"]);
         }
-        let f = Flush { pages: None, tables: true, asid: Some(0) };
+        let f = Flush {
+            pages: None,
+            tables: true,
+            asid: Some(0),
+        };
         assert_eq!(run(OLD, f), ["cr3 0x5003"]);
     }
 
     #[test]
     fn kernel_entries_need_the_global_flush() {
-        let f = Flush { pages: None, tables: true, asid: None };
+        let f = Flush {
+            pages: None,
+            tables: true,
+            asid: None,
+        };
         assert_eq!(run(OLD, f), ["cr4 0x20", "cr4 0xa0"]);
         assert_eq!(run(NEW, f), ["invpcid 2 0 0x0"]);
-        let f = Flush { pages: pages(1), tables: false, asid: None };
+        let f = Flush {
+            pages: pages(1),
+            tables: false,
+            asid: None,
+        };
         assert_eq!(run(OLD, f), ["invlpg 0x10000"]);
     }
 }

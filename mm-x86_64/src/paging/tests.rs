@@ -24,7 +24,10 @@ fn known_words_from_the_manual() {
     let (pfn, attrs) = leaf(0x8000_0000_0123_4067, 1);
     assert_eq!(pfn, Pfn::new(0x1234));
     assert_eq!(attrs.prot, Prot::RW);
-    assert_eq!(attrs.flags, AttrFlags::USER | AttrFlags::ACCESSED | AttrFlags::DIRTY);
+    assert_eq!(
+        attrs.flags,
+        AttrFlags::USER | AttrFlags::ACCESSED | AttrFlags::DIRTY
+    );
     assert_eq!(F.encode_leaf(pfn, attrs, 1), Ok(0x8000_0000_0123_4067));
     // A global kernel 2 MiB code page at 4 MiB: P, PS, G, A.
     let (pfn, attrs) = leaf(0x40_01a1, 2);
@@ -32,7 +35,10 @@ fn known_words_from_the_manual() {
     assert!(attrs.flags.contains(AttrFlags::GLOBAL));
     // A table pointer as firmware writes it.
     assert_eq!(F.decode(0x1063, 4), Entry::Table(Pfn::new(1)));
-    assert_eq!(F.encode_table(Pfn::new(1), 4, TableOwner::Kernel), Ok(0x1023));
+    assert_eq!(
+        F.encode_table(Pfn::new(1), 4, TableOwner::Kernel),
+        Ok(0x1023)
+    );
     assert_eq!(F.encode_table(Pfn::new(1), 2, TableOwner::User), Ok(0x1027));
 }
 
@@ -52,10 +58,17 @@ fn every_leaf_survives_the_round_trip() {
                 for flags in 0..32u8 {
                     for mem in mems {
                         let prot = Prot::from_bits_truncate(prot);
-                        let attrs = Attrs { prot, flags: AttrFlags::from_bits_truncate(flags), mem };
+                        let attrs = Attrs {
+                            prot,
+                            flags: AttrFlags::from_bits_truncate(flags),
+                            mem,
+                        };
                         let word = F.encode_leaf(Pfn::new(pfn), attrs, level).unwrap();
                         let (p, a) = leaf(word, level);
-                        let readable = Attrs { prot: prot | Prot::READ, ..attrs };
+                        let readable = Attrs {
+                            prot: prot | Prot::READ,
+                            ..attrs
+                        };
                         assert_eq!((p.as_u64(), a), (pfn, readable), "{word:#x} level {level}");
                     }
                 }
@@ -69,12 +82,17 @@ fn every_leaf_survives_the_round_trip() {
 fn bit_7_is_pat_in_a_page_and_size_above() {
     let wc = Attrs::user(Prot::READ).with_mem(MemType::WriteCombining);
     let page = F.encode_leaf(Pfn::new(1), wc, 1).unwrap();
-    assert_eq!(page & (1 << 7 | 1 << 12), 1 << 7 | 1 << 12 /* frame 1 */);
+    assert_eq!(
+        page & (1 << 7 | 1 << 12),
+        1 << 7 | 1 << 12 /* frame 1 */
+    );
     let block = F.encode_leaf(Pfn::new(512), wc, 2).unwrap();
     assert_eq!(block & (1 << 7), 1 << 7);
     assert_eq!(block & (1 << 12), 1 << 12);
     assert_eq!(leaf(block, 2).0, Pfn::new(512));
-    let wb = F.encode_leaf(Pfn::new(512), Attrs::user(Prot::READ), 2).unwrap();
+    let wb = F
+        .encode_leaf(Pfn::new(512), Attrs::user(Prot::READ), 2)
+        .unwrap();
     assert_eq!(wb & (1 << 12), 0);
 }
 
@@ -94,14 +112,20 @@ fn non_present_entries_are_not_empty_and_not_walkable() {
             assert_eq!(F.decode(word, level), Entry::NonPresent(entry));
         }
     }
-    let big = NonPresent { kind: NonPresentKind::Swap, value: VALUE_MASK + 1 };
+    let big = NonPresent {
+        kind: NonPresentKind::Swap,
+        value: VALUE_MASK + 1,
+    };
     assert_eq!(F.encode_nonpresent(big), Err(FormatError::PayloadTooBig));
 }
 
 /// L1TF: the address bits of a small non-present value are all ones at the top.
 #[test]
 fn small_payloads_point_above_memory() {
-    let entry = NonPresent { kind: NonPresentKind::Swap, value: 5 };
+    let entry = NonPresent {
+        kind: NonPresentKind::Swap,
+        value: 5,
+    };
     let word = F.encode_nonpresent(entry).unwrap();
     assert_eq!(word & 0x000f_0000_0000_0000, 0x000f_0000_0000_0000);
 }
@@ -119,20 +143,32 @@ fn word_operations_agree_with_decoding() {
         assert!(!F.ad_settled(word) && F.ad_settled(F.write_protect(word)));
         let dirty = F.with_dirty(word, AdBit::Set);
         assert!(F.is_dirty(dirty) && F.ad_settled(dirty));
-        assert!(F.is_dirty(F.write_protect(dirty)), "write protection keeps dirty");
+        assert!(
+            F.is_dirty(F.write_protect(dirty)),
+            "write protection keeps dirty"
+        );
         assert!(!F.is_young(F.with_young(word, AdBit::Clear)));
         let p = F.with_prot(dirty, Prot::READ, level).unwrap();
         assert_eq!(leaf(p, level).1.prot, Prot::READ);
         assert!(F.is_dirty(p) && F.is_young(p));
-        assert_eq!(F.with_prot(word, Prot::NONE, level), Err(FormatError::Rights));
+        assert_eq!(
+            F.with_prot(word, Prot::NONE, level),
+            Err(FormatError::Rights)
+        );
     }
 }
 
 #[test]
 fn impossible_leaves_are_refused() {
     let a = Attrs::user(Prot::READ);
-    assert_eq!(F.encode_leaf(Pfn::new(1), a, 2), Err(FormatError::Misaligned(Pfn::new(1))));
-    assert_eq!(F.encode_leaf(Pfn::new(0), a, 4), Err(FormatError::NoLeafHere(4)));
+    assert_eq!(
+        F.encode_leaf(Pfn::new(1), a, 2),
+        Err(FormatError::Misaligned(Pfn::new(1)))
+    );
+    assert_eq!(
+        F.encode_leaf(Pfn::new(0), a, 4),
+        Err(FormatError::NoLeafHere(4))
+    );
     let big = Pfn::new(1 << 40);
     assert_eq!(F.encode_leaf(big, a, 1), Err(FormatError::PfnTooBig(big)));
 }
@@ -148,6 +184,9 @@ fn geometry_is_48_and_57_bits() {
     // The canonical hole: a kernel address indexes the upper half of the root.
     let kernel = mm_core::addr::VirtAddr::new(0xffff_8000_0000_0000).vpn(12);
     assert_eq!(F.index(kernel, 4), 256);
-    assert_eq!(F.index(mm_core::addr::VirtAddr::new(0x7fff_ffff_f000).vpn(12), 1), 511);
+    assert_eq!(
+        F.index(mm_core::addr::VirtAddr::new(0x7fff_ffff_f000).vpn(12), 1),
+        511
+    );
     assert_eq!(F.entry_pages(3), 1 << 18);
 }
