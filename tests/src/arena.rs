@@ -1,0 +1,233 @@
+//! RAM out of one big allocation.
+//!
+//! The first frame has a number of the test's choice. The arena checks what a
+//! kernel's memory cannot: a frame is read only in the view it was made in
+//! (words, nodes of one type, records, bytes), and free frames are filled with
+//! [`POISON`] and checked when they are handed out again, so a store to a freed
+//! frame is found, and a frame that nobody cleared is not zero by luck.
+
+use mm_core::addr::Pfn;
+use mm_core::format::WordCell;
+use mm_core::page::Page;
+use mm_core::platform::{DirectMap, PhysMemory};
+use mm_core::pool::Node;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::TypeId;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a free frame is filled with.
+pub const POISON: u8 = 0xdb;
+
+const FREE: u64 = 1;
+const BYTES: u64 = 2;
+
+/// The RAM of a simulated machine.
+#[derive(Debug)]
+pub struct Arena {
+    map: DirectMap,
+    first: u64,
+    page_shift: u32,
+    base: *mut u8,
+    layout: Layout,
+    /// What each frame is: free, bytes, or the hash of a type.
+    views: Vec<AtomicU64>,
+}
+
+// SAFETY: `base` is only kept to free the allocation at the end; all accesses
+// go through `DirectMap`, which is Sync.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Makes `frames` frames, numbered from `first`.
+    ///
+    /// # Panics
+    /// When the host has not that much memory.
+    pub fn new(first: u64, frames: usize, page_shift: u32) -> Self {
+        // Aligned like the largest leaf a test may want: 2 MiB of host memory.
+        let layout = Layout::from_size_align(frames << page_shift, 1 << 21).unwrap();
+        assert!(layout.size() > 0);
+        // SAFETY: the size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        assert!(!base.is_null(), "no memory for an arena of {frames} frames");
+        let start = base.expose_provenance();
+        // SAFETY: frames `first..first + frames` lie in the allocation, which
+        // lives as long as the arena; `view` refuses all others.
+        let map = unsafe {
+            DirectMap::new(
+                start.wrapping_sub((first as usize) << page_shift),
+                page_shift,
+            )
+        };
+        let views = (0..frames).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            map,
+            first,
+            page_shift,
+            base,
+            layout,
+            views,
+        }
+    }
+
+    /// Returns the number of the first frame.
+    pub fn first(&self) -> Pfn {
+        Pfn::new(self.first)
+    }
+
+    /// Returns the number of frames.
+    pub fn frames(&self) -> u64 {
+        self.views.len() as u64
+    }
+
+    /// Returns a copy of a frame's bytes, however it is used: for looking at
+    /// what user programs would see.
+    pub fn dump(&self, pfn: Pfn) -> Vec<u8> {
+        self.index(pfn);
+        let mut bytes = vec![0; 1 << self.page_shift];
+        self.map.read(pfn, 0, &mut bytes);
+        bytes
+    }
+
+    fn index(&self, pfn: Pfn) -> usize {
+        let i = pfn.as_u64().checked_sub(self.first).map(|i| i as usize);
+        i.filter(|&i| i < self.views.len())
+            .unwrap_or_else(|| panic!("{pfn} is not in the arena"))
+    }
+
+    fn view(&self, pfn: Pfn, frames: usize) -> &[AtomicU64] {
+        let i = self.index(pfn);
+        self.views
+            .get(i..i + frames)
+            .unwrap_or_else(|| panic!("{pfn}+{frames} leaves the arena"))
+    }
+
+    fn make(&self, pfn: Pfn, frames: usize, view: u64) {
+        for (i, v) in self.view(pfn, frames).iter().enumerate() {
+            assert_ne!(v.swap(view, Ordering::Relaxed), FREE, "{pfn}+{i} is free");
+        }
+    }
+
+    fn check(&self, pfn: Pfn, frames: usize, view: u64) {
+        for (i, v) in self.view(pfn, frames).iter().enumerate() {
+            let is = v.load(Ordering::Relaxed);
+            assert_eq!(is, view, "{pfn}+{i} is not used as what it was made");
+        }
+    }
+
+    /// A frame is touched as bytes: fine unless it is free. Whoever allocated a
+    /// frame and only ever copies into it never "makes" it.
+    fn touch(&self, pfn: Pfn) {
+        for v in self.view(pfn, 1) {
+            let is = v.load(Ordering::Relaxed);
+            assert_ne!(is, FREE, "{pfn} is free");
+            assert!(is <= BYTES, "{pfn} holds words, nodes or records");
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; nobody can reach it
+        // any more, since all views borrow the arena.
+        unsafe { dealloc(self.base, self.layout) }
+    }
+}
+
+/// A number for a type, above the small ones.
+fn view_of<T: 'static>() -> u64 {
+    struct Plain(u64);
+    impl Hasher for Plain {
+        fn write(&mut self, bytes: &[u8]) {
+            for b in bytes {
+                self.0 = self.0.wrapping_mul(31).wrapping_add(u64::from(*b));
+            }
+        }
+        fn write_u64(&mut self, n: u64) {
+            self.0 ^= n;
+        }
+        fn finish(&self) -> u64 {
+            self.0 | 1 << 63
+        }
+    }
+    let mut hasher = Plain(0);
+    TypeId::of::<T>().hash(&mut hasher);
+    hasher.finish()
+}
+
+// SAFETY: `DirectMap` keeps the promises; the checks only add panics.
+unsafe impl PhysMemory for Arena {
+    fn make_words<C: WordCell>(&self, pfn: Pfn, order: u8) {
+        self.make(pfn, 1 << order, view_of::<C>());
+        self.map.make_words::<C>(pfn, order);
+    }
+    fn words<C: WordCell>(&self, pfn: Pfn, order: u8) -> &[C] {
+        self.check(pfn, 1 << order, view_of::<C>());
+        self.map.words(pfn, order)
+    }
+    fn make_slab<T: Node>(&self, pfn: Pfn) {
+        self.make(pfn, 1, view_of::<T>());
+        self.map.make_slab::<T>(pfn);
+    }
+    fn slab<T: Node>(&self, pfn: Pfn) -> &[T] {
+        self.check(pfn, 1, view_of::<T>());
+        self.map.slab(pfn)
+    }
+    fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T {
+        self.check(pfn, 1, view_of::<T>());
+        self.map.node(pfn, slot)
+    }
+    fn make_records(&self, pfn: Pfn, frames: usize) {
+        self.make(pfn, frames, view_of::<Page>());
+        self.map.make_records(pfn, frames);
+    }
+    fn records(&self, pfn: Pfn, frames: usize) -> &[Page] {
+        self.check(pfn, frames, view_of::<Page>());
+        self.map.records(pfn, frames)
+    }
+    fn zero(&self, pfn: Pfn, order: u8) {
+        self.make(pfn, 1 << order, BYTES);
+        self.map.zero(pfn, order);
+    }
+    fn copy(&self, from: Pfn, to: Pfn) {
+        self.touch(from);
+        self.make(to, 1, BYTES);
+        self.map.copy(from, to);
+    }
+    fn read(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+        self.touch(pfn);
+        self.map.read(pfn, offset, bytes);
+    }
+    fn write(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        self.touch(pfn);
+        self.map.write(pfn, offset, bytes);
+    }
+    fn load_u32(&self, pfn: Pfn, offset: usize) -> u32 {
+        self.touch(pfn);
+        self.map.load_u32(pfn, offset)
+    }
+    fn compare_exchange_u32(&self, pfn: Pfn, offset: usize, old: u32, new: u32) -> Result<(), u32> {
+        self.touch(pfn);
+        self.map.compare_exchange_u32(pfn, offset, old, new)
+    }
+
+    fn allocated(&self, pfn: Pfn, order: u8) {
+        for i in 0..1u64 << order {
+            let frame = pfn.saturating_add(i);
+            let bad = self.dump(frame).iter().position(|&b| b != POISON);
+            assert_eq!(bad, None, "{frame} was written to while it was free");
+            self.view(frame, 1)[0].store(0, Ordering::Relaxed);
+        }
+    }
+    fn freed(&self, pfn: Pfn, order: u8) {
+        let poison = vec![POISON; 1 << self.page_shift];
+        for i in 0..1u64 << order {
+            let frame = pfn.saturating_add(i);
+            let was = self.view(frame, 1)[0].swap(FREE, Ordering::Relaxed);
+            assert_ne!(was, FREE, "{frame} is freed twice");
+            self.map.write(frame, 0, &poison);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A platform with simulated CPUs.
+//!
+//! A host thread is a CPU while it runs inside [`on_cpu`]; a test that does not
+//! care is CPU 0. The platform counts and checks what a kernel must get right
+//! (preemption balances, waits end), fails allocations on demand, and records
+//! flushes and wake-ups. A software TLB plugs in as a [`FlushHook`].
+
+use crate::arena::Arena;
+use mm_core::addr::Pfn;
+use mm_core::error::OutOfMemory;
+use mm_core::format::PageTableFormat;
+use mm_core::object::TicketKey;
+use mm_core::page::Frames;
+use mm_core::platform::{CpuSet, Flush, MAX_CPUS, Platform};
+use mm_core::sync::NoContext;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+thread_local! {
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs `f` as CPU `cpu`. Two threads must not be the same CPU at once.
+pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    assert!(cpu < MAX_CPUS);
+    let before = CPU.replace(cpu);
+    let result = f();
+    CPU.set(before);
+    result
+}
+
+/// Who wants to see flushes: the software TLB.
+pub trait FlushHook: Send + Sync {
+    /// Drops what a real TLB would drop on these CPUs.
+    fn flush(&self, cpus: CpuSet, flush: Flush);
+}
+
+/// One allocation that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Allocation {
+    /// A block of frames of this order.
+    Frames(u8),
+    /// A node of this pool.
+    Node(&'static str),
+}
+
+/// The simulated machine around the library.
+pub struct TestPlatform<F: PageTableFormat> {
+    format: F,
+    arena: Arena,
+    preemption: Vec<AtomicI64>,
+    /// Allocations asked for since the last reset.
+    asked: AtomicU64,
+    /// The number of the allocation that fails (one is the next), zero: none.
+    fail: AtomicU64,
+    /// How many fail from there on.
+    fail_count: AtomicU64,
+    log: Mutex<Log>,
+    hook: Mutex<Option<Arc<dyn FlushHook>>>,
+    charged: AtomicI64,
+    charge_limit: AtomicI64,
+}
+
+/// What happened on a machine.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// Flushes, in order.
+    pub flushes: Vec<(CpuSet, Flush)>,
+    /// Tickets that were finished.
+    pub wakes: Vec<TicketKey>,
+    /// Frames whose instructions were made visible.
+    pub synced: Vec<Pfn>,
+    /// Allocations that were made to fail.
+    pub failed: Vec<Allocation>,
+}
+
+impl<F: PageTableFormat> TestPlatform<F> {
+    /// Makes a machine with RAM at frames `first..first + frames`.
+    pub fn new(format: F, first: u64, frames: usize) -> Self {
+        Self {
+            format,
+            arena: Arena::new(first, frames, F::PAGE_SHIFT),
+            preemption: (0..MAX_CPUS).map(|_| AtomicI64::new(0)).collect(),
+            asked: AtomicU64::new(0),
+            fail: AtomicU64::new(0),
+            fail_count: AtomicU64::new(1),
+            log: Mutex::default(),
+            hook: Mutex::default(),
+            charged: AtomicI64::new(0),
+            charge_limit: AtomicI64::new(i64::MAX),
+        }
+    }
+
+    /// Makes a machine and gives it all of its RAM.
+    ///
+    /// # Panics
+    /// When the RAM is too small for its own records.
+    pub fn machine(format: F, first: u64, frames: usize) -> Frames<Self> {
+        let machine = Frames::new(Self::new(format, first, frames));
+        machine
+            .add_region(&NoContext, Pfn::new(first), frames as u64)
+            .unwrap();
+        machine
+    }
+
+    /// Returns the RAM.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Lets the `nth` allocation from now fail (one is the next), and only it.
+    pub fn fail_nth(&self, nth: u64) {
+        self.fail_from(nth, 1);
+    }
+
+    /// Lets `count` allocations fail, beginning with the `nth` from now.
+    pub fn fail_from(&self, nth: u64, count: u64) {
+        self.asked.store(0, Ordering::SeqCst);
+        self.fail_count.store(count, Ordering::SeqCst);
+        self.fail.store(nth, Ordering::SeqCst);
+    }
+
+    /// Lets nothing fail any more; returns how many allocations were asked for
+    /// since failing was set up or this was last called.
+    pub fn fail_none(&self) -> u64 {
+        self.fail.store(0, Ordering::SeqCst);
+        self.asked.swap(0, Ordering::SeqCst)
+    }
+
+    /// Returns what happened since the last call.
+    pub fn take_log(&self) -> Log {
+        std::mem::take(&mut *self.log())
+    }
+
+    /// Plugs in a software TLB, in place of the one before.
+    pub fn set_flush_hook(&self, hook: Arc<dyn FlushHook>) {
+        *self.hook.lock().unwrap() = Some(hook);
+    }
+
+    /// Refuses charges above this many frames.
+    pub fn set_charge_limit(&self, frames: i64) {
+        self.charge_limit.store(frames, Ordering::SeqCst);
+    }
+
+    /// Returns the number of charged frames.
+    pub fn charged(&self) -> i64 {
+        self.charged.load(Ordering::SeqCst)
+    }
+
+    /// Checks that every CPU may be preempted again.
+    ///
+    /// # Panics
+    /// When one may not.
+    pub fn assert_preemptible(&self) {
+        for (cpu, depth) in self.preemption.iter().enumerate() {
+            let depth = depth.load(Ordering::SeqCst);
+            assert_eq!(depth, 0, "preemption is still off on CPU {cpu}");
+        }
+    }
+
+    /// Returns how deep preemption is forbidden on the caller's CPU.
+    pub fn preempt_depth(&self) -> i64 {
+        self.preemption[CPU.get()].load(Ordering::SeqCst)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap()
+    }
+
+    fn permit(&self, allocation: Allocation) -> bool {
+        let n = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let fail = self.fail.load(Ordering::SeqCst);
+        let count = self.fail_count.load(Ordering::SeqCst);
+        if fail != 0 && n >= fail && n - fail < count {
+            self.log().failed.push(allocation);
+            return false;
+        }
+        true
+    }
+}
+
+impl<F: PageTableFormat> fmt::Debug for TestPlatform<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestPlatform")
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the arena's frames belong to this machine alone; `cpu` is the
+// thread's own number; `flush` returns after the hook has dropped everything.
+unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
+    type Format = F;
+    type Memory = Arena;
+
+    fn format(&self) -> F {
+        self.format
+    }
+    fn memory(&self) -> &Arena {
+        &self.arena
+    }
+    fn cpu(&self) -> usize {
+        CPU.get()
+    }
+    fn preempt_off(&self) {
+        self.preemption[CPU.get()].fetch_add(1, Ordering::SeqCst);
+    }
+    fn preempt_on(&self) {
+        let before = self.preemption[CPU.get()].fetch_sub(1, Ordering::SeqCst);
+        assert!(
+            before > 0,
+            "preemption allowed once too often on CPU {}",
+            CPU.get()
+        );
+    }
+    fn relax(&self, spins: u32) {
+        assert!(spins < 50_000_000, "a wait does not end");
+        std::thread::yield_now();
+    }
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        let hook = self.hook.lock().unwrap().clone();
+        if let Some(hook) = hook {
+            hook.flush(cpus, flush);
+        }
+        self.log().flushes.push((cpus, flush));
+    }
+    fn wake(&self, key: TicketKey) {
+        self.log().wakes.push(key);
+    }
+    fn sync_code(&self, frame: Pfn) {
+        self.log().synced.push(frame);
+    }
+    fn try_charge(&self, frames: usize) -> Result<(), OutOfMemory> {
+        let frames = frames as i64;
+        let limit = self.charge_limit.load(Ordering::SeqCst);
+        let fits = |now: i64| now.checked_add(frames).filter(|&sum| sum <= limit);
+        let charged = self
+            .charged
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits);
+        charged.map(|_| ()).map_err(|_| OutOfMemory)
+    }
+    fn uncharge(&self, frames: usize) {
+        let before = self.charged.fetch_sub(frames as i64, Ordering::SeqCst);
+        assert!(before >= frames as i64, "more uncharged than charged");
+    }
+    fn may_allocate(&self, order: u8) -> bool {
+        self.permit(Allocation::Frames(order))
+    }
+    fn may_allocate_node(&self, pool: &'static str) -> bool {
+        self.permit(Allocation::Node(pool))
+    }
+}
