@@ -96,11 +96,11 @@ fn clippy() -> Result<()> {
     run(cargo()
         .args(["clippy", "--workspace", "--all-targets", "--all-features"])
         .args(["--", "-D", "warnings"]))?;
-    for package in paths::OUTSIDE_HOST {
+    for package in paths::OUTSIDE_HOST.iter().chain(&["examples/programs"]) {
         let manifest = paths::root().join(package).join("Cargo.toml");
         if manifest.is_file() {
             run(cargo()
-                .args(["clippy", "--all-targets", "--target-dir"])
+                .args(["clippy", "--target-dir"])
                 .arg(paths::product("outside")?)
                 .arg("--manifest-path")
                 .arg(manifest)
@@ -126,6 +126,7 @@ fn outside() -> Vec<std::path::PathBuf> {
     [
         "examples/kernel",
         "examples/kernel-x86_64",
+        "examples/programs",
         "tests/fuzz",
         "tests/benches-peers",
     ]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/bin/busybox`, `/bin/APPLET` → busybox | Debian's package, unmodified |
 //! | everything of `examples/kernel/rootfs/` | the repository |
-//! | `/usr/bin/NAME` | the file given with `--program` |
+//! | `/usr/bin/NAME` | the file given with `--program`, or a program of `examples/programs` |
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,22 @@ pub fn base(busybox: Option<&Path>) -> Result<Archive> {
     Ok(archive)
 }
 
+/// Adds the host's file `path` as `inner`.
+pub fn add_file(archive: &mut Archive, inner: &str, path: &Path) -> Result<()> {
+    put_file(archive, inner, path, true)
+}
+
+/// Adds an executable file with these bytes.
+pub fn add_bytes(archive: &mut Archive, inner: &str, bytes: Vec<u8>) {
+    archive.put(
+        inner,
+        Member::File {
+            executable: true,
+            bytes,
+        },
+    );
+}
+
 /// Adds the program `path` and returns where the kernel finds it.
 pub fn add_program(archive: &mut Archive, path: &Path) -> Result<String> {
     let name = path
@@ -68,7 +84,7 @@ pub fn script(archive: &Archive, name: &str) -> Result<String> {
                 .any(|name| path == name || path.ends_with(&format!("/{name}")))
         })
         .map(str::to_string)
-        .with_context(|| format!("there is no script {name} in {ROOTFS}"))
+        .with_context(|| format!("there is no script {name}"))
 }
 
 /// A written archive; the file goes when this does.

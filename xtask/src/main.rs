@@ -10,10 +10,10 @@
 //!  verdict                             what its console must show
 //!   │
 //!   ▼
-//!  kernel     initramfs   busybox      what goes into a boot
+//!  kernel     initramfs   busybox, programs    what goes into a boot
 //!   │             │          │
 //!   ▼             ▼          ▼
-//!  toolchain     cpio       apt        what must be there
+//!  toolchain     cpio       apt                  what must be there
 //!   └─────────────┴──────────┴──► command, paths
 //! ```
 //!
@@ -31,6 +31,7 @@ mod initramfs;
 mod kernel;
 mod loom;
 mod paths;
+mod programs;
 mod publish;
 mod run;
 mod sources;

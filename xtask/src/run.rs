@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::boot::{self, Booted, Ending, Machine};
@@ -11,7 +11,7 @@ use crate::command::say;
 use crate::cpio::Archive;
 use crate::kernel::{self, Arch};
 use crate::verdict::{self, Expect};
-use crate::{busybox, initramfs};
+use crate::{busybox, initramfs, programs};
 
 /// What to boot, and how.
 #[derive(Args)]
@@ -58,20 +58,8 @@ pub const LIMIT: u64 = 300;
 
 /// Boots what the options ask for.
 pub fn command(options: &Options) -> Result<()> {
-    let (mut archive, append, expect) = contents(options)?;
+    let (archive, append, expect) = contents(options)?;
     let kernel = kernel::build(options.arch)?;
-    let append = match &options.program {
-        Some(program) => {
-            let inner = initramfs::add_program(&mut archive, program)?;
-            let mut line = format!("program={inner}");
-            for arg in &options.args {
-                line.push(' ');
-                line.push_str(arg);
-            }
-            line
-        }
-        None => append,
-    };
     let initrd = initramfs::write(&archive)?;
     let machine = Machine {
         arch: options.arch,
@@ -94,29 +82,40 @@ pub fn command(options: &Options) -> Result<()> {
     judge(&booted, &archive, expect)
 }
 
-/// Boots `script` as the tests do, and judges the run.
-pub fn script(kernel: &Path, arch: Arch, archive: &Archive, setup: &Setup) -> Result<()> {
+/// Boots as the tests do, judges the run, and returns it.
+pub fn boot(kernel: &Path, arch: Arch, archive: &Archive, setup: &Setup) -> Result<Booted> {
     let initrd = initramfs::write(archive)?;
-    let append = format!("script={}", initramfs::script(archive, setup.script)?);
-    let booted = boot::watch(
-        &Machine {
-            arch,
-            kernel,
-            initrd: &initrd.path,
-            append: &append,
-            memory: setup.memory,
-            cpus: setup.cpus,
-            cpu_model: setup.cpu,
-        },
-        setup.limit,
-    )?;
-    judge(&booted, archive, setup.expect)
+    let append = match setup.start {
+        Start::Script(name) => format!("script={}", initramfs::script(archive, name)?),
+        Start::Program(line) => format!("program={line}"),
+    };
+    let machine = Machine {
+        arch,
+        kernel,
+        initrd: &initrd.path,
+        append: &append,
+        memory: setup.memory,
+        cpus: setup.cpus,
+        cpu_model: setup.cpu,
+    };
+    let booted = boot::watch(&machine, setup.limit)?;
+    judge(&booted, archive, setup.expect)?;
+    Ok(booted)
+}
+
+/// What the kernel starts.
+#[derive(Clone, Copy)]
+pub enum Start {
+    /// The script of this name, in busybox' shell.
+    Script(&'static str),
+    /// A program of the initramfs with its arguments.
+    Program(&'static str),
 }
 
 /// One boot of the tests.
 pub struct Setup {
-    /// Name of the script in the repository.
-    pub script: &'static str,
+    /// What the kernel starts.
+    pub start: Start,
     /// Memory of the machine in MiB.
     pub memory: u32,
     /// Number of CPUs.
@@ -131,29 +130,42 @@ pub struct Setup {
 
 /// Returns the archive, the kernel's command line, and what the run must show.
 fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
-    let busybox =
-        match busybox::fetch(options.arch.debian()) {
-            Ok(path) => Some(path),
-            Err(error) if options.program.is_some() => {
-                say(&format!("going on without busybox: {error:#}"));
-                None
-            }
-            Err(error) => return Err(error).context(
-                "busybox is what the scripts and the shell need; --program FILE runs without it",
-            ),
-        };
-    let archive = initramfs::base(busybox.as_deref())?;
+    let busybox = busybox::fetch(options.arch.debian());
+    let mut archive = initramfs::base(busybox.as_deref().ok())?;
+    if let Some(program) = &options.program {
+        if let Err(error) = busybox {
+            say(&format!(
+                "there will be no busybox beside the program: {error:#}"
+            ));
+        }
+        let mut line = format!("program={}", initramfs::add_program(&mut archive, program)?);
+        for arg in &options.args {
+            line.push(' ');
+            line.push_str(arg);
+        }
+        return Ok((archive, line, Expect::Summary));
+    }
+    let busybox = match busybox {
+        Ok(path) => path,
+        Err(error) if options.shell => return Err(error.context("a shell needs busybox")),
+        Err(error) => {
+            say(&format!("NO BUSYBOX: {error:#}"));
+            say("FALLING BACK to a small program of our own; this shows far less than the script");
+            let hello = programs::build(options.arch)?.path(programs::HELLO);
+            let inner = initramfs::add_program(&mut archive, &hello)?;
+            return Ok((archive, format!("program={inner}"), Expect::Summary));
+        }
+    };
     if options.shell {
         return Ok((archive, "shell".to_string(), Expect::Summary));
     }
-    if options.program.is_some() {
-        return Ok((archive, String::new(), Expect::Summary));
+    if options.script == programs::BAD_INPUT {
+        programs::build(options.arch)?.add_bad_input(&mut archive, &busybox)?;
     }
     let path = initramfs::script(&archive, &options.script)?;
-    let expect = if options.script == DEFAULT_SCRIPT {
-        Expect::SummaryAndChecksums
-    } else {
-        Expect::Summary
+    let expect = match options.script.as_str() {
+        DEFAULT_SCRIPT => Expect::SummaryAndChecksums,
+        _ => Expect::Summary,
     };
     Ok((archive, format!("script={path}"), expect))
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::command::{cargo, listen};
+use crate::command::{cargo, listen, say};
 use crate::kernel::{self, Arch};
-use crate::run::{self, Setup};
+use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Suites, count};
 use crate::verdict::Expect;
-use crate::{busybox, check, initramfs, loom, paths, publish};
+use crate::{busybox, check, initramfs, loom, paths, programs, publish};
 
 /// What to run.
 #[derive(Args)]
@@ -65,37 +65,81 @@ pub fn command(options: &Options) -> Result<()> {
 
 /// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
 fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
-    let arch = Arch::X86_64;
-    let rootfs = paths::root().join("examples/kernel/rootfs");
     for (name, setup) in BOOTS {
         let name = format!("boot {name}");
         if !wanted(&name) {
             continue;
         }
-        if !paths::root().join("examples").join(arch.package()).is_dir() || !rootfs.is_dir() {
+        let package = paths::root().join("examples").join(ARCH.package());
+        if !package.join("Cargo.toml").is_file() {
             suites.absent(&name, "bootable kernel");
             continue;
         }
-        suites.run(&name, || {
-            let kernel = kernel::build(arch)?;
-            let archive = initramfs::base(Some(&busybox::fetch(arch.debian())?))?;
-            run::script(&kernel, arch, &archive, &setup)?;
-            Ok(Counts::passed(1))
-        });
+        suites.run(&name, || boot(&setup));
     }
 }
 
-const BOOTS: [(&str, Setup); 1] = [(
-    "x86_64",
-    Setup {
-        script: run::DEFAULT_SCRIPT,
-        memory: run::MEMORY,
-        cpus: 1,
-        cpu: "max",
-        limit: Duration::from_secs(run::LIMIT),
-        expect: Expect::SummaryAndChecksums,
-    },
-)];
+fn boot(setup: &Setup) -> Result<Counts> {
+    let kernel = kernel::build(ARCH)?;
+    let busybox = busybox::fetch(ARCH.debian())?;
+    let mut archive = initramfs::base(Some(&busybox))?;
+    let programs = programs::build(ARCH)?;
+    programs.add_bad_input(&mut archive, &busybox)?;
+    initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
+    let booted = run::boot(&kernel, ARCH, &archive, setup)?;
+    if matches!(setup.start, Start::Script(programs::BAD_INPUT)) {
+        let oracle = programs.oracle()?;
+        if let Some(line) = programs::first_missing(&oracle, &booted.output) {
+            bail!("Linux answers `{line}`, and this kernel does not");
+        }
+        say(&format!(
+            "all {} answers of {} are those of Linux",
+            oracle.len(),
+            programs::ORACLE
+        ));
+    }
+    Ok(Counts::passed(1))
+}
+
+const ARCH: Arch = Arch::X86_64;
+
+/// What most boots share.
+const PLAIN: Setup = Setup {
+    start: Start::Script(run::DEFAULT_SCRIPT),
+    memory: run::MEMORY,
+    cpus: 1,
+    cpu: "max",
+    limit: Duration::from_secs(run::LIMIT),
+    expect: Expect::SummaryAndChecksums,
+};
+
+const BOOTS: [(&str, Setup); 4] = [
+    ("script", PLAIN),
+    // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
+    (
+        "script, plain CPU",
+        Setup {
+            cpu: "qemu64",
+            ..PLAIN
+        },
+    ),
+    (
+        "own program",
+        Setup {
+            start: Start::Program("/usr/bin/hello"),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bad input",
+        Setup {
+            start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+];
 
 /// Every test of the workspace, documentation included.
 fn host(options: &Options) -> Result<Counts> {

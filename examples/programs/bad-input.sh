@@ -1,0 +1,27 @@
+#!/bin/sh
+# Bad input of every kind. The kernel answers with an errno or ends the offender; afterwards
+# everything works as before, and the summary shows that nothing leaked.
+fails=0
+
+echo "== memory calls with bad arguments, and bad accesses"
+/usr/bin/bad-maps || fails=$((fails + 1))
+
+echo "== wild pointers to every system call"
+/usr/bin/bad-pointers || fails=$((fails + 1))
+
+echo "== programs that are cut off"
+for program in /cut/*; do
+    "$program" echo "cut at ${program##*/} and yet it runs"
+    echo "cut at ${program##*/}: status $?"
+done
+
+echo "== all memory taken"
+/usr/bin/memory-hog || fails=$((fails + 1))
+
+echo "== and still alive"
+words=$(echo one two three | tr ' ' '\n' | sort | wc -l)
+[ "$words" = 3 ] || fails=$((fails + 1))
+md5sum /bin/busybox || fails=$((fails + 1))
+
+echo "bad input: $fails parts failed"
+exit $fails

@@ -1,0 +1,420 @@
+//! Memory calls with every kind of bad argument, and bad accesses, with the kernel's answers.
+//!
+//! What this prints depends on nothing but the kernel's answers, so a run on Linux is the oracle
+//! for a run elsewhere. Cases whose answer depends on the machine (its memory, its limits, its
+//! user) are left out on purpose.
+#![no_std]
+#![no_main]
+
+use programs::{
+    ANONYMOUS, EXEC, FIXED, FIXED_NOREPLACE, PAGE, PRIVATE, READ, SHARED, Start, WRITE, call,
+    call3, in_child, nr, say, start,
+};
+
+start!(main);
+
+/// Where the program maps things: far from where a kernel puts anything by itself.
+const BASE: usize = 0x1000_0000_0000;
+/// The first address above user space with four-level tables, less a page that Linux keeps.
+const TOP: usize = 0x7fff_ffff_f000;
+const NONE: usize = usize::MAX;
+const ANON: usize = PRIVATE | ANONYMOUS;
+
+fn main(start: Start) -> usize {
+    let file = call3(nr::OPEN, start.argument(0), 0, 0).unwrap_or(NONE);
+    let directory = call3(nr::OPEN, c"/".as_ptr().addr(), 0, 0).unwrap_or(NONE);
+    maps(file, directory);
+    unmaps();
+    protections(file);
+    breaks();
+    advice();
+    accesses(file);
+    contents(file);
+    0
+}
+
+fn show(name: &str, answer: Result<usize, usize>) {
+    match answer {
+        Ok(value) if value >= BASE && value < BASE + (1 << 32) => {
+            say!("{name}: base+{:#x}", value - BASE)
+        }
+        Ok(0) => say!("{name}: 0"),
+        Ok(_) => say!("{name}: some address"),
+        Err(errno) => say!("{name}: errno {errno}"),
+    }
+}
+
+fn map(name: &str, args: [usize; 6]) {
+    show(name, call(nr::MMAP, args));
+}
+
+/// Maps `pages` at `BASE + at` pages, and dies when that fails.
+fn lay(at: usize, pages: usize, prot: usize) {
+    let args = [BASE + at * PAGE, pages * PAGE, prot, ANON | FIXED, NONE, 0];
+    if call(nr::MMAP, args).is_err() {
+        say!("cannot map at {at}");
+    }
+}
+
+fn clear() {
+    let _ = call3(nr::MUNMAP, BASE, 1 << 30, 0);
+}
+
+fn maps(file: usize, directory: usize) {
+    map("mmap good", [BASE, PAGE, READ, ANON | FIXED, NONE, 0]);
+    map(
+        "mmap noreplace over it",
+        [BASE, PAGE, READ, ANON | FIXED_NOREPLACE, NONE, 0],
+    );
+    map(
+        "mmap noreplace beside it",
+        [BASE + PAGE, PAGE, READ, ANON | FIXED_NOREPLACE, NONE, 0],
+    );
+    map("mmap length 0", [BASE, 0, READ, ANON | FIXED, NONE, 0]);
+    map("mmap length 1", [BASE, 1, READ, ANON | FIXED, NONE, 0]);
+    map("mmap length max", [0, usize::MAX, READ, ANON, NONE, 0]);
+    map(
+        "mmap length max, page aligned",
+        [0, usize::MAX & !(PAGE - 1), READ, ANON, NONE, 0],
+    );
+    map(
+        "mmap length of the whole space",
+        [0, 1 << 47, READ, ANON, NONE, 0],
+    );
+    map(
+        "mmap fixed at an odd address",
+        [BASE + 1, PAGE, READ, ANON | FIXED, NONE, 0],
+    );
+    map(
+        "mmap fixed at the top",
+        [TOP, PAGE, READ, ANON | FIXED, NONE, 0],
+    );
+    map(
+        "mmap fixed over the top",
+        [TOP - PAGE, 2 * PAGE, READ, ANON | FIXED, NONE, 0],
+    );
+    map(
+        "mmap fixed in the kernel",
+        [0xffff_8000_0000_0000, PAGE, READ, ANON | FIXED, NONE, 0],
+    );
+    map(
+        "mmap fixed, wrapping",
+        [
+            usize::MAX & !(PAGE - 1),
+            2 * PAGE,
+            READ,
+            ANON | FIXED,
+            NONE,
+            0,
+        ],
+    );
+    map(
+        "mmap hint at an odd address",
+        [BASE + 9 * PAGE + 5, PAGE, READ, ANON, NONE, 0],
+    );
+    map(
+        "mmap hint in the kernel",
+        [0xffff_8000_0000_0000, PAGE, READ, ANON, NONE, 0],
+    );
+    map(
+        "mmap neither shared nor private",
+        [BASE, PAGE, READ, ANONYMOUS | FIXED, NONE, 0],
+    );
+    map(
+        "mmap shared and private",
+        [BASE, PAGE, READ, SHARED | ANON | FIXED, NONE, 0],
+    );
+    map("mmap file -1", [BASE, PAGE, READ, PRIVATE | FIXED, NONE, 0]);
+    map("mmap file 99", [BASE, PAGE, READ, PRIVATE | FIXED, 99, 0]);
+    map(
+        "mmap file, odd offset",
+        [BASE, PAGE, READ, PRIVATE | FIXED, file, 1],
+    );
+    map(
+        "mmap file, offset wraps",
+        [
+            BASE,
+            2 * PAGE,
+            READ,
+            PRIVATE | FIXED,
+            file,
+            usize::MAX & !(PAGE - 1),
+        ],
+    );
+    map(
+        "mmap file, shared and writable",
+        [BASE, PAGE, READ | WRITE, SHARED | FIXED, file, 0],
+    );
+    map(
+        "mmap directory",
+        [BASE, PAGE, READ, PRIVATE | FIXED, directory, 0],
+    );
+    let mut ends = [0_u32; 2];
+    if call3(nr::PIPE, (&raw mut ends).addr(), 0, 0).is_ok() {
+        let end = programs::volatile(&ends);
+        map(
+            "mmap pipe",
+            [BASE, PAGE, READ, PRIVATE | FIXED, end[0] as usize, 0],
+        );
+    }
+    clear();
+}
+
+fn unmaps() {
+    lay(0, 8, READ);
+    show("munmap odd address", call3(nr::MUNMAP, BASE + 1, PAGE, 0));
+    show("munmap length 0", call3(nr::MUNMAP, BASE, 0, 0));
+    show("munmap length max", call3(nr::MUNMAP, BASE, usize::MAX, 0));
+    show(
+        "munmap in the kernel",
+        call3(nr::MUNMAP, 0xffff_8000_0000_0000, PAGE, 0),
+    );
+    show(
+        "munmap over the top",
+        call3(nr::MUNMAP, TOP - PAGE, 3 * PAGE, 0),
+    );
+    show("munmap odd length", call3(nr::MUNMAP, BASE, 1, 0));
+    show("munmap hole", call3(nr::MUNMAP, BASE, PAGE, 0));
+    show("munmap middle", call3(nr::MUNMAP, BASE + 3 * PAGE, PAGE, 0));
+    show("munmap over holes", call3(nr::MUNMAP, BASE, 20 * PAGE, 0));
+    clear();
+}
+
+fn protections(file: usize) {
+    lay(0, 4, READ);
+    lay(6, 2, READ);
+    show(
+        "mprotect odd address",
+        call3(nr::MPROTECT, BASE + 1, PAGE, READ),
+    );
+    show("mprotect length 0", call3(nr::MPROTECT, BASE, 0, READ));
+    show(
+        "mprotect length max",
+        call3(nr::MPROTECT, BASE, usize::MAX, READ),
+    );
+    show(
+        "mprotect wrapping",
+        call3(nr::MPROTECT, BASE, usize::MAX & !(PAGE - 1), READ),
+    );
+    show(
+        "mprotect strange rights",
+        call3(nr::MPROTECT, BASE, PAGE, 0x80),
+    );
+    show(
+        "mprotect growing both ways",
+        call3(nr::MPROTECT, BASE, PAGE, READ | 0x300_0000),
+    );
+    show(
+        "mprotect growing down, no stack",
+        call3(nr::MPROTECT, BASE, PAGE, READ | 0x100_0000),
+    );
+    show(
+        "mprotect hole",
+        call3(nr::MPROTECT, BASE + 4 * PAGE, PAGE, READ),
+    );
+    show(
+        "mprotect into a hole",
+        call3(nr::MPROTECT, BASE + 2 * PAGE, 4 * PAGE, READ | WRITE),
+    );
+    show(
+        "mprotect across a hole",
+        call3(nr::MPROTECT, BASE, 8 * PAGE, READ | WRITE),
+    );
+    show(
+        "mprotect in the kernel",
+        call3(nr::MPROTECT, 0xffff_8000_0000_0000, PAGE, READ),
+    );
+    show("mprotect to nothing", call3(nr::MPROTECT, BASE, PAGE, 0));
+    let _ = call(nr::MMAP, [BASE, PAGE, READ, SHARED | FIXED, file, 0]);
+    show(
+        "mprotect read-only file to writable",
+        call3(nr::MPROTECT, BASE, PAGE, READ | WRITE),
+    );
+    clear();
+}
+
+fn breaks() {
+    let now = call3(nr::BRK, 0, 0, 0).unwrap_or(0);
+    let asked = |to: usize| call3(nr::BRK, to, 0, 0).unwrap_or(0).wrapping_sub(now);
+    say!("brk odd growth: {:#x}", asked(now + 12345));
+    say!("brk back: {:#x}", asked(now));
+    say!("brk below the start: {:#x}", asked(PAGE));
+    say!("brk to the kernel: {:#x}", asked(0xffff_8000_0000_0000));
+    say!("brk to max: {:#x}", asked(usize::MAX));
+    say!("brk over the top: {:#x}", asked(TOP + PAGE));
+}
+
+fn advice() {
+    const DONTNEED: usize = 4;
+    lay(0, 4, READ | WRITE);
+    show(
+        "madvise odd address",
+        call3(nr::MADVISE, BASE + 1, PAGE, DONTNEED),
+    );
+    show("madvise length 0", call3(nr::MADVISE, BASE, 0, DONTNEED));
+    show("madvise strange advice", call3(nr::MADVISE, BASE, PAGE, 77));
+    show(
+        "madvise wrapping",
+        call3(nr::MADVISE, BASE, usize::MAX & !(PAGE - 1), DONTNEED),
+    );
+    show(
+        "madvise hole",
+        call3(nr::MADVISE, BASE + 4 * PAGE, PAGE, DONTNEED),
+    );
+    show(
+        "madvise into a hole",
+        call3(nr::MADVISE, BASE, 8 * PAGE, DONTNEED),
+    );
+    show("madvise good", call3(nr::MADVISE, BASE, 2 * PAGE, DONTNEED));
+    clear();
+}
+
+/// Accesses that end the program, each in a child.
+fn accesses(file: usize) {
+    lay(0, 1, READ);
+    lay(1, 1, 0);
+    lay(2, 1, READ | WRITE);
+    let end = file_pages();
+    let _ = call(
+        nr::MMAP,
+        [
+            BASE + 8 * PAGE,
+            (end + 4) * PAGE,
+            READ,
+            PRIVATE | FIXED,
+            file,
+            0,
+        ],
+    );
+    let past = BASE + 8 * PAGE + (end + 2) * PAGE;
+    for (name, address) in [
+        ("read at 0", 0),
+        ("read in the kernel", 0xffff_8000_0000_0000),
+        ("read at a hole in the address space", 0x0001_0000_0000_0000),
+        ("read unmapped", BASE + 4 * PAGE),
+        ("read without rights", BASE + PAGE),
+        ("read past the end of the file", past),
+        ("read good", BASE),
+        ("read good file", BASE + 8 * PAGE),
+    ] {
+        say!("{name}: {:?}", in_child(|| peek(address)));
+    }
+    for (name, address) in [
+        ("write at 0", 0),
+        ("write in the kernel", 0xffff_8000_0000_0000),
+        ("write read-only", BASE),
+        ("write own code", main as fn(Start) -> usize as usize),
+        ("write read-only file", BASE + 8 * PAGE),
+        ("write good", BASE + 2 * PAGE),
+    ] {
+        say!("{name}: {:?}", in_child(|| poke(address)));
+    }
+    for (name, address) in [("execute at 0", 0), ("execute data", BASE + 2 * PAGE)] {
+        say!("{name}: {:?}", in_child(|| jump(address)));
+    }
+    say!("endless stack: {:?}", in_child(|| deepen()));
+    say!(
+        "execute good: {:?}",
+        in_child(|| {
+            let page = BASE + 3 * PAGE;
+            lay(3, 1, READ | WRITE | EXEC);
+            const RET: u8 = 0xc3;
+            // SAFETY: `lay` has just mapped the page, readable, writable and executable.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(page).write_volatile(RET) };
+            jump(page);
+        })
+    );
+    clear();
+}
+
+/// What memory holds after what was done to it.
+fn contents(file: usize) {
+    lay(0, 4, READ | WRITE);
+    poke(BASE);
+    poke(BASE + PAGE);
+    say!("written: {}", byte(BASE));
+    let _ = call3(nr::MADVISE, BASE, PAGE, 4);
+    say!(
+        "after dontneed: {} and its neighbour {}",
+        byte(BASE),
+        byte(BASE + PAGE)
+    );
+    let child = in_child(|| {
+        let seen = byte(BASE + PAGE);
+        poke(BASE + 2 * PAGE);
+        programs::exit(seen as usize)
+    });
+    say!(
+        "a child sees: {child:?}, and what it wrote is not ours: {}",
+        byte(BASE + 2 * PAGE)
+    );
+    let _ = call(
+        nr::MMAP,
+        [
+            BASE + 4 * PAGE,
+            PAGE,
+            READ | WRITE,
+            SHARED | ANONYMOUS | FIXED,
+            NONE,
+            0,
+        ],
+    );
+    let child = in_child(|| poke(BASE + 4 * PAGE));
+    say!("shared with a child: {child:?}, {}", byte(BASE + 4 * PAGE));
+    lay(1, 1, READ | WRITE);
+    say!("mapped over: {}", byte(BASE + PAGE));
+    let _ = call(
+        nr::MMAP,
+        [BASE, PAGE, READ | WRITE, PRIVATE | FIXED, file, 0],
+    );
+    say!("a file's first bytes: {} {}", byte(BASE), byte(BASE + 1));
+    poke(BASE);
+    let _ = call(
+        nr::MMAP,
+        [BASE + PAGE, PAGE, READ, PRIVATE | FIXED, file, 0],
+    );
+    say!(
+        "a private write stays private: {} {}",
+        byte(BASE),
+        byte(BASE + PAGE)
+    );
+    let _ = call3(nr::MPROTECT, BASE, PAGE, READ);
+    let _ = call3(nr::MPROTECT, BASE, PAGE, READ | WRITE);
+    say!("rights taken and given back: {}", byte(BASE));
+    clear();
+}
+
+/// Returns the pages of the program's own file, more than it has rather than fewer.
+fn file_pages() -> usize {
+    // The file of this program is far below 16 MiB.
+    4096
+}
+
+fn byte(address: usize) -> u8 {
+    // SAFETY: the callers have mapped the page; if the kernel did not, this program ends here.
+    unsafe { core::ptr::with_exposed_provenance::<u8>(address).read_volatile() }
+}
+
+fn peek(address: usize) {
+    let _ = byte(address);
+}
+
+fn poke(address: usize) {
+    // SAFETY: a page of this program's own, or (in a child) an access that must end the child.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(42) }
+}
+
+fn jump(address: usize) {
+    // SAFETY: the page holds one `ret`, or (in a child) the jump must end the child. A function
+    // pointer to address 0 is never made: the call is written in assembly.
+    unsafe { core::arch::asm!("call {}", in(reg) address, clobber_abi("C")) }
+}
+
+/// Uses more stack than any limit allows.
+fn deepen() {
+    let here = 0_u8;
+    let top = (&raw const here).addr();
+    for depth in 1..(1 << 20) {
+        poke(top.wrapping_sub(depth * PAGE));
+    }
+}

@@ -1,0 +1,110 @@
+//! Builds the small static Linux programs of `examples/programs`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::command::{self, say};
+use crate::kernel::Arch;
+use crate::toolchain::{self, Std};
+use crate::{initramfs, paths};
+
+/// Where the programs stand in the repository.
+const PACKAGE: &str = "examples/programs";
+
+/// The program that shows a kernel's memory at work without busybox.
+pub const HELLO: &str = "hello";
+
+/// The program whose output on Linux is the oracle for its output on our kernel.
+pub const ORACLE: &str = "bad-maps";
+
+/// The script that feeds the kernel bad input.
+pub const BAD_INPUT: &str = "bad-input";
+
+/// The built programs.
+pub struct Programs {
+    dir: PathBuf,
+}
+
+/// Builds the programs for `arch`.
+pub fn build(arch: Arch) -> Result<Programs> {
+    let bare = toolchain::bare(arch.target())?;
+    say(&format!(
+        "building {PACKAGE} for {}: core is {}",
+        arch.target(),
+        bare.describe()
+    ));
+    let target_dir = paths::product("programs")?;
+    command::run(
+        bare.cargo("build", Std::Core)
+            // A plain executable at fixed addresses: nothing relocates a program without a C library.
+            .env("RUSTFLAGS", "-Crelocation-model=static")
+            .args(["--release", "--manifest-path"])
+            .arg(paths::root().join(PACKAGE).join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target_dir),
+    )?;
+    Ok(Programs {
+        dir: target_dir.join(arch.target()).join("release"),
+    })
+}
+
+impl Programs {
+    /// Returns the file of the program `name`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Puts everything that the script of bad input needs into `archive`.
+    pub fn add_bad_input(&self, archive: &mut crate::cpio::Archive, busybox: &Path) -> Result<()> {
+        for name in [ORACLE, "bad-pointers", "memory-hog"] {
+            initramfs::add_program(archive, &self.path(name))?;
+        }
+        let script = format!("{BAD_INPUT}.sh");
+        let path = paths::root().join(PACKAGE).join(&script);
+        initramfs::add_file(archive, &format!("/etc/{script}"), &path)?;
+        let whole = std::fs::read(busybox)?;
+        for cut in cuts(whole.len()) {
+            let part = whole.get(..cut).unwrap_or_default().to_vec();
+            initramfs::add_bytes(archive, &format!("/cut/{cut}"), part);
+        }
+        Ok(())
+    }
+
+    /// Runs the oracle program here, on Linux, and returns its lines.
+    pub fn oracle(&self) -> Result<Vec<String>> {
+        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            bail!("the oracle is Linux on x86-64, and this host is not");
+        }
+        let output = command::capture(&mut std::process::Command::new(self.path(ORACLE)))?;
+        Ok(output.lines().map(str::to_string).collect())
+    }
+}
+
+/// Returns sixteen lengths at which to cut a file: inside its headers, at page edges, anywhere.
+fn cuts(length: usize) -> Vec<usize> {
+    let mut cuts = vec![0, 1, 4, 16, 52, 63, 64, 65, 120, 296, 4095, 4096, 4097];
+    cuts.extend([length / 3, length / 2, length - 1]);
+    cuts
+}
+
+/// Returns the first line of `expected` that `output` does not hold in this order.
+pub fn first_missing<'a>(expected: &'a [String], output: &str) -> Option<&'a String> {
+    let mut lines = output.lines();
+    expected
+        .iter()
+        .find(|line| !lines.any(|found| found == line.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_missing;
+
+    #[test]
+    fn lines_must_come_in_order() {
+        let expected = ["a".to_string(), "b".to_string()];
+        assert_eq!(first_missing(&expected, "x\na\nnoise\nb\n"), None);
+        assert_eq!(first_missing(&expected, "b\na\n"), Some(&expected[1]));
+        assert_eq!(first_missing(&expected, "b\n"), Some(&expected[0]));
+    }
+}
