@@ -16,7 +16,7 @@ use crate::addr::{Pfn, page_size};
 use crate::format::{Word, WordCell};
 use crate::page::Page;
 use crate::pool::Node;
-use core::sync::atomic::Ordering;
+use crate::sync::{Ordering, UserWord};
 
 /// The way from frame numbers to memory.
 ///
@@ -137,7 +137,7 @@ impl DirectMap {
     }
 
     /// Returns an aligned word of a frame.
-    fn word(&self, pfn: Pfn, offset: usize) -> Option<&core::sync::atomic::AtomicU32> {
+    fn word(&self, pfn: Pfn, offset: usize) -> Option<&UserWord> {
         debug_assert!(offset & 3 == 0);
         let place = self
             .bytes(pfn, offset & !3, size_of::<u32>())?
@@ -145,7 +145,7 @@ impl DirectMap {
         // SAFETY: the place lies in a mapped frame (`bytes`), is aligned (the
         // low bits are cut off, frames are page-aligned) and, being shared with
         // user programs, is accessed by whole words atomically or by raw copies.
-        Some(unsafe { core::sync::atomic::AtomicU32::from_ptr(place) })
+        Some(unsafe { UserWord::from_ptr(place) })
     }
 }
 

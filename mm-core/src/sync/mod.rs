@@ -29,6 +29,8 @@ mod imp;
 #[path = "real.rs"]
 mod imp;
 
+/// A word of user memory: user programs share it, so no model replaces it.
+pub use core::sync::atomic::AtomicU32 as UserWord;
 #[cfg(any(loom, target_has_atomic = "64"))]
 pub use imp::AtomicU64;
 pub use imp::BitLock;
