@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::cpio::{Archive, Member};
-use crate::{busybox, paths};
+use crate::{debian, paths};
 
 /// Where the kernel's own files stand in the repository.
 const ROOTFS: &str = "examples/kernel/rootfs";
@@ -25,7 +25,7 @@ pub fn base(busybox: Option<&Path>) -> Result<Archive> {
     }
     if let Some(busybox) = busybox {
         put_file(&mut archive, "/bin/busybox", busybox, true)?;
-        for applet in busybox::applets(busybox) {
+        for applet in debian::applets(busybox) {
             if applet != "busybox" {
                 archive.put(
                     &format!("/bin/{applet}"),

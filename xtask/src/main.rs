@@ -10,7 +10,7 @@
 //!  verdict                             what its console must show
 //!   │
 //!   ▼
-//!  kernel     initramfs   busybox, programs    what goes into a boot
+//!  kernel     initramfs   debian, programs     what goes into a boot
 //!   │             │          │
 //!   ▼             ▼          ▼
 //!  toolchain     cpio       apt                  what must be there
@@ -23,10 +23,10 @@
 mod apt;
 mod bench;
 mod boot;
-mod busybox;
 mod check;
 mod command;
 mod cpio;
+mod debian;
 mod initramfs;
 mod kernel;
 mod loom;

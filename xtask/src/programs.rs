@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::command::{self, say};
+use crate::cpio::Archive;
 use crate::kernel::Arch;
 use crate::toolchain::{self, Std};
-use crate::{initramfs, paths};
+use crate::{debian, initramfs, paths};
 
 /// Where the programs stand in the repository.
 const PACKAGE: &str = "examples/programs";
@@ -20,6 +21,9 @@ pub const ORACLE: &str = "bad-maps";
 
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";
+
+/// The script that runs other static programs than busybox.
+pub const OTHERS: &str = "other-programs";
 
 /// The built programs.
 pub struct Programs {
@@ -55,14 +59,21 @@ impl Programs {
         self.dir.join(name)
     }
 
+    /// Puts the script of Debian's other static programs, and those, into `archive`.
+    pub fn add_others(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        for program in [debian::MKSH, debian::LDCONFIG] {
+            initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
+        }
+        initramfs::add_program(archive, &self.path(HELLO))?;
+        add_script(archive, OTHERS)
+    }
+
     /// Puts everything that the script of bad input needs into `archive`.
-    pub fn add_bad_input(&self, archive: &mut crate::cpio::Archive, busybox: &Path) -> Result<()> {
+    pub fn add_bad_input(&self, archive: &mut Archive, busybox: &Path) -> Result<()> {
         for name in [ORACLE, "bad-pointers", "memory-hog"] {
             initramfs::add_program(archive, &self.path(name))?;
         }
-        let script = format!("{BAD_INPUT}.sh");
-        let path = paths::root().join(PACKAGE).join(&script);
-        initramfs::add_file(archive, &format!("/etc/{script}"), &path)?;
+        add_script(archive, BAD_INPUT)?;
         let whole = std::fs::read(busybox)?;
         for cut in cuts(whole.len()) {
             let part = whole.get(..cut).unwrap_or_default().to_vec();
@@ -79,6 +90,12 @@ impl Programs {
         let output = command::capture(&mut std::process::Command::new(self.path(ORACLE)))?;
         Ok(output.lines().map(str::to_string).collect())
     }
+}
+
+fn add_script(archive: &mut Archive, name: &str) -> Result<()> {
+    let script = format!("{name}.sh");
+    let path = paths::root().join(PACKAGE).join(&script);
+    initramfs::add_file(archive, &format!("/etc/{script}"), &path)
 }
 
 /// Returns sixteen lengths at which to cut a file: inside its headers, at page edges, anywhere.

@@ -11,7 +11,7 @@ use crate::command::say;
 use crate::cpio::Archive;
 use crate::kernel::{self, Arch};
 use crate::verdict::{self, Expect};
-use crate::{busybox, initramfs, programs};
+use crate::{debian, initramfs, programs};
 
 /// What to boot, and how.
 #[derive(Args)]
@@ -25,7 +25,8 @@ pub struct Options {
     /// Runs this static ELF program of the host, with the arguments that follow.
     #[arg(long, value_name = "FILE", conflicts_with = "script")]
     program: Option<PathBuf>,
-    /// Runs this script of examples/kernel/rootfs in busybox' shell.
+    /// Runs this script in busybox' shell: one of examples/kernel/rootfs, or bad-input, or
+    /// other-programs.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_SCRIPT)]
     script: String,
     /// Memory of the machine in MiB.
@@ -130,7 +131,7 @@ pub struct Setup {
 
 /// Returns the archive, the kernel's command line, and what the run must show.
 fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
-    let busybox = busybox::fetch(options.arch.debian());
+    let busybox = debian::fetch(&debian::BUSYBOX, options.arch.debian());
     let mut archive = initramfs::base(busybox.as_deref().ok())?;
     if let Some(program) = &options.program {
         if let Err(error) = busybox {
@@ -147,7 +148,9 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
     }
     let busybox = match busybox {
         Ok(path) => path,
-        Err(error) if options.shell => return Err(error.context("a shell needs busybox")),
+        Err(error) if options.shell || options.script != DEFAULT_SCRIPT => {
+            return Err(error.context("a shell needs busybox"));
+        }
         Err(error) => {
             say(&format!("NO BUSYBOX: {error:#}"));
             say("FALLING BACK to a small program of our own; this shows far less than the script");
@@ -159,8 +162,14 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
     if options.shell {
         return Ok((archive, "shell".to_string(), Expect::Summary));
     }
-    if options.script == programs::BAD_INPUT {
-        programs::build(options.arch)?.add_bad_input(&mut archive, &busybox)?;
+    match options.script.as_str() {
+        programs::BAD_INPUT => {
+            programs::build(options.arch)?.add_bad_input(&mut archive, &busybox)?;
+        }
+        programs::OTHERS => {
+            programs::build(options.arch)?.add_others(&mut archive, options.arch)?
+        }
+        _ => {}
     }
     let path = initramfs::script(&archive, &options.script)?;
     let expect = match options.script.as_str() {

@@ -10,7 +10,7 @@ use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Suites, count};
 use crate::verdict::Expect;
-use crate::{busybox, check, initramfs, loom, paths, programs, publish};
+use crate::{check, debian, initramfs, loom, paths, programs, publish};
 
 /// What to run.
 #[derive(Args)]
@@ -81,11 +81,11 @@ fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
 
 fn boot(setup: &Setup) -> Result<Counts> {
     let kernel = kernel::build(ARCH)?;
-    let busybox = busybox::fetch(ARCH.debian())?;
+    let busybox = debian::fetch(&debian::BUSYBOX, ARCH.debian())?;
     let mut archive = initramfs::base(Some(&busybox))?;
     let programs = programs::build(ARCH)?;
     programs.add_bad_input(&mut archive, &busybox)?;
-    initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
+    programs.add_others(&mut archive, ARCH)?;
     let booted = run::boot(&kernel, ARCH, &archive, setup)?;
     if matches!(setup.start, Start::Script(programs::BAD_INPUT)) {
         let oracle = programs.oracle()?;
@@ -113,7 +113,7 @@ const PLAIN: Setup = Setup {
     expect: Expect::SummaryAndChecksums,
 };
 
-const BOOTS: [(&str, Setup); 4] = [
+const BOOTS: [(&str, Setup); 5] = [
     ("script", PLAIN),
     // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
     (
@@ -127,6 +127,14 @@ const BOOTS: [(&str, Setup); 4] = [
         "own program",
         Setup {
             start: Start::Program("/usr/bin/hello"),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "other programs",
+        Setup {
+            start: Start::Script(programs::OTHERS),
             expect: Expect::Summary,
             ..PLAIN
         },

@@ -1,4 +1,4 @@
-//! Fetches Debian's unmodified static busybox, for any architecture, without touching the system.
+//! Fetches Debian's unmodified static programs, for any architecture, without touching the system.
 //!
 //! A *private apt directory* below `target/` has its own source list, lists, cache and status, so
 //! this needs no root and the machine's apt does not notice. Where to download from is read from
@@ -14,43 +14,80 @@ use anyhow::{Context, Result, bail};
 use crate::command::{self, say};
 use crate::{apt, paths};
 
-/// Returns the path of Debian's `busybox` for the Debian architecture `arch`.
+/// A static program of a Debian package.
+pub struct Program {
+    /// Its file name.
+    pub name: &'static str,
+    /// The package.
+    pub package: &'static str,
+    /// Where the package may hold it; suites differ.
+    inner: &'static [&'static str],
+}
+
+/// glibc, fixed addresses: a shell and its tools.
+pub const BUSYBOX: Program = Program {
+    name: "busybox",
+    package: "busybox-static",
+    inner: &["usr/bin/busybox", "bin/busybox"],
+};
+
+/// klibc, fixed addresses, no thread-local storage, the old system calls.
+pub const MKSH: Program = Program {
+    name: "mksh",
+    package: "mksh",
+    inner: &["usr/lib/klibc/bin/mksh"],
+};
+
+/// glibc, static and position-independent.
+pub const LDCONFIG: Program = Program {
+    name: "ldconfig",
+    package: "libc-bin",
+    inner: &["usr/sbin/ldconfig", "sbin/ldconfig"],
+};
+
+/// Returns the path of `program` for the Debian architecture `arch`.
 ///
 /// # Errors
 /// When this is no Debian, or the package cannot be downloaded.
-pub fn fetch(arch: &str) -> Result<PathBuf> {
-    let dir = paths::product("busybox")?.join(arch);
-    let busybox = dir.join("busybox");
-    if !busybox.is_file() {
+pub fn fetch(program: &Program, arch: &str) -> Result<PathBuf> {
+    let Program {
+        name,
+        package,
+        inner,
+    } = program;
+    let dir = paths::product("debian")?.join(arch);
+    let file = dir.join(name);
+    if !file.is_file() {
         if !apt::is_debian() {
-            bail!("only Debian's apt can fetch the package busybox-static, and this is no Debian");
+            bail!("only Debian's apt can fetch the package {package}, and this is no Debian");
         }
         say(&format!(
-            "fetching Debian's busybox-static for {arch} through a private apt directory"
+            "fetching Debian's {package} for {arch} through a private apt directory"
         ));
-        let package = download(&dir, arch)?;
-        let tree = dir.join("tree");
-        command::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&tree))?;
-        let found = ["usr/bin/busybox", "bin/busybox"]
+        let archive = download(&dir, arch, package)?;
+        let tree = dir.join("tree").join(package);
+        fs::create_dir_all(&tree)?;
+        command::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
+        let found = inner
             .iter()
             .map(|inner| tree.join(inner))
             .find(|path| path.is_file())
-            .context("the package holds no busybox")?;
+            .with_context(|| format!("the package {package} holds no {name}"))?;
         // Renamed at the end, so that a run that was stopped leaves nothing half copied.
-        let copy = dir.join("busybox.new");
+        let copy = dir.join(format!("{name}.new"));
         fs::copy(found, &copy)?;
-        fs::rename(&copy, &busybox)?;
+        fs::rename(&copy, &file)?;
     }
-    let sum = command::capture(Command::new("sha256sum").arg(&busybox))?;
+    let sum = command::capture(Command::new("sha256sum").arg(&file))?;
     let sum = sum.split_whitespace().next().unwrap_or_default();
     say(&format!(
-        "busybox ({arch}): {} bytes, sha256 {sum}",
-        fs::metadata(&busybox)?.len()
+        "{name} ({arch}): {} bytes, sha256 {sum}",
+        fs::metadata(&file)?.len()
     ));
-    Ok(busybox)
+    Ok(file)
 }
 
-/// Returns the names of the applets, for the links in `/bin`.
+/// Returns the names of busybox' applets, for the links in `/bin`.
 ///
 /// The binary is asked; where the host cannot run it, a list of what our scripts use must do.
 pub fn applets(busybox: &Path) -> Vec<String> {
@@ -69,28 +106,42 @@ pub fn applets(busybox: &Path) -> Vec<String> {
     }
 }
 
-fn download(dir: &Path, arch: &str) -> Result<PathBuf> {
-    for inner in ["state/lists/partial", "cache/archives/partial", "package"] {
-        fs::create_dir_all(dir.join(inner))?;
+fn download(dir: &Path, arch: &str, package: &str) -> Result<PathBuf> {
+    let packages = dir.join("packages");
+    if !dir.join("updated").is_file() {
+        for inner in ["state/lists/partial", "cache/archives/partial", "packages"] {
+            fs::create_dir_all(dir.join(inner))?;
+        }
+        fs::write(dir.join("status"), "")?;
+        fs::write(dir.join("sources.list"), source_list(arch)?)?;
+        fs::write(dir.join("apt.conf"), configuration(dir, arch))?;
+        // One suite that cannot be reached is not yet a failure: the download decides.
+        match command::run(apt_get(dir).arg("update")) {
+            Ok(()) => fs::write(dir.join("updated"), "")?,
+            Err(error) => say(&format!("{error:#}; trying the download all the same")),
+        }
     }
-    fs::write(dir.join("status"), "")?;
-    fs::write(dir.join("sources.list"), source_list(arch)?)?;
-    fs::write(dir.join("apt.conf"), configuration(dir, arch))?;
-    // One suite that cannot be reached is not yet a failure: the download decides.
-    if let Err(error) = command::run(apt_get(dir).arg("update")) {
-        say(&format!("{error:#}; trying the download all the same"));
-    }
-    let package = dir.join("package");
-    command::run(
+    if command::run(
         apt_get(dir)
-            .current_dir(&package)
-            .args(["download", "busybox-static"]),
-    )?;
-    fs::read_dir(&package)?
+            .current_dir(&packages)
+            .args(["download", package]),
+    )
+    .is_err()
+    {
+        // The lists may be older than the archive: once more, with fresh ones.
+        command::run(apt_get(dir).arg("update"))?;
+        command::run(
+            apt_get(dir)
+                .current_dir(&packages)
+                .args(["download", package]),
+        )?;
+    }
+    let start = format!("{package}_");
+    fs::read_dir(&packages)?
         .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&start))
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .context("apt-get download left no package")
+        .with_context(|| format!("apt-get download left no {package}"))
 }
 
 fn apt_get(dir: &Path) -> Command {

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Other static programs than busybox, built in other ways against other C libraries.
+fails=0
+
+expect() {
+    if [ "$2" = "$3" ]; then
+        echo "$1: ok"
+    else
+        echo "$1: WRONG, '$2' instead of '$3'"
+        fails=$((fails + 1))
+    fi
+}
+
+echo "== mksh: klibc, fixed addresses"
+expect arithmetic "$(/usr/bin/mksh -c 'echo $((6 * 7))')" 42
+expect "fork and pipe" "$(/usr/bin/mksh -c 'echo one | while read -r x; do echo "$x two"; done')" "one two"
+
+echo "== ldconfig: glibc, position-independent"
+/usr/bin/ldconfig -V | head -n 1
+expect status "$(/usr/bin/ldconfig -V >/tmp/version; echo $?)" 0
+
+echo "== hello: no C library at all"
+/usr/bin/hello again || fails=$((fails + 1))
+
+echo "other programs: $fails parts failed"
+exit $fails
