@@ -8,7 +8,7 @@
 //! | spaces | `space` | the verbs: map, unmap, protect, brk, fork, fault, ... |
 //! | faults | `fault` | resolves one fault |
 //! | areas, owners | `vma`, `rmap`, `object` | VMAs; who maps a page; cached pages |
-//! | tables | `table`, `tlb` | one page table; what is freed after which flush |
+//! | tables | [`table`], [`tlb`] | one page table; what is freed after which flush |
 //! | frames | [`page`], `pool` | records and allocation of frames; typed nodes |
 //! | facts | [`format`], [`platform`] | bits of an architecture; what the kernel supplies |
 //! | words | [`addr`], [`range`], [`prot`], [`error`], [`sync`] | |
@@ -36,3 +36,5 @@ pub mod pool;
 pub mod prot;
 pub mod range;
 pub mod sync;
+pub mod table;
+pub mod tlb;

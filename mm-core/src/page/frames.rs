@@ -33,6 +33,7 @@ pub struct Frames<P: Platform> {
     growth: Mutex<()>,
     epochs: Epochs,
     zero: AtomicU32,
+    kernel_root: AtomicU32,
     total: AtomicUsize,
     free: AtomicUsize,
     allocations: AtomicUsize,
@@ -63,6 +64,7 @@ impl<P: Platform> Frames<P> {
             growth: Mutex::new(Class::Pool, ()),
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
+            kernel_root: AtomicU32::new(0),
             total: AtomicUsize::new(0),
             free: AtomicUsize::new(0),
             allocations: AtomicUsize::new(0),
@@ -80,6 +82,7 @@ impl<P: Platform> Frames<P> {
             growth: Mutex::new(Class::Pool, ()),
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
+            kernel_root: AtomicU32::new(0),
             total: AtomicUsize::new(0),
             free: AtomicUsize::new(0),
             allocations: AtomicUsize::new(0),
@@ -250,6 +253,20 @@ impl<P: Platform> Frames<P> {
             0 => None,
             n => Some(Pfn::new(u64::from(n))),
         }
+    }
+
+    /// Returns the root of the kernel's page table, once it was made.
+    pub fn kernel_root(&self) -> Option<Pfn> {
+        match self.kernel_root.load(Ordering::Acquire) {
+            0 => None,
+            n => Some(Pfn::new(u64::from(n))),
+        }
+    }
+
+    /// Notes the kernel's page table, whose upper half every space shares.
+    pub(crate) fn set_kernel_root(&self, root: Pfn) {
+        let number = u32::try_from(root.as_u64()).unwrap_or(0);
+        self.kernel_root.store(number, Ordering::Release);
     }
 
     /// Returns the number of free frames.

@@ -1,0 +1,169 @@
+//! Tables come in: allocated before the lock, zeroed, then linked.
+
+use super::{LeafGuard, MAX_LEVELS, PageTable, TableGuard, alloc_table};
+use crate::addr::{Pfn, Vpn};
+use crate::cx::Cx;
+use crate::error::OutOfMemory;
+use crate::format::{Entry, PageTableFormat};
+use crate::platform::Platform;
+use crate::tlb::SpaceTlb;
+use arrayvec::ArrayVec;
+
+/// Zeroed tables that nobody else knows, one per missing level; what is not
+/// linked goes back when it is dropped.
+pub(super) struct Spares<'c, 'm, P: Platform> {
+    cx: &'c Cx<'m, P>,
+    /// Lowest level first.
+    tables: ArrayVec<Pfn, MAX_LEVELS>,
+}
+
+impl<'c, 'm, P: Platform> Spares<'c, 'm, P> {
+    pub(super) fn new(cx: &'c Cx<'m, P>) -> Self {
+        Self { cx, tables: ArrayVec::new() }
+    }
+
+    /// Makes sure there is a table for each level of `low..high`.
+    pub(super) fn reserve(&mut self, low: u8, high: u8, space: u32) -> Result<(), OutOfMemory> {
+        let have = u8::try_from(self.tables.len()).unwrap_or(u8::MAX);
+        for level in low.saturating_add(have)..high {
+            let table = alloc_table(self.cx, level, space)?;
+            if self.tables.try_push(table).is_err() {
+                crate::tlb::free_table(self.cx, table);
+                return Err(OutOfMemory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all tables back.
+    ///
+    /// # Locks
+    /// No table's may be held.
+    fn clear(&mut self) {
+        for table in self.tables.drain(..) {
+            crate::tlb::free_table(self.cx, table);
+        }
+    }
+
+    /// Returns the table of the lowest level, which stays here.
+    pub(super) fn peek(&self) -> Option<Pfn> {
+        self.tables.first().copied()
+    }
+
+    /// Takes out the table of the lowest level.
+    pub(super) fn take_lowest(&mut self) -> Option<Pfn> {
+        self.tables.pop_at(0)
+    }
+}
+
+impl<P: Platform> Drop for Spares<'_, '_, P> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// How far one attempt came.
+enum Attempt<'c, 'm, P: Platform> {
+    Locked(TableGuard<'c, 'm, P>),
+    /// Tables of the levels below this one are needed.
+    Missing(u8),
+    /// A block of this level spans the page.
+    Block(u8),
+    /// The chain was linked, or somebody else's was.
+    Linked,
+}
+
+impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
+    /// Locks the level-1 table that spans a page, after making it and all that
+    /// is missing above it. A block in the way is shattered.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also for a page that this table does not span; the
+    /// table is as before.
+    ///
+    /// # Locks
+    /// Takes the table's lock (inner); none may be held that allocation takes.
+    pub fn lock_leaf_or_create(
+        &self,
+        page: Vpn,
+        tlb: &SpaceTlb,
+    ) -> Result<LeafGuard<'c, 'm, P>, OutOfMemory> {
+        self.lock_level_or_create(page, 1, tlb)
+    }
+
+    /// As [`Self::lock_leaf_or_create`], for any level.
+    pub(crate) fn lock_level_or_create(
+        &self,
+        page: Vpn,
+        target: u8,
+        tlb: &SpaceTlb,
+    ) -> Result<TableGuard<'c, 'm, P>, OutOfMemory> {
+        // The common case: it is there.
+        if let Some(guard) = self.lock_level(page, target) {
+            return Ok(guard);
+        }
+        let mut spares = Spares::new(self.cx);
+        loop {
+            match self.try_link(page, target, &mut spares).ok_or(OutOfMemory)? {
+                Attempt::Locked(guard) => return Ok(guard),
+                Attempt::Missing(below) => spares.reserve(target, below, self.space)?,
+                Attempt::Block(level) => self.shatter(page, level, tlb)?,
+                Attempt::Linked => spares.clear(),
+            }
+        }
+    }
+
+    /// Goes down once and links the spares where tables are missing, if they
+    /// suffice. `None`: the page cannot have a table.
+    fn try_link(
+        &self,
+        page: Vpn,
+        target: u8,
+        spares: &mut Spares<'c, 'm, P>,
+    ) -> Option<Attempt<'c, 'm, P>> {
+        let guard = self.lock_found(page, target)?;
+        let level = guard.level();
+        if level == target {
+            return Some(Attempt::Locked(guard));
+        }
+        match guard.entry(page) {
+            Entry::Empty => {}
+            Entry::Table(_) => return Some(Attempt::Linked),
+            Entry::Leaf { .. } => return Some(Attempt::Block(level)),
+            // Nobody writes these above level 1.
+            Entry::NonPresent(_) => return None,
+        }
+        if spares.tables.len() < usize::from(level.saturating_sub(target)) {
+            return Some(Attempt::Missing(level));
+        }
+        self.link_chain(&guard, page, target, spares)?;
+        Some(Attempt::Linked)
+    }
+
+    /// Builds the chain of missing tables from below while it is private, then
+    /// publishes it with one store.
+    fn link_chain(
+        &self,
+        parent: &TableGuard<'c, 'm, P>,
+        page: Vpn,
+        target: u8,
+        spares: &mut Spares<'c, 'm, P>,
+    ) -> Option<()> {
+        let format = self.cx.format();
+        let mut below: Option<Pfn> = None;
+        for level in target..parent.level() {
+            let table = spares.take_lowest()?;
+            if let Some(child) = below {
+                let word = format.encode_table(child, level, self.owner).ok()?;
+                let words = self.words(table, level);
+                format.store(words, format.index(page, level), word);
+                self.cx.frames().page(table)?.table().set_live(1);
+            }
+            below = Some(table);
+        }
+        let word = format.encode_table(below?, parent.level(), self.owner).ok()?;
+        parent.add_live(1);
+        format.store(parent.words(), parent.index(page), word);
+        Some(())
+    }
+}

@@ -1,0 +1,259 @@
+//! A locked table, and what may be done to its entries.
+
+use super::PageTable;
+use super::walk::Found;
+use crate::addr::{Pfn, Vpn};
+use crate::cx::Cx;
+use crate::format::{Cell, Entry, HardwareAd, PageTableFormat, Word};
+use crate::page::{TableLock, TableRecord};
+use crate::platform::Platform;
+use crate::range::PageRange;
+use crate::sync::{Class, Rank};
+use crate::tlb::MapFlush;
+
+/// A locked table of level 1.
+pub type LeafGuard<'c, 'm, P> = TableGuard<'c, 'm, P>;
+
+/// Proof that a table is locked and in the tree; the way to its entries.
+///
+/// Entries are named by page. A page outside of [`Self::range`] is a bug of
+/// the caller: it names an entry of this table all the same (debug builds
+/// refuse).
+///
+/// # Locks
+/// Holds an inner lock: no allocation, no outer lock, no batched flush.
+pub struct TableGuard<'c, 'm, P: Platform> {
+    cx: &'c Cx<'m, P>,
+    lock: TableLock<'c, Cx<'m, P>>,
+    words: &'m [Cell<P::Format>],
+    pfn: Pfn,
+    first: Vpn,
+    level: u8,
+}
+
+/// An entry taken out of a table: what it led to may still be remembered by
+/// CPUs, so it must be pushed into the gather.
+#[must_use = "push it into the gather: CPUs may remember the entry"]
+pub struct Taken<F: PageTableFormat> {
+    word: F::Word,
+    page: Vpn,
+    pages: usize,
+    level: u8,
+}
+
+impl<F: PageTableFormat> Taken<F> {
+    /// Returns the word, with the accessed and dirty state it ended with.
+    pub fn word(&self) -> F::Word {
+        self.word
+    }
+
+    /// Returns the page (of a block, the first).
+    pub fn page(&self) -> Vpn {
+        self.page
+    }
+
+    /// Returns the level that the entry stood at.
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// Returns the pages that the entry spanned.
+    pub fn pages(&self) -> PageRange {
+        PageRange::new(self.page, self.page.saturating_add(self.pages))
+    }
+
+    /// Ends the debt: the gather has it.
+    pub(crate) fn consume(self) {}
+}
+
+impl<F: PageTableFormat> core::fmt::Debug for Taken<F> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Taken({:?} at {:?})", self.word, self.page)
+    }
+}
+
+impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
+    /// Waits for the lock of a table that was found while pinned. It may
+    /// be DEAD.
+    pub(super) fn lock(
+        table: &PageTable<'c, 'm, P>,
+        found: &Found<'m, P>,
+        page: Vpn,
+    ) -> Option<Self> {
+        let cx = table.cx;
+        let record = cx.frames().page(found.pfn)?.table();
+        let lock = record.lock(cx, rank(cx.format(), found.pfn, found.level));
+        let mask = table_pages(cx.format(), found.level).wrapping_sub(1);
+        let first = Vpn::new(page.as_usize() & !mask);
+        Some(Self { cx, lock, words: found.words, pfn: found.pfn, first, level: found.level })
+    }
+
+    /// Returns the pages that the table spans.
+    pub fn range(&self) -> PageRange {
+        let pages = table_pages(self.cx.format(), self.level);
+        PageRange::new(self.first, self.first.saturating_add(pages))
+    }
+
+    /// Returns the level of the table.
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// Returns the frame of the table.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Returns how many entries are not empty.
+    pub fn live(&self) -> u32 {
+        self.record().live()
+    }
+
+    /// Returns the record of the table.
+    pub fn record(&self) -> TableRecord<'c> {
+        self.lock.record()
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.record().is_dead()
+    }
+
+    /// Returns the word of a page's entry.
+    pub fn word(&self, page: Vpn) -> <P::Format as PageTableFormat>::Word {
+        self.cx.format().load(self.words, self.index(page))
+    }
+
+    /// Returns a page's entry, decoded.
+    pub fn entry(&self, page: Vpn) -> Entry {
+        self.cx.format().decode(self.word(page), self.level)
+    }
+
+    /// Stores a word into an empty entry, with release: what it leads to is
+    /// seen as it is now. The reference that the word stands for moves into
+    /// the table.
+    ///
+    /// An entry that is not empty is left alone (and refused in debug builds).
+    pub fn install(
+        &self,
+        page: Vpn,
+        word: <P::Format as PageTableFormat>::Word,
+    ) -> MapFlush {
+        let (format, index) = (self.cx.format(), self.index(page));
+        debug_assert!(word != Word::ZERO, "an empty word cannot be installed");
+        if format.load(self.words, index) != Word::ZERO {
+            debug_assert!(false, "an entry that is in use was to be overwritten");
+            return MapFlush::NONE;
+        }
+        self.add_live(1);
+        format.store(self.words, index, word);
+        self.map_flush(page)
+    }
+
+    /// Empties an entry and returns what stood there, with the accessed and
+    /// dirty state it ended with; `None` when it was empty already.
+    pub fn take(&self, page: Vpn) -> Option<Taken<P::Format>> {
+        let (format, index) = (self.cx.format(), self.index(page));
+        let old = format.load(self.words, index);
+        if old == Word::ZERO {
+            return None;
+        }
+        let word = if self.is_settled(old) {
+            format.store(self.words, index, Word::ZERO);
+            old
+        } else {
+            format.swap(self.words, index, Word::ZERO)
+        };
+        self.sub_live(1);
+        let pages = format.entry_pages(self.level);
+        let page = Vpn::new(page.as_usize() & !pages.wrapping_sub(1));
+        Some(Taken { word, page, pages, level: self.level })
+    }
+
+    /// Replaces the word of an entry by what `change` makes of it, losing no
+    /// bit that hardware sets meanwhile; returns the old and the new word, or
+    /// `None` (and does nothing) when the entry is empty.
+    ///
+    /// `change` may be called several times, and must not return the empty
+    /// word (that is [`Self::take`]). Where rights were removed, the caller
+    /// owes a flush ([`crate::tlb::TlbGather::flush_range`]).
+    #[must_use = "where rights were removed a flush is owed"]
+    pub(crate) fn replace_nonempty(
+        &self,
+        page: Vpn,
+        mut change: impl FnMut(
+            <P::Format as PageTableFormat>::Word,
+        ) -> <P::Format as PageTableFormat>::Word,
+    ) -> Option<Replaced<P>> {
+        let (format, index) = (self.cx.format(), self.index(page));
+        let mut old = format.load(self.words, index);
+        loop {
+            if old == Word::ZERO {
+                return None;
+            }
+            let new = change(old);
+            debug_assert!(new != Word::ZERO, "entries are emptied by take");
+            if self.is_settled(old) {
+                format.store(self.words, index, new);
+                return Some((old, new));
+            }
+            match format.compare_exchange(self.words, index, old, new) {
+                Ok(()) => return Some((old, new)),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Returns whether hardware cannot write to this word.
+    fn is_settled(&self, word: <P::Format as PageTableFormat>::Word) -> bool {
+        let format = self.cx.format();
+        <P::Format as PageTableFormat>::HARDWARE_AD == HardwareAd::None
+            || format.ad_settled(word)
+            || !matches!(format.decode(word, self.level), Entry::Leaf { .. })
+    }
+
+    pub(super) fn map_flush(&self, page: Vpn) -> MapFlush {
+        if <P::Format as PageTableFormat>::CACHES_INVALID {
+            let end = page.saturating_add(self.cx.format().entry_pages(self.level));
+            MapFlush::of(PageRange::new(page, end))
+        } else {
+            MapFlush::NONE
+        }
+    }
+
+    pub(super) fn index(&self, page: Vpn) -> usize {
+        debug_assert!(self.range().contains(page), "{page:?} is not in {:?}", self.range());
+        self.cx.format().index(page, self.level)
+    }
+
+    pub(super) fn words(&self) -> &'m [Cell<P::Format>] {
+        self.words
+    }
+
+    pub(super) fn add_live(&self, n: u32) {
+        self.record().set_live(self.live().saturating_add(n));
+    }
+
+    pub(super) fn sub_live(&self, n: u32) {
+        debug_assert!(self.live() >= n, "live count below zero");
+        self.record().set_live(self.live().saturating_sub(n));
+    }
+}
+
+/// The old and the new word of a replaced entry.
+pub(crate) type Replaced<P> = (
+    <<P as Platform>::Format as PageTableFormat>::Word,
+    <<P as Platform>::Format as PageTableFormat>::Word,
+);
+
+/// Returns the rank of a table's lock: parents before children, then by frame.
+pub(super) fn rank<F: PageTableFormat>(format: F, pfn: Pfn, level: u8) -> Rank {
+    // PFNs of RAM fit in 32 bits: the page map refuses others.
+    #[expect(clippy::cast_possible_truncation, reason = "see above")]
+    let key = pfn.as_u64() as u32;
+    Rank { class: Class::Table, level: format.levels().saturating_sub(level), key }
+}
+
+/// Returns the number of pages that a table of a level spans.
+pub(super) fn table_pages<F: PageTableFormat>(format: F, level: u8) -> usize {
+    format.entry_pages(level.saturating_add(1))
+}

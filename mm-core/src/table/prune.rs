@@ -1,0 +1,154 @@
+//! Tables go out: whole, words kept, through the gather.
+//!
+//! ```text
+//!   lock parent ─► lock child ─► DEAD ─► parent's word = 0, live -= 1 ─► unlock both ─► gather
+//! ```
+//!
+//! A child goes when all its pages are being unmapped (its words stay, and are
+//! read after the flush), or when its live count is zero: no word is
+//! looked at. Only level-1 tables go with words; a table above goes when its
+//! children did. So the work under one parent's lock is one table page.
+
+use super::lock::rank;
+use super::walk::next_boundary;
+use super::{PageTable, TableGuard};
+use crate::addr::{Pfn, Vpn};
+use crate::format::{Entry, PageTableFormat, TableOwner, Word};
+use crate::page::PageFlags;
+use crate::platform::Platform;
+use crate::range::PageRange;
+use crate::tlb::TlbGather;
+
+/// An unlinked table and all that its words lead to: hardware and pinned
+/// readers may still be in it, so it must be pushed into the gather.
+#[derive(Debug)]
+#[must_use = "push it into the gather: walkers may still be in it"]
+pub struct Detached {
+    table: Pfn,
+    pages: PageRange,
+}
+
+impl Detached {
+    /// Returns the frame of the table.
+    pub fn pfn(&self) -> Pfn {
+        self.table
+    }
+
+    /// Returns the pages that the table spanned.
+    pub fn pages(&self) -> PageRange {
+        self.pages
+    }
+
+    /// Ends the debt: the gather has it.
+    pub(crate) fn consume(self) {}
+}
+
+/// Which tables go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    /// Those that lie wholly in the range, with what they map, and empty ones.
+    Covered,
+    /// Empty ones.
+    Empty,
+}
+
+impl<P: Platform> PageTable<'_, '_, P> {
+    /// Unlinks every table whose pages all lie in the range, and every block;
+    /// what is left of the range are edges: at most one level-1 table at each
+    /// end. Tables of the kernel are never freed: there, nothing happens.
+    ///
+    /// # Locks
+    /// Takes parents', then children's locks (inner).
+    pub fn detach_covered(&self, range: PageRange, gather: &mut TlbGather<'_, '_, P>) {
+        self.sweep(range, Sweep::Covered, gather);
+    }
+
+    /// Unlinks the tables that span a page of the range and have no entry left.
+    ///
+    /// # Locks
+    /// Takes parents', then children's locks (inner).
+    pub fn prune(&self, range: PageRange, gather: &mut TlbGather<'_, '_, P>) {
+        self.sweep(range, Sweep::Empty, gather);
+    }
+
+    fn sweep(&self, range: PageRange, what: Sweep, gather: &mut TlbGather<'_, '_, P>) {
+        if self.owner == TableOwner::Kernel {
+            return;
+        }
+        for level in 2..=self.cx.format().levels() {
+            let mut at = range.start();
+            while let Some(parent) = self.next_at_level(PageRange::new(at, range.end()), level) {
+                self.sweep_table(&parent, range, what, gather);
+                at = parent.range().end();
+            }
+        }
+    }
+
+    fn sweep_table(
+        &self,
+        parent: &TableGuard<'_, '_, P>,
+        range: PageRange,
+        what: Sweep,
+        gather: &mut TlbGather<'_, '_, P>,
+    ) {
+        let format = self.cx.format();
+        let span = format.entry_pages(parent.level());
+        // The root spans the kernel half too: not ours to look at.
+        let part = parent.range().intersect(range).intersect(self.user_pages());
+        let mut at = part.start();
+        while at < part.end() && parent.live() > 0 {
+            let next = next_boundary(at, span);
+            let entry = PageRange::new(next.saturating_sub(span), next);
+            let covered = what == Sweep::Covered && range.covers(entry);
+            match parent.entry(at) {
+                Entry::Table(child) => {
+                    // Above level 1, what is covered has been emptied before.
+                    let what = if covered && parent.level() == 2 { what } else { Sweep::Empty };
+                    if let Some(detached) = self.detach(parent, child, entry, what) {
+                        gather.push_table(detached);
+                    }
+                }
+                Entry::Leaf { .. } if covered => {
+                    if let Some(taken) = parent.take(at) {
+                        let pushed = gather.push(taken);
+                        debug_assert!(pushed.is_ok(), "a block owns nothing and needs no room");
+                    }
+                }
+                _ => {}
+            }
+            at = next;
+        }
+    }
+
+    /// Unlinks one child: a covered one with its words, else if it is empty.
+    fn detach(
+        &self,
+        parent: &TableGuard<'_, '_, P>,
+        child: Pfn,
+        pages: PageRange,
+        what: Sweep,
+    ) -> Option<Detached> {
+        let format = self.cx.format();
+        let page = self.cx.frames().page(child)?;
+        let record = page.table();
+        // A look before the lock: most tables on the way of a prune are in use.
+        if what == Sweep::Empty && record.live() > 0 {
+            return None;
+        }
+        let lock = record.lock(self.cx, rank(format, child, parent.level().saturating_sub(1)));
+        if what == Sweep::Empty && record.live() > 0 {
+            return None;
+        }
+        page.set(PageFlags::DEAD);
+        format.store(parent.words(), parent.index(pages.start()), Word::ZERO);
+        parent.sub_live(1);
+        drop(lock);
+        Some(Detached { table: child, pages })
+    }
+}
+
+/// Returns whether an edge of `range` cuts the entry of `level` at `page`.
+pub(super) fn cuts(range: PageRange, page: Vpn, span: usize) -> bool {
+    let next = next_boundary(page, span);
+    !range.covers(PageRange::new(next.saturating_sub(span), next))
+}

@@ -1,0 +1,155 @@
+//! Going down, without locks.
+
+use super::{LeafGuard, PageTable, TableGuard};
+use crate::addr::{Pfn, Vpn};
+use crate::cx::Pin;
+use crate::format::{Cell, Entry, PageTableFormat, Word};
+use crate::platform::Platform;
+use crate::range::PageRange;
+
+/// Where a descent ended: a table of the level asked for, or the last one
+/// above it whose entry leads to no table. Valid while pinned.
+pub(super) struct Found<'m, P: Platform> {
+    pub(super) pfn: Pfn,
+    pub(super) level: u8,
+    pub(super) words: &'m [Cell<P::Format>],
+}
+
+impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
+    /// Returns the word that decides about a page and its level, unless it is
+    /// empty. It may be a block or a non-present entry, and may have changed
+    /// by the time the caller looks at it.
+    pub fn translate(&self, page: Vpn) -> Option<(<P::Format as PageTableFormat>::Word, u8)> {
+        let pin = self.cx.pin();
+        self.translate_pinned(&pin, page)
+    }
+
+    /// As [`Self::translate`], for a caller who looks at more while pinned:
+    /// the word was in the table at some time since the pin was taken.
+    pub fn translate_pinned(
+        &self,
+        pin: &Pin<'_, '_, P>,
+        page: Vpn,
+    ) -> Option<(<P::Format as PageTableFormat>::Word, u8)> {
+        if !self.reaches(page) {
+            return None;
+        }
+        let format = self.cx.format();
+        let found = self.descend(pin, page, 1);
+        let word = format.load(found.words, format.index(page, found.level));
+        (word != Word::ZERO).then_some((word, found.level))
+    }
+
+    /// Goes down to the table of `target` level on the way to a page.
+    pub(super) fn descend(&self, _pin: &Pin<'_, '_, P>, page: Vpn, target: u8) -> Found<'m, P> {
+        let format = self.cx.format();
+        let mut pfn = self.root;
+        let mut level = format.levels();
+        loop {
+            let words = self.words(pfn, level);
+            if level <= target {
+                return Found { pfn, level, words };
+            }
+            match format.decode(format.load(words, format.index(page, level)), level) {
+                Entry::Table(next) => {
+                    pfn = next;
+                    level = level.saturating_sub(1);
+                }
+                _ => return Found { pfn, level, words },
+            }
+        }
+    }
+
+    /// Locks the level-1 table that spans a page, if there is one. A block
+    /// has none.
+    ///
+    /// # Locks
+    /// Takes the table's lock (inner).
+    pub fn lock_leaf(&self, page: Vpn) -> Option<LeafGuard<'c, 'm, P>> {
+        self.lock_level(page, 1)
+    }
+
+    /// Locks the table of a level that spans a page, if there is one.
+    pub(crate) fn lock_level(&self, page: Vpn, level: u8) -> Option<TableGuard<'c, 'm, P>> {
+        match self.lock_found(page, level)? {
+            guard if guard.level() == level => Some(guard),
+            _ => None,
+        }
+    }
+
+    /// Locks the table of `target` level that spans a page, or the lowest one
+    /// above it.
+    pub(super) fn lock_found(&self, page: Vpn, target: u8) -> Option<TableGuard<'c, 'm, P>> {
+        if !self.reaches(page) {
+            return None;
+        }
+        let mut spins = 0u32;
+        loop {
+            {
+                let pin = self.cx.pin();
+                let found = self.descend(&pin, page, target);
+                let guard = TableGuard::lock(self, &found, page)?;
+                if !guard.is_dead() {
+                    return Some(guard);
+                }
+            }
+            // Whoever set DEAD is about to clear the way to it.
+            crate::sync::Context::relax(self.cx, spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Locks the first level-1 table that spans a page of the range, skipping
+    /// what has none (absent subtrees, blocks).
+    ///
+    /// # Locks
+    /// Takes the table's lock (inner).
+    pub fn next_leaf(&self, range: PageRange) -> Option<LeafGuard<'c, 'm, P>> {
+        self.next_at_level(range, 1)
+    }
+
+    /// Locks the first table of a level that spans a page of the range.
+    pub(super) fn next_at_level(
+        &self,
+        range: PageRange,
+        level: u8,
+    ) -> Option<TableGuard<'c, 'm, P>> {
+        let mut at = range.start();
+        while at < range.end() {
+            if let Some(guard) = self.lock_level(at, level) {
+                return Some(guard);
+            }
+            at = self.next_table(PageRange::new(at, range.end()), level)?;
+        }
+        None
+    }
+
+    /// Returns a page of the range from which on there may be a table of the
+    /// level; one table page is looked at, inside one pin.
+    fn next_table(&self, range: PageRange, level: u8) -> Option<Vpn> {
+        let format = self.cx.format();
+        let first = range.start();
+        if !self.reaches(first) {
+            return None;
+        }
+        let pin = self.cx.pin();
+        let found = self.descend(&pin, first, level);
+        if found.level <= level {
+            return Some(first);
+        }
+        let span = format.entry_pages(found.level);
+        let mut at = first;
+        for i in format.index(first, found.level)..format.entries(found.level) {
+            if let Entry::Table(_) = format.decode(format.load(found.words, i), found.level) {
+                break;
+            }
+            at = next_boundary(at, span);
+        }
+        (at < range.end()).then_some(at)
+    }
+}
+
+/// Returns the first page of the next entry that spans `pages` pages.
+pub(super) fn next_boundary(page: Vpn, pages: usize) -> Vpn {
+    Vpn::new(page.as_usize() | pages.wrapping_sub(1)).saturating_add(1)
+}

@@ -1,0 +1,379 @@
+//! The gather: what was unmapped, until every CPU has forgotten it.
+//!
+//! ```text
+//!   entry ──take──► Taken ──push──────────┐
+//!   table ──detach► Detached ──push_table─┤
+//!                                         ▼
+//!                      ┌──────────── TlbGather ───────────┐
+//!                      │ 32 words inline │ spare frame     │   edges
+//!                      │ head ─► table ─► table ─► table   │   through records
+//!                      └──────────────────────────────────┘
+//!                                         │ finish
+//!         flush ──► grace period (tables) ──► counts, dirty ──► buddy
+//! ```
+//!
+//! It is the only owner of unmapped frames and unlinked tables: `Taken` and
+//! `Detached` have no other use, so freeing before the flush cannot be
+//! written. Detached tables keep their words, and those are read after the
+//! flush: a dirty bit that hardware sets through a remembered translation is
+//! seen. Map counts settle after the flush too, so a map count is at
+//! least the number of entries that lead to the page, always.
+//!
+//! What a present leaf owns, and gives back here:
+//!
+//! | frame | leaf | owns |
+//! |---|---|---|
+//! | `User` | level 1, also PROT_NONE | one reference and one map count |
+//! | `Kernel` | level 1 | one reference |
+//! | `Zero`, others, no record | any | nothing |
+//! | any | `SPECIAL`, or a block above level 1 | nothing |
+//!
+//! A gather is made before any guard is taken. It never allocates under a
+//! lock: when its batch is full, [`TlbGather::push`] says so, the caller drops
+//! its guard, and [`TlbGather::flush`] makes room (F8: overflow means another
+//! round, never a drop).
+
+use super::{FLUSH_CEILING_PAGES, SpaceTlb, hull};
+use crate::addr::{Pfn, Vpn};
+use crate::cx::Cx;
+use crate::format::{Cell, Entry, NonPresentKind, PageTableFormat, Word};
+use crate::page::{Kind, PageFlags};
+use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
+use crate::range::PageRange;
+use crate::table::{Detached, Taken};
+use arrayvec::ArrayVec;
+
+/// Words that a gather holds without a spare frame.
+pub const BATCH: usize = 32;
+
+type FormatWord<P> = <<P as Platform>::Format as PageTableFormat>::Word;
+
+/// What a finished gather gave back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use = "the space's counters go down by these"]
+pub struct Released {
+    /// Entries that mapped anonymous pages.
+    pub anon_pages: usize,
+    /// Entries that mapped cached pages.
+    pub file_pages: usize,
+    /// Entries that mapped frames of the kernel's own.
+    pub kernel_pages: usize,
+    /// Entries that named swap slots.
+    pub swap_entries: usize,
+    /// Page-table pages.
+    pub tables: usize,
+}
+
+impl Released {
+    /// Adds up two results.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            anon_pages: self.anon_pages.saturating_add(other.anon_pages),
+            file_pages: self.file_pages.saturating_add(other.file_pages),
+            kernel_pages: self.kernel_pages.saturating_add(other.kernel_pages),
+            swap_entries: self.swap_entries.saturating_add(other.swap_entries),
+            tables: self.tables.saturating_add(other.tables),
+        }
+    }
+}
+
+/// The batch is full: drop the guard, [`TlbGather::flush`], push again.
+#[derive(Debug)]
+pub struct Full<P: Platform> {
+    /// The entry that found no room.
+    pub taken: Taken<P::Format>,
+}
+
+/// Owns unmapped frames and unlinked tables until no CPU can reach them.
+pub struct TlbGather<'c, 'm, P: Platform> {
+    cx: &'c Cx<'m, P>,
+    tlb: &'c SpaceTlb,
+    words: ArrayVec<FormatWord<P>, BATCH>,
+    /// A frame full of words, for unmaps with long edges.
+    spare: Option<Pfn>,
+    spare_used: usize,
+    /// The chain of detached tables.
+    tables: Option<Pfn>,
+    /// The pages whose translations may be remembered.
+    pages: PageRange,
+    /// CPUs of other spaces that were told about (rmap).
+    others: CpuSet,
+    several_spaces: Spaces,
+    released: Released,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spaces {
+    One,
+    Several,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(BATCH.wrapping_mul(8) <= 512, "a gather stays below 640 bytes");
+
+impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
+    /// Makes an empty gather for the entries of one space.
+    ///
+    /// # Locks
+    /// Made before any inner lock is taken, finished after the last is dropped.
+    pub fn new(cx: &'c Cx<'m, P>, tlb: &'c SpaceTlb) -> Self {
+        debug_assert!(!cx.holds_inner(), "a gather is made before any guard");
+        Self {
+            cx,
+            tlb,
+            words: ArrayVec::new(),
+            spare: None,
+            spare_used: 0,
+            tables: None,
+            pages: PageRange::default(),
+            others: CpuSet::EMPTY,
+            several_spaces: Spaces::One,
+            released: Released::default(),
+        }
+    }
+
+    /// Takes a spare frame for the words, if one can be had: so that a long
+    /// edge needs one shootdown, not one for each [`BATCH`] pages.
+    ///
+    /// # Locks
+    /// No inner one.
+    pub fn reserve(&mut self, pages: usize) {
+        if self.spare.is_none()
+            && pages > BATCH
+            && let Ok(pfn) = self.cx.frames().alloc(self.cx, 0)
+        {
+            self.cx.platform().memory().make_words::<Cell<P::Format>>(pfn, 0);
+            self.spare = Some(pfn);
+        }
+    }
+
+    /// Takes ownership of what an entry led to.
+    ///
+    /// # Errors
+    /// [`Full`] with the entry, when the batch has no room.
+    pub fn push(&mut self, taken: Taken<P::Format>) -> Result<(), Full<P>> {
+        let format = self.cx.format();
+        if owns(format, taken.word(), taken.level()) && !self.store(taken.word()) {
+            return Err(Full { taken });
+        }
+        if matches!(format.decode(taken.word(), taken.level()), Entry::Leaf { .. }) {
+            self.flush_range(taken.pages());
+        }
+        taken.consume();
+        Ok(())
+    }
+
+    /// Returns how many more entries surely find room.
+    pub fn room(&self) -> usize {
+        let spare = self.spare_words().len().saturating_sub(self.spare_used);
+        self.words.remaining_capacity().saturating_add(spare)
+    }
+
+    /// Takes ownership of an unlinked table and of all that its words lead to.
+    pub fn push_table(&mut self, table: Detached) {
+        let (pfn, pages) = (table.pfn(), table.pages());
+        if let Some(page) = self.cx.frames().page(pfn) {
+            let next = self.tables.map_or(0, |next| next.as_usize());
+            // PFNs of RAM fit in 32 bits: the page map refuses others.
+            #[expect(clippy::cast_possible_truncation, reason = "see above")]
+            page.table().gather_link().store(next as u32, crate::sync::Ordering::Relaxed);
+            self.tables = Some(pfn);
+        }
+        self.flush_range(pages);
+        table.consume();
+    }
+
+    /// Notes pages whose entries lost rights, without freeing anything.
+    pub fn flush_range(&mut self, pages: PageRange) {
+        self.pages = hull(self.pages, pages);
+    }
+
+    /// Notes that entries of another space were changed (reverse mapping):
+    /// its CPUs will be told too. Called after the entries were written.
+    pub fn also(&mut self, other: &SpaceTlb) {
+        self.others = self.others.union(other.publish());
+        self.several_spaces = Spaces::Several;
+    }
+
+    /// Drops one page on the CPUs of the space at once.
+    ///
+    /// # Locks
+    /// Any may be held: copy-on-write and break-before-make hold the table.
+    pub fn flush_page_now(&self, page: Vpn) {
+        self.tlb.flush_page(self.cx, page);
+    }
+
+    /// Flushes, then gives back everything gathered so far; the gather can be
+    /// used further. Does nothing when nothing is gathered.
+    ///
+    /// # Locks
+    /// No inner one, no pin.
+    pub fn flush(&mut self) {
+        debug_assert!(!self.cx.holds_inner(), "a batch is flushed outside of inner locks");
+        self.tell_cpus();
+        if self.tables.is_some() {
+            // Walkers that found a table before it was unlinked.
+            self.cx.synchronize();
+        }
+        self.release_words();
+        self.release_tables();
+    }
+
+    /// Flushes, gives back, and says how much.
+    ///
+    /// # Locks
+    /// No inner one, no pin.
+    pub fn finish(mut self) -> Released {
+        self.flush();
+        core::mem::take(&mut self.released)
+    }
+
+    fn tell_cpus(&mut self) {
+        let pages = core::mem::take(&mut self.pages);
+        let tables = self.tables.is_some();
+        if pages.is_empty() && !tables && self.others.is_empty() {
+            return;
+        }
+        let cpus = self.tlb.publish().union(core::mem::take(&mut self.others));
+        let spaces = core::mem::replace(&mut self.several_spaces, Spaces::One);
+        if cpus.is_empty() {
+            return;
+        }
+        // The pages of the other spaces are not known: drop everything.
+        let (asid, few) = match spaces {
+            Spaces::One => (self.tlb.asid(), pages.pages() < FLUSH_CEILING_PAGES),
+            Spaces::Several => (None, false),
+        };
+        let pages = few.then_some(pages);
+        self.cx.platform().flush(cpus, Flush { pages, tables, asid });
+    }
+
+    fn store(&mut self, word: FormatWord<P>) -> bool {
+        if self.words.try_push(word).is_ok() {
+            return true;
+        }
+        let words = self.spare_words();
+        if self.spare_used >= words.len() {
+            return false;
+        }
+        if let Some(cell) = words.get(self.spare_used) {
+            cell.store(word);
+        }
+        self.spare_used = self.spare_used.saturating_add(1);
+        true
+    }
+
+    fn spare_words(&self) -> &'m [Cell<P::Format>] {
+        self.spare.map_or(&[], |pfn| self.cx.platform().memory().words(pfn, 0))
+    }
+
+    fn release_words(&mut self) {
+        for word in core::mem::take(&mut self.words) {
+            self.release(word, 1);
+        }
+        for cell in self.spare_words().iter().take(core::mem::take(&mut self.spare_used)) {
+            self.release(crate::format::WordCell::load(cell), 1);
+        }
+    }
+
+    fn release_tables(&mut self) {
+        while let Some(pfn) = self.tables.take() {
+            let Some(page) = self.cx.frames().page(pfn) else { return };
+            let record = page.table();
+            let next = record.gather_link().load(crate::sync::Ordering::Relaxed);
+            self.tables = (next != 0).then(|| Pfn::new(u64::from(next)));
+            let (format, level) = (self.cx.format(), record.level());
+            let order = format.table_order(level);
+            let words = self.cx.platform().memory().words::<Cell<P::Format>>(pfn, order);
+            // Count down what is live, so that a sparse table is not read whole.
+            let mut live = record.live();
+            for i in 0..format.entries(level) {
+                if live == 0 {
+                    break;
+                }
+                let word = format.load(words, i);
+                if word != Word::ZERO {
+                    live = live.saturating_sub(1);
+                    self.release(word, level);
+                }
+            }
+            free_table(self.cx, pfn);
+            self.released.tables = self.released.tables.saturating_add(1);
+        }
+    }
+
+    /// Gives back what one word owned.
+    fn release(&mut self, word: FormatWord<P>, level: u8) {
+        let format = self.cx.format();
+        if !owns(format, word, level) {
+            return;
+        }
+        let (pfn, dirty, young) = match format.decode(word, level) {
+            Entry::Leaf { pfn, .. } => (pfn, format.is_dirty(word), format.is_young(word)),
+            Entry::NonPresent(np) => match np.kind {
+                NonPresentKind::ProtNone => match np.pfn() {
+                    Some(pfn) => (pfn, np.is_dirty(), np.is_young()),
+                    None => return,
+                },
+                _ => {
+                    self.released.swap_entries = self.released.swap_entries.saturating_add(1);
+                    return;
+                }
+            },
+            Entry::Empty | Entry::Table(_) => return,
+        };
+        let Some(page) = self.cx.frames().page(pfn) else { return };
+        let counter = match page.kind() {
+            Kind::User => {
+                let anon = page.has(PageFlags::ANON);
+                // An anonymous page that is about to be freed has no use for them.
+                if !anon || page.refs() > 1 {
+                    let mut news = PageFlags::empty();
+                    news.set(PageFlags::DIRTY, dirty);
+                    news.set(PageFlags::REFERENCED, young);
+                    if !page.has(news) {
+                        page.set(news);
+                    }
+                }
+                if anon { &mut self.released.anon_pages } else { &mut self.released.file_pages }
+            }
+            Kind::Kernel => &mut self.released.kernel_pages,
+            _ => return,
+        };
+        *counter = counter.saturating_add(1);
+        if page.kind() == Kind::User {
+            page.user().sub_maps(1);
+        }
+        let freed = self.cx.frames().free(self.cx, pfn);
+        debug_assert!(freed.is_ok(), "an entry led to a frame that was not allocated");
+    }
+}
+
+/// Returns whether a word owns something that must ride the gather.
+fn owns<F: PageTableFormat>(format: F, word: F::Word, level: u8) -> bool {
+    match format.decode(word, level) {
+        Entry::Leaf { attrs, .. } => {
+            level == 1 && !attrs.flags.contains(crate::format::AttrFlags::SPECIAL)
+        }
+        Entry::NonPresent(np) => {
+            matches!(np.kind, NonPresentKind::ProtNone | NonPresentKind::Swap)
+        }
+        Entry::Empty | Entry::Table(_) => false,
+    }
+}
+
+/// Gives a table's frames back to the allocator.
+pub(crate) fn free_table<P: Platform>(cx: &Cx<'_, P>, pfn: Pfn) {
+    let freed = cx.frames().free(cx, pfn);
+    debug_assert!(freed.is_ok(), "a table's frame was not allocated");
+}
+
+impl<P: Platform> Drop for TlbGather<'_, '_, P> {
+    fn drop(&mut self) {
+        self.flush();
+        if let Some(pfn) = self.spare.take() {
+            let freed = self.cx.frames().free(self.cx, pfn);
+            debug_assert!(freed.is_ok(), "the spare frame was not allocated");
+        }
+    }
+}

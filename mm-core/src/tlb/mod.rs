@@ -1,0 +1,245 @@
+//! Translations that CPUs remember.
+//!
+//! A CPU may remember any present entry it could walk to, and any table entry
+//! on the way (its paging-structure cache), until it is told to forget. So
+//! what an entry led to is freed only after every CPU that may remember it was
+//! told. [`SpaceTlb`] knows which CPUs those are; [`TlbGather`] owns what is
+//! to be freed, and is the only way from an unmapped entry to a free frame.
+//!
+//! # Who is told: the two fences
+//!
+//! ```text
+//!  publish (whoever changed entries)      activate (a CPU switching in)
+//!    write entry                            set own bit in the mask
+//!    fence(SeqCst)                          fence(SeqCst)
+//!    generation += 1                        load generation
+//!    read mask ──► flush those CPUs         load root, walk entries
+//! ```
+//!
+//! Of two such sides at least one sees the other's store: either the mask has
+//! the CPU's bit and the flush reaches it, or the CPU walks the new entries
+//! (F4). The generation tells a CPU that kept tagged translations of a space
+//! while it ran another whether it missed a flush meanwhile.
+//!
+//! # Lazy CPUs
+//! A kernel thread borrows the space that was active before it; its CPU keeps
+//! its bit until another root is loaded, so flushes (and above all those that
+//! free tables, which its walker may still be in) reach it.
+
+mod gather;
+
+pub(crate) use gather::free_table;
+pub use gather::{BATCH, Full, Released, TlbGather};
+
+use crate::addr::Vpn;
+use crate::cx::Cx;
+use crate::platform::{CpuSet, Flush, MAX_CPUS, Platform};
+use crate::range::PageRange;
+use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence};
+
+/// Pages from which on a flush drops everything of the space: one instruction
+/// a page costs more than the refills (Linux: `tlb_single_page_flush_ceiling`).
+pub const FLUSH_CEILING_PAGES: usize = 33;
+
+const MASK_WORDS: usize = MAX_CPUS / 32;
+/// The tag of a table that all spaces share.
+const EVERY_SPACE: u32 = u32::MAX;
+
+/// Which CPUs may remember translations of one space.
+///
+/// It lives in the space's node, all atomics, and outlives every CPU's bit.
+#[derive(Debug)]
+pub struct SpaceTlb {
+    cpus: [AtomicU32; MASK_WORDS],
+    generation: AtomicUsize,
+    asid: AtomicU32,
+}
+
+impl SpaceTlb {
+    #[cfg(not(loom))]
+    /// Makes the state of a space that no CPU has loaded; its tag is zero.
+    pub const fn new() -> Self {
+        Self {
+            cpus: [const { AtomicU32::new(0) }; MASK_WORDS],
+            generation: AtomicUsize::new(1),
+            asid: AtomicU32::new(0),
+        }
+    }
+
+    #[cfg(loom)]
+    /// Makes the state of a space that no CPU has loaded; its tag is zero.
+    pub fn new() -> Self {
+        Self {
+            cpus: core::array::from_fn(|_| AtomicU32::new(0)),
+            generation: AtomicUsize::new(1),
+            asid: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes this the state of mappings that every space shares: flushes then
+    /// name no tag and drop global entries too. Each CPU activates it once.
+    #[must_use]
+    pub fn for_every_space(self) -> Self {
+        self.asid.store(EVERY_SPACE, Ordering::Relaxed);
+        self
+    }
+
+    /// Starts again as a fresh space in a reused node: no CPU has loaded it.
+    pub fn reset(&self) {
+        for word in &self.cpus {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.asid.store(0, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns the hardware tag for flushes, or `None` for all spaces.
+    #[expect(clippy::cast_possible_truncation, reason = "set from a u16")]
+    pub fn asid(&self) -> Option<u16> {
+        match self.asid.load(Ordering::Relaxed) {
+            EVERY_SPACE => None,
+            asid => Some(asid as u16),
+        }
+    }
+
+    /// Sets the hardware tag; when the CPU holds no translation of the old one.
+    pub fn set_asid(&self, asid: u16) {
+        self.asid.store(u32::from(asid), Ordering::Relaxed);
+    }
+
+    /// Notes that this CPU is about to load the root: from here on flushes
+    /// reach it. Returns the generation: tagged translations that the CPU kept
+    /// from an older one must be dropped before use.
+    pub fn activate(&self, cpu: usize) -> usize {
+        if let Some(word) = self.cpus.get(cpu / 32) {
+            word.fetch_or(bit(cpu), Ordering::Relaxed);
+        }
+        // Against the fence in `publish`: the mask is seen, or the entries are.
+        fence(Ordering::SeqCst);
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Notes that the CPU holds no translation of this space any more: another
+    /// root is loaded and the old translations are dropped.
+    pub fn deactivate(&self, cpu: usize) {
+        if let Some(word) = self.cpus.get(cpu / 32) {
+            // Release: the CPU's last walk came before.
+            word.fetch_and(!bit(cpu), Ordering::Release);
+        }
+    }
+
+    /// Returns the CPUs that may remember translations.
+    pub fn cpus(&self) -> CpuSet {
+        let mut words = [0; MASK_WORDS];
+        for (word, cpus) in words.iter_mut().zip(&self.cpus) {
+            *word = cpus.load(Ordering::Acquire);
+        }
+        CpuSet::from_words(words)
+    }
+
+    /// Returns the generation: one more with each flush.
+    pub fn generation(&self) -> usize {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Publishes the entries written so far and returns whom to tell.
+    pub(crate) fn publish(&self) -> CpuSet {
+        fence(Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::Release);
+        self.cpus()
+    }
+
+    /// Drops pages on every CPU that may remember them, and returns when done.
+    ///
+    /// # Locks
+    /// Any may be held; under an inner one, one page or one block only.
+    pub fn flush_pages<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
+        let cpus = self.publish();
+        if !cpus.is_empty() {
+            let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
+            cx.platform().flush(cpus, Flush { pages, tables: false, asid: self.asid() });
+        }
+    }
+
+    /// Drops one page on every CPU: the flush that copy-on-write and
+    /// break-before-make send while they hold the table.
+    ///
+    /// # Locks
+    /// Any may be held.
+    pub fn flush_page<P: Platform>(&self, cx: &Cx<'_, P>, page: Vpn) {
+        self.flush_pages(cx, PageRange::new(page, page.saturating_add(1)));
+    }
+
+    /// Drops pages on this CPU only: after a spurious fault, whose entry was
+    /// already as it should be, and after a map on machines that remember
+    /// invalid entries.
+    pub fn flush_local<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
+        cx.platform().preempt_off();
+        let mut cpus = CpuSet::EMPTY;
+        cpus.insert(cx.platform().cpu());
+        let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
+        cx.platform().flush(cpus, Flush { pages, tables: false, asid: self.asid() });
+        cx.platform().preempt_on();
+    }
+}
+
+#[cfg(not(loom))]
+impl Default for SpaceTlb {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "five bits")]
+const fn bit(cpu: usize) -> u32 {
+    1u32.wrapping_shl((cpu & 31) as u32)
+}
+
+/// What a map owes on machines that remember invalid entries: nothing on all
+/// others, where it compiles to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use = "some machines remember that the page was invalid: settle it"]
+pub struct MapFlush {
+    pages: PageRange,
+}
+
+impl MapFlush {
+    /// Nothing is owed.
+    pub const NONE: Self = Self { pages: PageRange::new(Vpn::new(0), Vpn::new(0)) };
+
+    /// Owes pages.
+    pub(crate) fn of(pages: PageRange) -> Self {
+        Self { pages }
+    }
+
+    /// Owes both debts: one range around them.
+    pub fn join(self, other: Self) -> Self {
+        Self { pages: hull(self.pages, other.pages) }
+    }
+
+    /// Pays on this CPU. The others pay when they fault: the fault is spurious
+    /// and ends in [`SpaceTlb::flush_local`].
+    pub fn settle<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
+        if !self.pages.is_empty() {
+            tlb.flush_local(cx, self.pages);
+        }
+    }
+
+    /// Pays on every CPU: for kernel mappings, whose faults nobody resolves.
+    pub fn settle_everywhere<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
+        if !self.pages.is_empty() {
+            tlb.flush_pages(cx, self.pages);
+        }
+    }
+}
+
+/// Returns the smallest range around both; an empty one counts for nothing.
+pub(crate) fn hull(a: PageRange, b: PageRange) -> PageRange {
+    if a.is_empty() {
+        b
+    } else if b.is_empty() {
+        a
+    } else {
+        PageRange::new(a.start().min(b.start()), a.end().max(b.end()))
+    }
+}
