@@ -22,6 +22,7 @@
 
 mod attrs;
 mod nonpresent;
+pub mod tiny;
 mod word;
 
 pub use attrs::{AttrFlags, Attrs};

@@ -83,7 +83,12 @@ impl<W, T> Tiny<W, T> {
     pub const fn new(levels: u8, bits: u8) -> Self {
         let levels = clamp(levels, 2, 6);
         let bits = clamp(bits, 1, 9);
-        Self { levels, bits, kernel_index: 1 << bits, word: PhantomData }
+        Self {
+            levels,
+            bits,
+            kernel_index: 1 << bits,
+            word: PhantomData,
+        }
     }
 
     /// Gives the root entries from `index` on to the kernel.
@@ -114,7 +119,11 @@ impl<W, T> Clone for Tiny<W, T> {
 impl<W, T> Copy for Tiny<W, T> {}
 impl<W, T> Debug for Tiny<W, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tiny({}x{} bits, kernel at {})", self.levels, self.bits, self.kernel_index)
+        write!(
+            f,
+            "Tiny({}x{} bits, kernel at {})",
+            self.levels, self.bits, self.kernel_index
+        )
     }
 }
 
@@ -151,14 +160,29 @@ const MEM_TYPES: [MemType; 5] = [
 ];
 
 fn rights_bits(prot: Prot) -> u64 {
-    RIGHTS.iter().filter(|(p, _)| prot.contains(*p)).fold(0, |word, (_, bit)| word | bit)
+    RIGHTS
+        .iter()
+        .filter(|(p, _)| prot.contains(*p))
+        .fold(0, |word, (_, bit)| word | bit)
 }
 
 fn decode_attrs(word: u64) -> Attrs {
-    let prot = RIGHTS.iter().filter(|(_, bit)| word & bit != 0).map(|(p, _)| *p).collect();
-    let flags = FLAGS.iter().filter(|(_, bit)| word & bit != 0).map(|(f, _)| *f).collect();
+    let prot = RIGHTS
+        .iter()
+        .filter(|(_, bit)| word & bit != 0)
+        .map(|(p, _)| *p)
+        .collect();
+    let flags = FLAGS
+        .iter()
+        .filter(|(_, bit)| word & bit != 0)
+        .map(|(f, _)| *f)
+        .collect();
     let mem = usize::try_from((word >> MEM_SHIFT) & MEM_MASK).unwrap_or(0);
-    Attrs { prot, flags, mem: MEM_TYPES.get(mem).copied().unwrap_or_default() }
+    Attrs {
+        prot,
+        flags,
+        mem: MEM_TYPES.get(mem).copied().unwrap_or_default(),
+    }
 }
 
 impl<W: Word, T: TinyFacts> Tiny<W, T> {
@@ -215,11 +239,17 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
             // An unknown kind is never written; a guard lets nobody through.
             let kind = NonPresentKind::from_bits((bits >> KIND_SHIFT) & 7);
             let kind = kind.unwrap_or(NonPresentKind::Guard);
-            return Entry::NonPresent(NonPresent { kind, value: bits >> VALUE_SHIFT });
+            return Entry::NonPresent(NonPresent {
+                kind,
+                value: bits >> VALUE_SHIFT,
+            });
         }
         let pfn = Pfn::new(bits >> PFN_SHIFT);
         if level == 1 || bits & LEAF != 0 {
-            Entry::Leaf { pfn, attrs: decode_attrs(bits) }
+            Entry::Leaf {
+                pfn,
+                attrs: decode_attrs(bits),
+            }
         } else {
             Entry::Table(pfn)
         }
@@ -232,8 +262,10 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
         if pfn.as_u64() & (self.entry_pages(level) as u64).wrapping_sub(1) != 0 {
             return Err(FormatError::Misaligned(pfn));
         }
-        let flags =
-            FLAGS.iter().filter(|(f, _)| attrs.flags.contains(*f)).fold(0, |w, (_, bit)| w | bit);
+        let flags = FLAGS
+            .iter()
+            .filter(|(f, _)| attrs.flags.contains(*f))
+            .fold(0, |w, (_, bit)| w | bit);
         let mem = MEM_TYPES.iter().position(|&m| m == attrs.mem).unwrap_or(0) as u64;
         let bits = Self::put_pfn(pfn)? | rights_bits(attrs.prot) | flags | (mem << MEM_SHIFT);
         Ok(W::from_u64(bits | PRESENT | LEAF))
@@ -247,7 +279,9 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
         if entry.value >> Self::NONPRESENT_BITS != 0 {
             return Err(FormatError::PayloadTooBig);
         }
-        Ok(W::from_u64((entry.value << VALUE_SHIFT) | ((entry.kind as u64) << KIND_SHIFT)))
+        Ok(W::from_u64(
+            (entry.value << VALUE_SHIFT) | ((entry.kind as u64) << KIND_SHIFT),
+        ))
     }
 
     fn next_page(self, word: W, level: u8) -> W {
@@ -311,7 +345,9 @@ mod tests {
                         let word = f.encode_leaf(pfn, attrs, level).unwrap();
                         assert_eq!(f.decode(word, level), Entry::Leaf { pfn, attrs });
                         let step = f.entry_pages(level) as u64;
-                        let next = f.encode_leaf(pfn.saturating_add(step), attrs, level).unwrap();
+                        let next = f
+                            .encode_leaf(pfn.saturating_add(step), attrs, level)
+                            .unwrap();
                         assert_eq!(f.next_page(word, level), next);
                         let Entry::Leaf { attrs: p, .. } = f.decode(f.write_protect(word), level)
                         else {
@@ -323,13 +359,20 @@ mod tests {
                 }
             }
         }
-        for kind in [NonPresentKind::Swap, NonPresentKind::Guard, NonPresentKind::Migration] {
+        for kind in [
+            NonPresentKind::Swap,
+            NonPresentKind::Guard,
+            NonPresentKind::Migration,
+        ] {
             let np = NonPresent { kind, value: 0x3a5 };
             let word = f.encode_nonpresent(np).unwrap();
             assert_eq!(f.decode(word, 1), Entry::NonPresent(np));
         }
         let np = NonPresent::prot_none(Pfn::new(77), true, false);
-        assert_eq!(f.decode(f.encode_nonpresent(np).unwrap(), 1), Entry::NonPresent(np));
+        assert_eq!(
+            f.decode(f.encode_nonpresent(np).unwrap(), 1),
+            Entry::NonPresent(np)
+        );
         let table = f.encode_table(Pfn::new(9), 2, TableOwner::User).unwrap();
         assert_eq!(f.decode(table, 2), Entry::Table(Pfn::new(9)));
         let wide = NonPresent {
@@ -342,9 +385,15 @@ mod tests {
             f.encode_leaf(Pfn::new(1), attrs, 2),
             Err(FormatError::Misaligned(Pfn::new(1)))
         );
-        assert_eq!(f.encode_leaf(Pfn::new(0), attrs, 3), Err(FormatError::NoLeafHere(3)));
+        assert_eq!(
+            f.encode_leaf(Pfn::new(0), attrs, 3),
+            Err(FormatError::NoLeafHere(3))
+        );
         let big = Pfn::new(1 << 51);
-        assert_eq!(f.encode_leaf(big, attrs, 1), Err(FormatError::PfnTooBig(big)));
+        assert_eq!(
+            f.encode_leaf(big, attrs, 1),
+            Err(FormatError::PfnTooBig(big))
+        );
     }
 
     #[test]
@@ -357,7 +406,9 @@ mod tests {
     #[test]
     fn a_word_is_settled_when_hardware_has_nothing_left_to_set() {
         let both = Tiny::<u32, SetsBoth>::new(2, 2);
-        let word = both.encode_leaf(Pfn::new(1), Attrs::user(Prot::RW), 1).unwrap();
+        let word = both
+            .encode_leaf(Pfn::new(1), Attrs::user(Prot::RW), 1)
+            .unwrap();
         let young = both.with_young(word, AdBit::Set);
         assert!(!both.ad_settled(word) && !both.ad_settled(young));
         assert!(both.ad_settled(both.with_dirty(young, AdBit::Set)));
@@ -374,7 +425,14 @@ mod tests {
         assert_eq!(f.entries(1), 4);
         assert_eq!(f.entry_pages(3), 16);
         assert_eq!(f.user_end(), Vpn::new(48));
-        assert_eq!((f.index(Vpn::new(27), 3), f.index(Vpn::new(27), 2), f.index(Vpn::new(27), 1)), (1, 2, 3));
+        assert_eq!(
+            (
+                f.index(Vpn::new(27), 3),
+                f.index(Vpn::new(27), 2),
+                f.index(Vpn::new(27), 1)
+            ),
+            (1, 2, 3)
+        );
         assert_eq!(Tiny::<u32, SetsBoth>::new(3, 2).user_end(), Vpn::new(64));
     }
 }

@@ -32,16 +32,15 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes the table's lock (inner), and flushes the block under it.
-    pub(crate) fn shatter(
-        &self,
-        page: Vpn,
-        level: u8,
-        tlb: &SpaceTlb,
-    ) -> Result<(), OutOfMemory> {
+    pub(crate) fn shatter(&self, page: Vpn, level: u8, tlb: &SpaceTlb) -> Result<(), OutOfMemory> {
         let mut spares = Spares::new(self.cx);
         spares.reserve(level.saturating_sub(1), level, self.space)?;
-        let Some(guard) = self.lock_level(page, level) else { return Ok(()) };
-        let Some(table) = spares.peek() else { return Err(OutOfMemory) };
+        let Some(guard) = self.lock_level(page, level) else {
+            return Ok(());
+        };
+        let Some(table) = spares.peek() else {
+            return Err(OutOfMemory);
+        };
         if self.shatter_locked(&guard, page, table, tlb)? {
             spares.take_lowest();
         }
@@ -61,7 +60,9 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         let span = format.entry_pages(level);
         let first = Vpn::new(page.as_usize() & !span.wrapping_sub(1));
         let pages = PageRange::new(first, first.saturating_add(span));
-        let link = format.encode_table(table, level, self.owner).map_err(|_| OutOfMemory)?;
+        let link = format
+            .encode_table(table, level, self.owner)
+            .map_err(|_| OutOfMemory)?;
         let index = guard.index(page);
         loop {
             let block = guard.word(page);
@@ -77,7 +78,10 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
                 format.store(guard.words(), index, link);
                 return Ok(true);
             }
-            if format.compare_exchange(guard.words(), index, block, link).is_ok() {
+            if format
+                .compare_exchange(guard.words(), index, block, link)
+                .is_ok()
+            {
                 tlb.flush_pages(self.cx, pages);
                 return Ok(true);
             }
@@ -93,8 +97,12 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     ) -> Result<(), OutOfMemory> {
         let format = self.cx.format();
         let below = level.saturating_sub(1);
-        let Entry::Leaf { pfn, attrs } = format.decode(block, level) else { return Ok(()) };
-        let mut word = format.encode_leaf(pfn, attrs, below).map_err(|_| OutOfMemory)?;
+        let Entry::Leaf { pfn, attrs } = format.decode(block, level) else {
+            return Ok(());
+        };
+        let mut word = format
+            .encode_leaf(pfn, attrs, below)
+            .map_err(|_| OutOfMemory)?;
         let words = self.words(table, below);
         let entries = format.entries(below);
         for i in 0..entries {
@@ -102,7 +110,8 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             word = format.next_page(word, below);
         }
         if let Some(page) = self.cx.frames().page(table) {
-            page.table().set_live(u32::try_from(entries).unwrap_or(u32::MAX));
+            page.table()
+                .set_live(u32::try_from(entries).unwrap_or(u32::MAX));
         }
         Ok(())
     }

@@ -19,7 +19,10 @@ pub(super) struct Spares<'c, 'm, P: Platform> {
 
 impl<'c, 'm, P: Platform> Spares<'c, 'm, P> {
     pub(super) fn new(cx: &'c Cx<'m, P>) -> Self {
-        Self { cx, tables: ArrayVec::new() }
+        Self {
+            cx,
+            tables: ArrayVec::new(),
+        }
     }
 
     /// Makes sure there is a table for each level of `low..high`.
@@ -104,7 +107,10 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         }
         let mut spares = Spares::new(self.cx);
         loop {
-            match self.try_link(page, target, &mut spares).ok_or(OutOfMemory)? {
+            match self
+                .try_link(page, target, &mut spares)
+                .ok_or(OutOfMemory)?
+            {
                 Attempt::Locked(guard) => return Ok(guard),
                 Attempt::Missing(below) => spares.reserve(target, below, self.space)?,
                 Attempt::Block(level) => self.shatter(page, level, tlb)?,
@@ -161,7 +167,9 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             }
             below = Some(table);
         }
-        let word = format.encode_table(below?, parent.level(), self.owner).ok()?;
+        let word = format
+            .encode_table(below?, parent.level(), self.owner)
+            .ok()?;
         parent.add_live(1);
         format.store(parent.words(), parent.index(page), word);
         Some(())

@@ -85,7 +85,14 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         let lock = record.lock(cx, rank(cx.format(), found.pfn, found.level));
         let mask = table_pages(cx.format(), found.level).wrapping_sub(1);
         let first = Vpn::new(page.as_usize() & !mask);
-        Some(Self { cx, lock, words: found.words, pfn: found.pfn, first, level: found.level })
+        Some(Self {
+            cx,
+            lock,
+            words: found.words,
+            pfn: found.pfn,
+            first,
+            level: found.level,
+        })
     }
 
     /// Returns the pages that the table spans.
@@ -133,11 +140,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     /// the table.
     ///
     /// An entry that is not empty is left alone (and refused in debug builds).
-    pub fn install(
-        &self,
-        page: Vpn,
-        word: <P::Format as PageTableFormat>::Word,
-    ) -> MapFlush {
+    pub fn install(&self, page: Vpn, word: <P::Format as PageTableFormat>::Word) -> MapFlush {
         let (format, index) = (self.cx.format(), self.index(page));
         debug_assert!(word != Word::ZERO, "an empty word cannot be installed");
         if format.load(self.words, index) != Word::ZERO {
@@ -166,7 +169,12 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         self.sub_live(1);
         let pages = format.entry_pages(self.level);
         let page = Vpn::new(page.as_usize() & !pages.wrapping_sub(1));
-        Some(Taken { word, page, pages, level: self.level })
+        Some(Taken {
+            word,
+            page,
+            pages,
+            level: self.level,
+        })
     }
 
     /// Replaces the word of an entry by what `change` makes of it, losing no
@@ -177,6 +185,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     /// word (that is [`Self::take`]). Where rights were removed, the caller
     /// owes a flush ([`crate::tlb::TlbGather::flush_range`]).
     #[must_use = "where rights were removed a flush is owed"]
+    #[allow(dead_code, reason = "the range verbs and faults are about to use it")]
     pub(crate) fn replace_nonempty(
         &self,
         page: Vpn,
@@ -221,7 +230,11 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     }
 
     pub(super) fn index(&self, page: Vpn) -> usize {
-        debug_assert!(self.range().contains(page), "{page:?} is not in {:?}", self.range());
+        debug_assert!(
+            self.range().contains(page),
+            "{page:?} is not in {:?}",
+            self.range()
+        );
         self.cx.format().index(page, self.level)
     }
 
@@ -250,7 +263,11 @@ pub(super) fn rank<F: PageTableFormat>(format: F, pfn: Pfn, level: u8) -> Rank {
     // PFNs of RAM fit in 32 bits: the page map refuses others.
     #[expect(clippy::cast_possible_truncation, reason = "see above")]
     let key = pfn.as_u64() as u32;
-    Rank { class: Class::Table, level: format.levels().saturating_sub(level), key }
+    Rank {
+        class: Class::Table,
+        level: format.levels().saturating_sub(level),
+        key,
+    }
 }
 
 /// Returns the number of pages that a table of a level spans.

@@ -106,11 +106,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     ///
     /// # Errors
     /// [`OutOfMemory`]; nothing is left allocated.
-    pub fn create(
-        cx: &'c Cx<'m, P>,
-        owner: TableOwner,
-        space: u32,
-    ) -> Result<Pfn, OutOfMemory> {
+    pub fn create(cx: &'c Cx<'m, P>, owner: TableOwner, space: u32) -> Result<Pfn, OutOfMemory> {
         let format = cx.format();
         let root = alloc_table(cx, format.levels(), space)?;
         let table = Self::view(cx, root, owner, space);
@@ -129,7 +125,12 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
 
     /// Looks at a table that [`Self::create`] made.
     pub const fn view(cx: &'c Cx<'m, P>, root: Pfn, owner: TableOwner, space: u32) -> Self {
-        Self { cx, root, owner, space }
+        Self {
+            cx,
+            root,
+            owner,
+            space,
+        }
     }
 
     /// Returns the root's frame: what the kernel loads into the hardware.
@@ -157,7 +158,9 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     /// # Locks
     /// No inner one, no pin.
     pub fn destroy(self, tlb: &SpaceTlb) -> Result<(), NotEmpty> {
-        let Some(page) = self.cx.frames().page(self.root) else { return Err(NotEmpty) };
+        let Some(page) = self.cx.frames().page(self.root) else {
+            return Err(NotEmpty);
+        };
         let record = page.table();
         let kept = self.kernel_slots_in_use();
         if self.owner == TableOwner::Kernel || record.live() != kept || !tlb.cpus().is_empty() {
@@ -183,7 +186,10 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     }
 
     fn words(&self, table: Pfn, level: u8) -> &'m [Cell<P::Format>] {
-        self.cx.platform().memory().words(table, self.cx.format().table_order(level))
+        self.cx
+            .platform()
+            .memory()
+            .words(table, self.cx.format().table_order(level))
     }
 
     fn kernel_slots(&self) -> core::ops::Range<usize> {
@@ -194,14 +200,21 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     fn kernel_slots_in_use(&self) -> u32 {
         let format = self.cx.format();
         let words = self.words(self.root, format.levels());
-        let used = self.kernel_slots().filter(|&i| format.load(words, i) != Word::ZERO);
+        let used = self
+            .kernel_slots()
+            .filter(|&i| format.load(words, i) != Word::ZERO);
         u32::try_from(used.count()).unwrap_or(u32::MAX)
     }
 
     fn copy_kernel_slots(&self) {
         let format = self.cx.format();
-        let Some(kernel) = self.cx.frames().kernel_root() else { return };
-        let (from, to) = (self.words(kernel, format.levels()), self.words(self.root, format.levels()));
+        let Some(kernel) = self.cx.frames().kernel_root() else {
+            return;
+        };
+        let (from, to) = (
+            self.words(kernel, format.levels()),
+            self.words(self.root, format.levels()),
+        );
         for i in self.kernel_slots() {
             format.store(to, i, format.load(from, i));
         }
@@ -254,7 +267,9 @@ pub struct NotEmpty;
 fn is_canonical<F: PageTableFormat>(format: F, page: Vpn) -> bool {
     let reach = format.index_shift(format.levels().saturating_add(1));
     let above = page.as_usize().checked_shr(reach).unwrap_or(0);
-    let width = usize::BITS.saturating_sub(F::PAGE_SHIFT).saturating_sub(reach);
+    let width = usize::BITS
+        .saturating_sub(F::PAGE_SHIFT)
+        .saturating_sub(reach);
     let ones = 1usize.checked_shl(width).unwrap_or(0).wrapping_sub(1);
     above == 0 || above == ones
 }
@@ -263,13 +278,21 @@ fn is_canonical<F: PageTableFormat>(format: F, page: Vpn) -> bool {
 fn alloc_table<P: Platform>(cx: &Cx<'_, P>, level: u8, space: u32) -> Result<Pfn, OutOfMemory> {
     let order = cx.format().table_order(level);
     let pfn = cx.frames().alloc(cx, order)?;
-    let Some(page) = cx.frames().page(pfn) else { return Err(OutOfMemory) };
-    if cx.format().encode_table(pfn, level.saturating_add(1), TableOwner::User).is_err() {
+    let Some(page) = cx.frames().page(pfn) else {
+        return Err(OutOfMemory);
+    };
+    if cx
+        .format()
+        .encode_table(pfn, level.saturating_add(1), TableOwner::User)
+        .is_err()
+    {
         // A frame that no entry can name is as good as none.
         crate::tlb::free_table(cx, pfn);
         return Err(OutOfMemory);
     }
-    cx.platform().memory().make_words::<Cell<P::Format>>(pfn, order);
+    cx.platform()
+        .memory()
+        .make_words::<Cell<P::Format>>(pfn, order);
     page.table().init(level, order, space);
     Ok(pfn)
 }

@@ -12,7 +12,7 @@
 use super::lock::rank;
 use super::walk::next_boundary;
 use super::{PageTable, TableGuard};
-use crate::addr::{Pfn, Vpn};
+use crate::addr::Pfn;
 use crate::format::{Entry, PageTableFormat, TableOwner, Word};
 use crate::page::PageFlags;
 use crate::platform::Platform;
@@ -99,11 +99,17 @@ impl<P: Platform> PageTable<'_, '_, P> {
         while at < part.end() && parent.live() > 0 {
             let next = next_boundary(at, span);
             let entry = PageRange::new(next.saturating_sub(span), next);
-            let covered = what == Sweep::Covered && range.covers(entry);
+            // Of the last table, the end of user space may cut a piece.
+            let covered =
+                what == Sweep::Covered && range.covers(entry.intersect(self.user_pages()));
             match parent.entry(at) {
                 Entry::Table(child) => {
                     // Above level 1, what is covered has been emptied before.
-                    let what = if covered && parent.level() == 2 { what } else { Sweep::Empty };
+                    let what = if covered && parent.level() == 2 {
+                        what
+                    } else {
+                        Sweep::Empty
+                    };
                     if let Some(detached) = self.detach(parent, child, entry, what) {
                         gather.push_table(detached);
                     }
@@ -135,7 +141,10 @@ impl<P: Platform> PageTable<'_, '_, P> {
         if what == Sweep::Empty && record.live() > 0 {
             return None;
         }
-        let lock = record.lock(self.cx, rank(format, child, parent.level().saturating_sub(1)));
+        let lock = record.lock(
+            self.cx,
+            rank(format, child, parent.level().saturating_sub(1)),
+        );
         if what == Sweep::Empty && record.live() > 0 {
             return None;
         }
@@ -143,12 +152,9 @@ impl<P: Platform> PageTable<'_, '_, P> {
         format.store(parent.words(), parent.index(pages.start()), Word::ZERO);
         parent.sub_live(1);
         drop(lock);
-        Some(Detached { table: child, pages })
+        Some(Detached {
+            table: child,
+            pages,
+        })
     }
-}
-
-/// Returns whether an edge of `range` cuts the entry of `level` at `page`.
-pub(super) fn cuts(range: PageRange, page: Vpn, span: usize) -> bool {
-    let next = next_boundary(page, span);
-    !range.covers(PageRange::new(next.saturating_sub(span), next))
 }

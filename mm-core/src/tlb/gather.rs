@@ -36,7 +36,7 @@
 use super::{FLUSH_CEILING_PAGES, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
-use crate::format::{Cell, Entry, NonPresentKind, PageTableFormat, Word};
+use crate::format::{Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
 use crate::range::PageRange;
@@ -109,7 +109,10 @@ enum Spaces {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(BATCH.wrapping_mul(8) <= 512, "a gather stays below 640 bytes");
+const _: () = assert!(
+    BATCH.wrapping_mul(8) <= 512,
+    "a gather stays below 640 bytes"
+);
 
 impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     /// Makes an empty gather for the entries of one space.
@@ -142,7 +145,10 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             && pages > BATCH
             && let Ok(pfn) = self.cx.frames().alloc(self.cx, 0)
         {
-            self.cx.platform().memory().make_words::<Cell<P::Format>>(pfn, 0);
+            self.cx
+                .platform()
+                .memory()
+                .make_words::<Cell<P::Format>>(pfn, 0);
             self.spare = Some(pfn);
         }
     }
@@ -156,7 +162,10 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if owns(format, taken.word(), taken.level()) && !self.store(taken.word()) {
             return Err(Full { taken });
         }
-        if matches!(format.decode(taken.word(), taken.level()), Entry::Leaf { .. }) {
+        if matches!(
+            format.decode(taken.word(), taken.level()),
+            Entry::Leaf { .. }
+        ) {
             self.flush_range(taken.pages());
         }
         taken.consume();
@@ -176,7 +185,9 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             let next = self.tables.map_or(0, |next| next.as_usize());
             // PFNs of RAM fit in 32 bits: the page map refuses others.
             #[expect(clippy::cast_possible_truncation, reason = "see above")]
-            page.table().gather_link().store(next as u32, crate::sync::Ordering::Relaxed);
+            page.table()
+                .gather_link()
+                .store(next as u32, crate::sync::Ordering::Relaxed);
             self.tables = Some(pfn);
         }
         self.flush_range(pages);
@@ -209,7 +220,10 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     /// # Locks
     /// No inner one, no pin.
     pub fn flush(&mut self) {
-        debug_assert!(!self.cx.holds_inner(), "a batch is flushed outside of inner locks");
+        debug_assert!(
+            !self.cx.holds_inner(),
+            "a batch is flushed outside of inner locks"
+        );
         self.tell_cpus();
         if self.tables.is_some() {
             // Walkers that found a table before it was unlinked.
@@ -245,7 +259,14 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             Spaces::Several => (None, false),
         };
         let pages = few.then_some(pages);
-        self.cx.platform().flush(cpus, Flush { pages, tables, asid });
+        self.cx.platform().flush(
+            cpus,
+            Flush {
+                pages,
+                tables,
+                asid,
+            },
+        );
     }
 
     fn store(&mut self, word: FormatWord<P>) -> bool {
@@ -264,27 +285,38 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     }
 
     fn spare_words(&self) -> &'m [Cell<P::Format>] {
-        self.spare.map_or(&[], |pfn| self.cx.platform().memory().words(pfn, 0))
+        self.spare
+            .map_or(&[], |pfn| self.cx.platform().memory().words(pfn, 0))
     }
 
     fn release_words(&mut self) {
         for word in core::mem::take(&mut self.words) {
             self.release(word, 1);
         }
-        for cell in self.spare_words().iter().take(core::mem::take(&mut self.spare_used)) {
-            self.release(crate::format::WordCell::load(cell), 1);
+        for cell in self
+            .spare_words()
+            .iter()
+            .take(core::mem::take(&mut self.spare_used))
+        {
+            self.release(cell.load(), 1);
         }
     }
 
     fn release_tables(&mut self) {
         while let Some(pfn) = self.tables.take() {
-            let Some(page) = self.cx.frames().page(pfn) else { return };
+            let Some(page) = self.cx.frames().page(pfn) else {
+                return;
+            };
             let record = page.table();
             let next = record.gather_link().load(crate::sync::Ordering::Relaxed);
             self.tables = (next != 0).then(|| Pfn::new(u64::from(next)));
             let (format, level) = (self.cx.format(), record.level());
             let order = format.table_order(level);
-            let words = self.cx.platform().memory().words::<Cell<P::Format>>(pfn, order);
+            let words = self
+                .cx
+                .platform()
+                .memory()
+                .words::<Cell<P::Format>>(pfn, order);
             // Count down what is live, so that a sparse table is not read whole.
             let mut live = record.live();
             for i in 0..format.entries(level) {
@@ -322,7 +354,9 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             },
             Entry::Empty | Entry::Table(_) => return,
         };
-        let Some(page) = self.cx.frames().page(pfn) else { return };
+        let Some(page) = self.cx.frames().page(pfn) else {
+            return;
+        };
         let counter = match page.kind() {
             Kind::User => {
                 let anon = page.has(PageFlags::ANON);
@@ -335,7 +369,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                         page.set(news);
                     }
                 }
-                if anon { &mut self.released.anon_pages } else { &mut self.released.file_pages }
+                if anon {
+                    &mut self.released.anon_pages
+                } else {
+                    &mut self.released.file_pages
+                }
             }
             Kind::Kernel => &mut self.released.kernel_pages,
             _ => return,
@@ -345,7 +383,10 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             page.user().sub_maps(1);
         }
         let freed = self.cx.frames().free(self.cx, pfn);
-        debug_assert!(freed.is_ok(), "an entry led to a frame that was not allocated");
+        debug_assert!(
+            freed.is_ok(),
+            "an entry led to a frame that was not allocated"
+        );
     }
 }
 

@@ -157,7 +157,14 @@ impl SpaceTlb {
         let cpus = self.publish();
         if !cpus.is_empty() {
             let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
-            cx.platform().flush(cpus, Flush { pages, tables: false, asid: self.asid() });
+            cx.platform().flush(
+                cpus,
+                Flush {
+                    pages,
+                    tables: false,
+                    asid: self.asid(),
+                },
+            );
         }
     }
 
@@ -178,7 +185,14 @@ impl SpaceTlb {
         let mut cpus = CpuSet::EMPTY;
         cpus.insert(cx.platform().cpu());
         let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
-        cx.platform().flush(cpus, Flush { pages, tables: false, asid: self.asid() });
+        cx.platform().flush(
+            cpus,
+            Flush {
+                pages,
+                tables: false,
+                asid: self.asid(),
+            },
+        );
         cx.platform().preempt_on();
     }
 }
@@ -205,7 +219,9 @@ pub struct MapFlush {
 
 impl MapFlush {
     /// Nothing is owed.
-    pub const NONE: Self = Self { pages: PageRange::new(Vpn::new(0), Vpn::new(0)) };
+    pub const NONE: Self = Self {
+        pages: PageRange::new(Vpn::new(0), Vpn::new(0)),
+    };
 
     /// Owes pages.
     pub(crate) fn of(pages: PageRange) -> Self {
@@ -214,7 +230,9 @@ impl MapFlush {
 
     /// Owes both debts: one range around them.
     pub fn join(self, other: Self) -> Self {
-        Self { pages: hull(self.pages, other.pages) }
+        Self {
+            pages: hull(self.pages, other.pages),
+        }
     }
 
     /// Pays on this CPU. The others pay when they fault: the fault is spurious
