@@ -4,14 +4,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command::{self, cargo, run, say};
+use crate::kernel::Arch;
 use crate::suites::{Counts, Suites};
 use crate::toolchain::{self, Std};
-use crate::{paths, sources};
+use crate::{frames, kernel, paths, sources};
 
 /// What to check besides the sources.
 #[derive(Args)]
 pub struct Options {
-    /// Also builds every library for every bare-metal target.
+    /// Also builds every library for every bare-metal target, and measures stack frames.
     #[arg(long)]
     targets: bool,
     /// Runs only the checks whose name contains this.
@@ -62,6 +63,11 @@ pub fn all(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
 
 /// Builds the libraries for the bare-metal targets, one suite each.
 pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
+    if wanted("stack frames") {
+        suites.run("stack frames", || {
+            stack_frames().map(|()| Counts::default())
+        });
+    }
     for target in TARGETS {
         let name = format!("build {target}");
         if wanted(&name) {
@@ -136,6 +142,11 @@ fn outside() -> Vec<std::path::PathBuf> {
     .map(|dir| paths::root().join(dir).join("Cargo.toml"))
     .filter(|manifest| manifest.is_file())
     .collect()
+}
+
+/// The kernel's functions of mm-core must be content with small stacks.
+fn stack_frames() -> Result<()> {
+    frames::check(&kernel::build_with_frames(Arch::X86_64)?)
 }
 
 fn libraries(target: &'static str) -> Result<()> {

@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::command::{self, say};
-use crate::paths;
 use crate::toolchain::{self, Std};
+use crate::{frames, paths};
 
 /// An architecture that has an example kernel.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,6 +43,15 @@ impl Arch {
 
 /// Builds the kernel and returns the path of its ELF file.
 pub fn build(arch: Arch) -> Result<PathBuf> {
+    build_with(arch, "kernel", "")
+}
+
+/// Builds the kernel so that its ELF file tells the frame size of every function.
+pub fn build_with_frames(arch: Arch) -> Result<PathBuf> {
+    build_with(arch, "kernel-frames", frames::FLAG)
+}
+
+fn build_with(arch: Arch, product: &str, flags: &str) -> Result<PathBuf> {
     let manifest = paths::root()
         .join("examples")
         .join(arch.package())
@@ -57,14 +66,17 @@ pub fn build(arch: Arch) -> Result<PathBuf> {
         arch.target(),
         bare.describe()
     ));
-    let target_dir = paths::product("kernel")?;
-    command::run(
-        bare.cargo("build", Std::CoreAlloc)
-            .args(["--release", "--manifest-path"])
-            .arg(manifest)
-            .arg("--target-dir")
-            .arg(&target_dir),
-    )?;
+    let target_dir = paths::product(product)?;
+    let mut cargo = bare.cargo("build", Std::CoreAlloc);
+    cargo
+        .args(["--release", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(&target_dir);
+    if !flags.is_empty() {
+        cargo.env("RUSTFLAGS", flags).env("RUSTC_BOOTSTRAP", "1");
+    }
+    command::run(&mut cargo)?;
     let elf = target_dir
         .join(arch.target())
         .join("release")

@@ -27,6 +27,7 @@ mod check;
 mod command;
 mod cpio;
 mod debian;
+mod frames;
 mod initramfs;
 mod kernel;
 mod loom;

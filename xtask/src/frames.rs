@@ -1,0 +1,101 @@
+//! The stack frames of mm-core's functions, as the compiler laid them out in the kernel.
+//!
+//! Kernels have small stacks, so no function of mm-core may use more than [`LIMIT`] bytes of one.
+//! The compiler writes each function's frame size into the section `.stack_sizes` (pairs of an
+//! address and a ULEB128 number, LLVM `docs/CodeGenerator.rst`, "Emitting function stack size
+//! information"); generic functions are there in the forms that the kernel really uses.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use elf::ElfBytes;
+use elf::endian::AnyEndian;
+
+use crate::command::say;
+
+/// The largest frame, in bytes.
+const LIMIT: u64 = 1024;
+
+/// What the flag of the compiler must be, in a build that this can read.
+pub const FLAG: &str = "-Zemit-stack-sizes";
+
+/// Fails when a function of mm-core in the kernel `file` has too large a frame.
+pub fn check(file: &Path) -> Result<()> {
+    let bytes = std::fs::read(file)?;
+    let mut sizes: Vec<(u64, String)> = sizes(&bytes)?
+        .into_iter()
+        .filter(|(_, name)| name.contains("mm_core"))
+        .collect();
+    sizes.sort();
+    let Some((largest, name)) = sizes.last() else {
+        bail!("{} names no function of mm-core", file.display());
+    };
+    say(&format!(
+        "{} functions of mm-core; the largest frame: {largest} bytes, {name}",
+        sizes.len()
+    ));
+    let over: Vec<String> = sizes
+        .iter()
+        .filter(|(size, _)| *size > LIMIT)
+        .map(|(size, name)| format!("  {size} bytes: {name}"))
+        .collect();
+    if !over.is_empty() {
+        bail!(
+            "{} frames of mm-core exceed {LIMIT} bytes:\n{}",
+            over.len(),
+            over.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// Returns the frame size and the name of every function that `.stack_sizes` tells of.
+fn sizes(bytes: &[u8]) -> Result<Vec<(u64, String)>> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)?;
+    let mut names = BTreeMap::new();
+    if let Some((symbols, strings)) = file.symbol_table()? {
+        for symbol in symbols {
+            names.insert(
+                symbol.st_value,
+                strings.get(symbol.st_name as usize)?.to_string(),
+            );
+        }
+    }
+    let section = file
+        .section_header_by_name(".stack_sizes")?
+        .context("the file has no .stack_sizes")?;
+    let (data, _) = file.section_data(&section)?;
+    let mut found = Vec::new();
+    let mut rest = data;
+    while let Some((address, tail)) = rest.split_first_chunk::<8>() {
+        let (size, tail) = uleb128(tail).context("a size is cut off")?;
+        let address = u64::from_le_bytes(*address);
+        found.push((size, names.get(&address).cloned().unwrap_or_default()));
+        rest = tail;
+    }
+    Ok(found)
+}
+
+fn uleb128(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().enumerate().take(9) {
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some((value, bytes.get(at + 1..)?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uleb128;
+
+    #[test]
+    fn numbers_of_any_length_are_read() {
+        assert_eq!(uleb128(&[0x08, 0xff]), Some((8, &[0xff][..])));
+        assert_eq!(uleb128(&[0x80, 0x08]), Some((1024, &[][..])));
+        assert_eq!(uleb128(&[0x80]), None);
+    }
+}
