@@ -9,7 +9,7 @@
 use mm_core::addr::Pfn;
 use mm_core::format::WordCell;
 use mm_core::page::Page;
-use mm_core::platform::{DirectMap, PhysMemory};
+use mm_core::platform::{DirectMap, LinearMemory, PhysMemory};
 use mm_core::pool::Node;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
@@ -229,5 +229,16 @@ unsafe impl PhysMemory for Arena {
             assert_ne!(was, FREE, "{frame} is freed twice");
             self.map.write(frame, 0, &poison);
         }
+    }
+}
+
+// SAFETY: as for `DirectMap`, whose frames these are.
+unsafe impl LinearMemory for Arena {
+    fn frame_ptr(&self, pfn: Pfn) -> *mut u8 {
+        self.index(pfn);
+        self.map.frame_ptr(pfn)
+    }
+    fn frame_of(&self, byte: *const u8) -> Pfn {
+        self.map.frame_of(byte)
     }
 }

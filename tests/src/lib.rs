@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`arena`] | RAM: frames that scream when they are used wrongly |
 //! | [`platform`] | CPUs, preemption, flushes, wake-ups, failing allocations |
+//! | [`random`] | seeded choices |
 
 pub mod arena;
 pub mod platform;
+pub mod random;

@@ -67,6 +67,19 @@ pub unsafe trait PhysMemory: Sync + 'static {
     fn freed(&self, _pfn: Pfn, _order: u8) {}
 }
 
+/// Memory where a frame has an address for as long as the memory lives, and
+/// the address tells the frame: what a byte heap needs.
+///
+/// # Safety
+/// The pointer is to the first of `1 << order` frames' bytes, which are valid
+/// for reads and writes by whoever allocated them, and `frame_of` is its inverse.
+pub unsafe trait LinearMemory: PhysMemory {
+    /// Returns the first byte of a frame.
+    fn frame_ptr(&self, pfn: Pfn) -> *mut u8;
+    /// Returns the frame that holds a byte.
+    fn frame_of(&self, byte: *const u8) -> Pfn;
+}
+
 /// Memory that a kernel has mapped linearly: frame `n` at `base + n * page`,
 /// wrapping, so that a base below zero is possible (an arena of a host test
 /// whose first frame is not 0).
@@ -146,6 +159,18 @@ impl DirectMap {
         // low bits are cut off, frames are page-aligned) and, being shared with
         // user programs, is accessed by whole words atomically or by raw copies.
         Some(unsafe { UserWord::from_ptr(place) })
+    }
+}
+
+// SAFETY: frames are contiguous in the linear mapping, by `new`'s promise.
+unsafe impl LinearMemory for DirectMap {
+    fn frame_ptr(&self, pfn: Pfn) -> *mut u8 {
+        self.frame(pfn)
+    }
+
+    fn frame_of(&self, byte: *const u8) -> Pfn {
+        let offset = byte.addr().wrapping_sub(self.base);
+        Pfn::new(offset.wrapping_shr(self.page_shift) as u64)
     }
 }
 

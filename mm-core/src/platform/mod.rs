@@ -15,7 +15,7 @@
 mod mem;
 mod regions;
 
-pub use mem::{DirectMap, PhysMemory};
+pub use mem::{DirectMap, LinearMemory, PhysMemory};
 pub use regions::{FrameRange, Region, RegionKind, Usable, normalise};
 
 use crate::addr::Pfn;

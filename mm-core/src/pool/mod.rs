@@ -12,7 +12,10 @@
 //! period → buddy.
 
 mod handle;
+mod heap;
+mod lists;
 mod slab;
 
 pub use handle::{AtomicHandle, Handle, Node};
+pub use heap::FrameHeap;
 pub use slab::{Pool, Reserve};

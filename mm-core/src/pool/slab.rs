@@ -7,27 +7,20 @@
 //!                                        node taken
 //! ```
 //!
-//! The state of a slab is in the record of its frame: how many nodes are in
-//! use, the first free node (a slot plus one), and prev and next on its list
-//! (frame numbers, zero for none). Free nodes are linked through their own
-//! `free_link` words. A new slab is built without the pool's lock; the lock is
-//! held for a few words of work only.
+//! The books are kept by `lists`. A new slab is built without the pool's lock;
+//! the lock is held for a few words of work only.
 
 use super::handle::{Handle, Node};
+use super::lists::{Lists, next_empty, slab_record};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
 use crate::format::PageTableFormat;
-use crate::page::{Frames, Kind, Page};
+use crate::page::{Frames, Kind};
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{AtomicUsize, Class, Mutex, Ordering};
 use arrayvec::ArrayVec;
 use core::marker::PhantomData;
-
-const LIVE: usize = 0;
-const FREE: usize = 1;
-const PREV: usize = 2;
-const NEXT: usize = 3;
 
 /// All nodes of one type.
 #[derive(Debug)]
@@ -38,32 +31,13 @@ pub struct Pool<T: Node> {
     nodes: PhantomData<fn() -> T>,
 }
 
-/// Heads of the lists of slabs: frame numbers, zero for none.
-#[derive(Debug)]
-struct Lists {
-    partial: u32,
-    empty: u32,
-}
-
-#[derive(Clone, Copy)]
-enum List {
-    Partial,
-    Empty,
-}
-
 impl<T: Node> Pool<T> {
     #[cfg(not(loom))]
     /// Makes a pool without slabs.
     pub const fn new() -> Self {
         const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() >= 16) }
         Self {
-            lists: Mutex::new(
-                Class::Pool,
-                Lists {
-                    partial: 0,
-                    empty: 0,
-                },
-            ),
+            lists: Mutex::new(Class::Pool, Lists::new()),
             live: AtomicUsize::new(0),
             slabs: AtomicUsize::new(0),
             nodes: PhantomData,
@@ -74,13 +48,7 @@ impl<T: Node> Pool<T> {
     /// Makes a pool without slabs.
     pub fn new() -> Self {
         Self {
-            lists: Mutex::new(
-                Class::Pool,
-                Lists {
-                    partial: 0,
-                    empty: 0,
-                },
-            ),
+            lists: Mutex::new(Class::Pool, Lists::new()),
             live: AtomicUsize::new(0),
             slabs: AtomicUsize::new(0),
             nodes: PhantomData,
@@ -103,15 +71,12 @@ impl<T: Node> Pool<T> {
         if let Some(handle) = self.take(cx) {
             return Ok(handle);
         }
-        let slab = match self.build(cx) {
+        let (slab, nodes) = match self.build(cx) {
             Ok(slab) => slab,
             // Someone may have freed a node while we failed to get a frame.
             Err(error) => return self.take(cx).ok_or(error),
         };
-        let mut lists = self.lists.lock(cx, 0);
-        let frames = cx.frames();
-        lists.push(frames, List::Partial, slab);
-        drop(lists);
+        self.lists.lock(cx, 0).add(cx.frames(), slab, nodes);
         self.take(cx).ok_or(OutOfMemory)
     }
 
@@ -121,28 +86,12 @@ impl<T: Node> Pool<T> {
     /// # Locks
     /// Takes `Pool`.
     pub fn free<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) {
-        let frames = cx.frames();
         let (pfn, slot) = locate::<T, P>(handle);
-        let Some(page) = slab_record(frames, pfn) else {
-            debug_assert!(false, "{}: {handle:?} is not in a slab", T::NAME);
-            return;
-        };
-        let node = self.get(frames, handle);
+        let node = self.get(cx.frames(), handle);
         let mut lists = self.lists.lock(cx, 0);
-        let (live, first) = (get(page, LIVE), get(page, FREE));
-        debug_assert!(live > 0, "{}: {handle:?} freed twice", T::NAME);
-        node.free_link().store(first, Ordering::Relaxed);
-        set(page, FREE, slot.saturating_add(1));
-        set(page, LIVE, live.saturating_sub(1));
-        let number = number(pfn);
-        if live == 1 {
-            if first != 0 {
-                lists.remove(frames, List::Partial, number);
-            }
-            lists.push(frames, List::Empty, number);
-        } else if first == 0 {
-            lists.push(frames, List::Partial, number);
-        }
+        lists.give(cx.frames(), number(pfn), slot, |next| {
+            node.free_link().store(next, Ordering::Relaxed);
+        });
         drop(lists);
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
@@ -154,7 +103,7 @@ impl<T: Node> Pool<T> {
     pub fn get<'m, P: Platform>(&self, frames: &'m Frames<P>, handle: Handle<T>) -> &'m T {
         let (pfn, slot) = locate::<T, P>(handle);
         debug_assert!(
-            slab_record(frames, pfn).is_some(),
+            slab_record(frames, number(pfn)).is_some(),
             "{}: {handle:?} is not in a slab",
             T::NAME
         );
@@ -203,9 +152,7 @@ impl<T: Node> Pool<T> {
     /// Waits for lock-free readers: not under an inner lock, not in a pin.
     pub fn drain<P: Platform>(&self, cx: &Cx<'_, P>) -> usize {
         let frames = cx.frames();
-        let mut lists = self.lists.lock(cx, 0);
-        let mut next = core::mem::take(&mut lists.empty);
-        drop(lists);
+        let mut next = self.lists.lock(cx, 0).take_empty();
         if next == 0 {
             return 0;
         }
@@ -213,7 +160,7 @@ impl<T: Node> Pool<T> {
         let mut drained = 0usize;
         while next != 0 {
             let pfn = Pfn::new(u64::from(next));
-            next = slab_record(frames, pfn).map_or(0, |page| get(page, NEXT));
+            next = next_empty(frames, next);
             let freed = frames.free(cx, pfn);
             debug_assert_eq!(freed, Ok(()));
             drained = drained.saturating_add(1);
@@ -226,32 +173,20 @@ impl<T: Node> Pool<T> {
     fn take<P: Platform>(&self, cx: &Cx<'_, P>) -> Option<Handle<T>> {
         let frames = cx.frames();
         let mut lists = self.lists.lock(cx, 0);
-        if lists.partial == 0 {
-            let spare = lists.empty;
-            if spare == 0 {
-                return None;
-            }
-            lists.remove(frames, List::Empty, spare);
-            lists.push(frames, List::Partial, spare);
-        }
-        let number = lists.partial;
-        let pfn = Pfn::new(u64::from(number));
-        let page = slab_record(frames, pfn)?;
-        let slot = get(page, FREE).checked_sub(1)?;
-        let node: &T = frames.memory().node(pfn, slot as usize);
-        let rest = node.free_link().load(Ordering::Relaxed);
-        set(page, FREE, rest);
-        set(page, LIVE, get(page, LIVE).saturating_add(1));
-        if rest == 0 {
-            lists.remove(frames, List::Partial, number);
-        }
+        let (slab, slot) = lists.take(frames, |slab, slot| {
+            let node: &T = frames
+                .memory()
+                .node(Pfn::new(u64::from(slab)), slot as usize);
+            node.free_link().load(Ordering::Relaxed)
+        })?;
         drop(lists);
         self.live.fetch_add(1, Ordering::Relaxed);
-        Handle::from_raw(number.wrapping_shl(slot_bits::<T, P>()) | slot)
+        Handle::from_raw(slab.wrapping_shl(slot_bits::<T, P>()) | slot)
     }
 
-    /// Makes a slab of free nodes, on no list. Returns its frame.
-    fn build<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<u32, OutOfMemory> {
+    /// Makes a slab of free nodes, on no list. Returns its frame and
+    /// the number of nodes.
+    fn build<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<(u32, u32), OutOfMemory> {
         let frames = cx.frames();
         let pfn = frames.alloc(cx, 0)?;
         let limit = 1u64.wrapping_shl(u32::BITS.saturating_sub(slot_bits::<T, P>()));
@@ -269,10 +204,8 @@ impl<T: Node> Pool<T> {
             node.free_link().store(first, Ordering::Relaxed);
             first = slot;
         }
-        set(page, LIVE, 0);
-        set(page, FREE, first);
         self.slabs.fetch_add(1, Ordering::Relaxed);
-        Ok(number(pfn))
+        Ok((number(pfn), first))
     }
 }
 
@@ -280,40 +213,6 @@ impl<T: Node> Pool<T> {
 impl<T: Node> Default for Pool<T> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Lists {
-    fn head(&mut self, list: List) -> &mut u32 {
-        match list {
-            List::Partial => &mut self.partial,
-            List::Empty => &mut self.empty,
-        }
-    }
-
-    fn push<P: Platform>(&mut self, frames: &Frames<P>, list: List, slab: u32) {
-        let next = core::mem::replace(self.head(list), slab);
-        if let Some(page) = slab_record(frames, Pfn::new(u64::from(slab))) {
-            set(page, PREV, 0);
-            set(page, NEXT, next);
-        }
-        if let Some(next) = slab_record(frames, Pfn::new(u64::from(next))) {
-            set(next, PREV, slab);
-        }
-    }
-
-    fn remove<P: Platform>(&mut self, frames: &Frames<P>, list: List, slab: u32) {
-        let Some(page) = slab_record(frames, Pfn::new(u64::from(slab))) else {
-            return;
-        };
-        let (prev, next) = (get(page, PREV), get(page, NEXT));
-        match slab_record(frames, Pfn::new(u64::from(prev))) {
-            Some(prev) => set(prev, NEXT, next),
-            None => *self.head(list) = next,
-        }
-        if let Some(next) = slab_record(frames, Pfn::new(u64::from(next))) {
-            set(next, PREV, prev);
-        }
     }
 }
 
@@ -367,23 +266,10 @@ const fn locate<T: Node, P: Platform>(handle: Handle<T>) -> (Pfn, u32) {
     )
 }
 
-fn slab_record<P: Platform>(frames: &Frames<P>, pfn: Pfn) -> Option<&Page> {
-    frames.page(pfn).filter(|page| page.kind() == Kind::Slab)
-}
-
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the page map holds no frame above 32 bits"
 )]
 const fn number(pfn: Pfn) -> u32 {
     pfn.as_u64() as u32
-}
-
-// The pool's lock orders all accesses.
-fn get(page: &Page, word: usize) -> u32 {
-    page.word(word).load(Ordering::Relaxed)
-}
-
-fn set(page: &Page, word: usize, value: u32) {
-    page.word(word).store(value, Ordering::Relaxed);
 }
