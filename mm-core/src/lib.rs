@@ -38,3 +38,4 @@ pub mod range;
 pub mod sync;
 pub mod table;
 pub mod tlb;
+pub mod tree;
