@@ -1,0 +1,45 @@
+//! Areas: which pages of a space may be touched, how, and what is behind them.
+//!
+//! ```text
+//!  space ──► VmaTree ──► Vma  Vma  Vma      by address, with gaps      tree.rs
+//!                         │    └──► object's interval tree, by offset  ByOffset
+//!                         └──► chains to anon_vmas                     rmap
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `node` | the 128-byte node; who may read and change which field |
+//! | `mark` | reader count and write mark: how faults and changes meet |
+//! | `flags`, `protmap` | properties; what they mean for a page-table entry |
+//! | `shape` | an area as a value, for plans |
+//! | `tree` | the areas of a space: find, walk, find a gap |
+//! | `split`, `merge` | pure decisions: what remains, what joins |
+//! | `plan` | what an edit will do: limits are checked against it |
+//! | `edit` | reserve, mark, commit |
+//!
+//! A verb of `space` that changes areas makes a [`Plan`] under the space lock,
+//! checks its [`Delta`] against the limits, reserves, marks, zaps what the
+//! range loses, commits, and changes page tables before it drops [`Done`].
+
+mod edit;
+mod flags;
+mod mark;
+mod merge;
+mod node;
+mod plan;
+mod protmap;
+mod shape;
+mod split;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod tree;
+
+pub use edit::{Done, Edit, Upkeep};
+pub use flags::VmaFlags;
+pub use merge::{Join, join_changed, join_new};
+pub use node::{Vma, VmaReadGuard};
+pub use plan::{Change, Delta, NewVma, Plan};
+pub use protmap::DirtyTracking;
+pub use shape::{AnonLink, Shape, VmaSpec};
+pub use split::Around;
+pub use tree::{ByAddress, ByOffset, STACK_GUARD_PAGES, VmaTree};

@@ -1,0 +1,292 @@
+//! What an edit will do, found out without doing it.
+//!
+//! ```text
+//! Plan::replace  ─┐          ┌─ limits checked by the verb
+//! Plan::remove   ─┼─► Plan ──┤
+//! Plan::modify   ─┘          └─► reserve ─► Edit ─► mark ─► commit ─► Done
+//! ```
+//!
+//! A plan walks the tree and folds shapes; it takes no memory for itself. It
+//! says how the counts of the space change ([`Delta`]), and bounds what
+//! must be put aside: at most two nodes whatever the number of areas, because
+//! only the two edges of a range can cut through an area.
+
+use super::merge::{Join, join_changed, join_new, joined};
+use super::split::{Around, above, below};
+use super::{AnonLink, Shape, Vma, VmaFlags, VmaSpec, VmaTree};
+use crate::addr::Vpn;
+use crate::pool::Handle;
+use crate::range::PageRange;
+use crate::tree::Resolve;
+
+/// How an edit changes the counts of its space, in pages but for `areas`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Delta {
+    /// Areas (`map_count`).
+    pub areas: isize,
+    /// All pages (`total_vm`).
+    pub pages: isize,
+    /// Pages of areas with `LOCKED`.
+    pub locked: isize,
+    /// Private writable pages outside of stacks (`RLIMIT_DATA`).
+    pub data: isize,
+    /// Pages of areas with `GROWS_DOWN`.
+    pub stack: isize,
+    /// Pages of areas with `ACCOUNT`: committed memory.
+    pub account: isize,
+}
+
+impl Delta {
+    fn add(&mut self, flags: VmaFlags, pages: usize) {
+        self.count(flags, isize::try_from(pages).unwrap_or(isize::MAX));
+    }
+
+    fn sub(&mut self, flags: VmaFlags, pages: usize) {
+        self.count(flags, isize::try_from(pages).unwrap_or(isize::MAX).saturating_neg());
+    }
+
+    fn count(&mut self, flags: VmaFlags, pages: isize) {
+        let when = |is: bool| if is { pages } else { 0 };
+        self.pages = self.pages.saturating_add(pages);
+        self.locked = self.locked.saturating_add(when(flags.contains(VmaFlags::LOCKED)));
+        self.data = self.data.saturating_add(when(flags.is_data()));
+        self.stack = self.stack.saturating_add(when(flags.contains(VmaFlags::GROWS_DOWN)));
+        self.account = self.account.saturating_add(when(flags.contains(VmaFlags::ACCOUNT)));
+    }
+
+    fn areas(&mut self, n: isize) {
+        self.areas = self.areas.saturating_add(n);
+    }
+
+    /// Returns what the areas of a whole tree count: for `check`s and for fork.
+    pub fn of_tree(tree: &VmaTree, nodes: &impl Resolve<Vma>) -> Self {
+        let mut sum = Self::default();
+        let mut at = tree.first(nodes);
+        while let Some(vma) = at {
+            let node = nodes.get(vma);
+            sum.areas(1);
+            sum.add(node.flags(), node.range().pages());
+            at = tree.next(nodes, vma);
+        }
+        sum
+    }
+}
+
+/// An area to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewVma {
+    /// What it maps.
+    pub spec: VmaSpec,
+    /// The area whose private pages will lie here too: the one that is
+    /// extended (a stack, remap in place) or moved. None for fresh memory.
+    pub like: Option<Handle<Vma>>,
+}
+
+/// The new flags of an area, from its spec. Asked more than once, so it must
+/// not depend on anything but the spec, nor change its answer once applied.
+pub type Change<'a> = &'a dyn Fn(&VmaSpec) -> VmaFlags;
+
+#[derive(Clone, Copy)]
+pub(super) enum Op<'a> {
+    /// Remove what lies in the range, then perhaps put one area there.
+    Replace(Option<NewVma>),
+    /// Give the areas of the range other flags.
+    Modify(Change<'a>),
+}
+
+/// What an edit will do.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    pub(super) op: Op<'a>,
+    pub(super) range: PageRange,
+    pub(super) delta: Delta,
+    pub(super) nodes: u32,
+    pub(super) chains: u32,
+    removes: usize,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans an area over `range`, in place of whatever lies there.
+    ///
+    /// # Locks
+    /// The space lock, for writing if the plan is to be carried out.
+    pub fn replace(
+        tree: &VmaTree,
+        nodes: &impl Resolve<Vma>,
+        range: PageRange,
+        new: NewVma,
+    ) -> Self {
+        let mut plan = Self::remove(tree, nodes, range);
+        plan.op = Op::Replace(Some(new));
+        let anon = new.like.map_or(AnonLink::None, |vma| nodes.get(vma).anon_link());
+        let shape = Shape { range, spec: new.spec, anon };
+        let prev = shape_below(tree, nodes, range.start());
+        let next = shape_above(tree, nodes, range.end());
+        let join = join_new(prev.as_ref(), &shape, next.as_ref());
+        plan.delta.add(new.spec.flags, range.pages());
+        let heir = match join {
+            Join::Apart => {
+                plan.delta.areas(1);
+                plan.nodes = plan.nodes.saturating_add(1);
+                AnonLink::None
+            }
+            Join::Prev => prev.map_or(anon, |p| p.anon),
+            Join::Next => next.map_or(anon, |n| n.anon),
+            Join::Both => {
+                plan.delta.areas(-1);
+                // What neither neighbour has comes from `like`.
+                prev.map_or(anon, |p| p.anon).or(next.map_or(anon, |n| n.anon))
+            }
+        };
+        if let (Some(like), None, Some(_)) = (new.like, heir.id(), anon.id()) {
+            plan.chains = plan.chains.saturating_add(nodes.get(like).chain_count());
+        }
+        plan
+    }
+
+    /// Plans a range without areas.
+    ///
+    /// # Locks
+    /// As [`Self::replace`].
+    pub fn remove(tree: &VmaTree, nodes: &impl Resolve<Vma>, range: PageRange) -> Self {
+        let mut plan = Self::nothing(Op::Replace(None), range);
+        for vma in tree.overlapping(nodes, range) {
+            let node = nodes.get(vma);
+            let old = node.shape();
+            let part = old.range.intersect(range);
+            plan.removes = plan.removes.saturating_add(part.pages());
+            plan.delta.sub(old.spec.flags, part.pages());
+            match Around::of(&old, part).count() {
+                0 => plan.delta.areas(-1),
+                1 => {}
+                _ => {
+                    plan.delta.areas(1);
+                    plan.nodes = plan.nodes.saturating_add(1);
+                    plan.chains = plan.chains.saturating_add(node.chain_count());
+                }
+            }
+        }
+        plan
+    }
+
+    /// Plans other flags for the areas of `range`. Pages of the range without
+    /// an area are passed over: what a hole means is the verb's to say.
+    ///
+    /// # Locks
+    /// As [`Self::replace`].
+    pub fn modify(
+        tree: &VmaTree,
+        nodes: &impl Resolve<Vma>,
+        range: PageRange,
+        change: Change<'a>,
+    ) -> Self {
+        let mut plan = Self::nothing(Op::Modify(change), range);
+        let mut prev = shape_below_area(tree, nodes, range.start());
+        let mut at = tree.first_ending_above(nodes, range.start());
+        while let Some(vma) = at {
+            let node = nodes.get(vma);
+            let old = node.shape();
+            let part = old.range.intersect(range);
+            if part.is_empty() {
+                break;
+            }
+            at = tree.next(nodes, vma);
+            let flags = change(&old.spec);
+            if flags == old.spec.flags {
+                prev = Some(old);
+                continue;
+            }
+            let next = at.filter(|&n| !nodes.get(n).is_dying()).map(|n| nodes.get(n).shape());
+            let join = join_changed(prev.as_ref(), &old, part, flags, next.as_ref());
+            plan.note_change(&old, part, flags, join, prev.as_ref(), node.chain_count());
+            let mut new = old.clip(part);
+            new.spec.flags = flags;
+            prev = Some(joined(join, prev.as_ref(), &new, next.as_ref()));
+            if matches!(join, Join::Next | Join::Both) {
+                // The next area has these flags and is part of this one now.
+                at = at.and_then(|n| tree.next(nodes, n));
+            }
+        }
+        plan
+    }
+
+    fn note_change(
+        &mut self,
+        old: &Shape,
+        part: PageRange,
+        flags: VmaFlags,
+        join: Join,
+        prev: Option<&Shape>,
+        chains: u32,
+    ) {
+        self.delta.sub(old.spec.flags, part.pages());
+        self.delta.add(flags, part.pages());
+        let splits = Around::of(old, part).count();
+        let whole = splits == 0;
+        let (areas, copies) = match join {
+            Join::Apart => {
+                self.nodes = self.nodes.saturating_add(splits);
+                (splits as isize, splits)
+            }
+            // The one that grows has the same anon_vma or needs a copy of the
+            // chains, unless it can take them over.
+            Join::Prev | Join::Next => (if whole { -1 } else { 0 }, u32::from(!whole)),
+            Join::Both => (-2, 0),
+        };
+        let _ = prev;
+        self.delta.areas(areas);
+        self.chains = self.chains.saturating_add(chains.saturating_mul(copies));
+    }
+
+    fn nothing(op: Op<'a>, range: PageRange) -> Self {
+        Self { op, range, delta: Delta::default(), nodes: 0, chains: 0, removes: 0 }
+    }
+
+    /// Returns how the counts of the space will change.
+    pub fn delta(&self) -> Delta {
+        self.delta
+    }
+
+    /// Returns the pages of the range.
+    pub fn range(&self) -> PageRange {
+        self.range
+    }
+
+    /// Returns how many mapped pages the range loses: when not zero, they must
+    /// be zapped between [`super::Edit::mark`] and [`super::Edit::commit`].
+    pub fn removed_pages(&self) -> usize {
+        self.removes
+    }
+}
+
+/// Returns the part below `page` of the last area that has one.
+pub(super) fn shape_below(
+    tree: &VmaTree,
+    nodes: &impl Resolve<Vma>,
+    page: Vpn,
+) -> Option<Shape> {
+    let vma = tree.last_starting_below(nodes, page)?;
+    let node = nodes.get(vma);
+    if node.is_dying() { None } else { below(&node.shape(), page) }
+}
+
+/// Returns the part from `page` on of the first area that has one.
+pub(super) fn shape_above(
+    tree: &VmaTree,
+    nodes: &impl Resolve<Vma>,
+    page: Vpn,
+) -> Option<Shape> {
+    let vma = tree.first_ending_above(nodes, page)?;
+    let node = nodes.get(vma);
+    if node.is_dying() { None } else { above(&node.shape(), page) }
+}
+
+/// Returns the area before the one that holds `page` or follows it.
+fn shape_below_area(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
+    let prev = match tree.first_ending_above(nodes, page) {
+        Some(vma) => tree.prev(nodes, vma)?,
+        None => tree.last(nodes)?,
+    };
+    let node = nodes.get(prev);
+    (!node.is_dying()).then(|| node.shape())
+}
