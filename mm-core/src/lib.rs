@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | spaces | `space` | the verbs: map, unmap, protect, brk, fork, fault, ... |
 //! | faults | `fault` | resolves one fault |
-//! | areas, owners | `vma`, `rmap`, `object` | VMAs; who maps a page; cached pages |
+//! | areas, owners | [`vma`], `rmap`, `object` | VMAs; who maps a page; cached pages |
 //! | tables | [`table`], [`tlb`] | one page table; what is freed after which flush |
 //! | frames | [`page`], `pool` | records and allocation of frames; typed nodes |
 //! | facts | [`format`], [`platform`] | bits of an architecture; what the kernel supplies |
@@ -39,3 +39,4 @@ pub mod sync;
 pub mod table;
 pub mod tlb;
 pub mod tree;
+pub mod vma;

@@ -118,7 +118,14 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     /// # Locks
     /// The space lock for writing, since before the plan was made.
     pub fn reserve(tree: &'a VmaTree, up: &'a U, plan: Plan<'a>) -> Result<Self, OutOfMemory> {
-        let mut edit = Self { tree, up, plan, nodes: ArrayVec::new(), chains: None, committed: false };
+        let mut edit = Self {
+            tree,
+            up,
+            plan,
+            nodes: ArrayVec::new(),
+            chains: None,
+            committed: false,
+        };
         for _ in 0..plan.nodes {
             let node = up.alloc()?;
             if edit.nodes.try_push(node).is_err() {
@@ -159,7 +166,11 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         }
         // What was not needed goes back when `self` is dropped; the marks stay.
         self.committed = true;
-        Done { tree: self.tree, up: self.up, range: self.plan.range }
+        Done {
+            tree: self.tree,
+            up: self.up,
+            range: self.plan.range,
+        }
     }
 
     /// Takes the areas out of the range.
@@ -171,12 +182,27 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             if part.is_empty() {
                 return;
             }
-            let mut step = Step { from: Some(vma), ..Step::default() };
+            let mut step = Step {
+                from: Some(vma),
+                ..Step::default()
+            };
             match Around::of(&old, part) {
-                Around { left: None, right: None } => step.gone(vma),
-                Around { left: Some(rest), right: None } => step.stay(vma, rest.range),
-                Around { left: None, right: Some(rest) } => step.stay(vma, rest.range),
-                Around { left: Some(left), right: Some(right) } => {
+                Around {
+                    left: None,
+                    right: None,
+                } => step.gone(vma),
+                Around {
+                    left: Some(rest),
+                    right: None,
+                } => step.stay(vma, rest.range),
+                Around {
+                    left: None,
+                    right: Some(rest),
+                } => step.stay(vma, rest.range),
+                Around {
+                    left: Some(left),
+                    right: Some(right),
+                } => {
                     step.stay(vma, left.range);
                     step.born(right);
                 }
@@ -188,14 +214,24 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     /// Puts one area over the empty range.
     fn place(&mut self, new: &NewVma) {
         let range = self.plan.range;
-        let anon = new.like.map_or(AnonLink::None, |vma| self.get(vma).anon_link());
-        let shape = Shape { range, spec: new.spec, anon };
+        let anon = new
+            .like
+            .map_or(AnonLink::None, |vma| self.get(vma).anon_link());
+        let shape = Shape {
+            range,
+            spec: new.spec,
+            anon,
+        };
         let below = shape_below(self.tree, self.up, range.start());
         let above = shape_above(self.tree, self.up, range.end());
         let join = join_new(below.as_ref(), &shape, above.as_ref());
         let prev = self.tree.last_starting_below(self.up, range.start());
         let next = self.tree.first_ending_above(self.up, range.end());
-        let mut step = Step { from: new.like, absorbed: new.spec.flags, ..Step::default() };
+        let mut step = Step {
+            from: new.like,
+            absorbed: new.spec.flags,
+            ..Step::default()
+        };
         match (join, prev, next) {
             (Join::Prev, Some(prev), _) => step.grow(prev, self.up_to(prev, range.end())),
             (Join::Next, _, Some(next)) => step.grow(next, self.down_to(next, range.start())),
@@ -236,7 +272,11 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         let above = next.map(|h| self.get(h).shape());
         let join = join_changed(below.as_ref(), old, part, flags, above.as_ref());
         let around = Around::of(old, part);
-        let mut step = Step { from: Some(vma), absorbed: flags, ..Step::default() };
+        let mut step = Step {
+            from: Some(vma),
+            absorbed: flags,
+            ..Step::default()
+        };
         match (join, prev, next) {
             (Join::Prev, Some(prev), _) => {
                 step.grow(prev, self.up_to(prev, part.end()));
@@ -265,11 +305,19 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     /// Does one step: see the module for the order.
     fn carry_out(&mut self, step: &Step) {
         let (tree, up) = (self.tree, self.up);
-        let changed = || step.stay.iter().map(|s| s.0).chain(step.gone.iter().copied());
+        let changed = || {
+            step.stay
+                .iter()
+                .map(|s| s.0)
+                .chain(step.gone.iter().copied())
+        };
         for vma in changed() {
             self.write_mark(vma);
         }
-        let anon = changed().chain(step.from).map(|h| self.get(h).anon_raw()).find(|&id| id != 0);
+        let anon = changed()
+            .chain(step.from)
+            .map(|h| self.get(h).anon_raw())
+            .find(|&id| id != 0);
         let object = match (changed().next(), step.born.first()) {
             (Some(h), _) => self.get(h).object_raw(),
             (None, Some(shape)) => shape.spec.object,
@@ -301,7 +349,9 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             up.chains_show(&mut locked, vma);
         }
         for shape in &step.born {
-            let Some(vma) = self.make(shape) else { continue };
+            let Some(vma) = self.make(shape) else {
+                continue;
+            };
             up.map_insert(&mut locked, vma);
             self.copy_chains(&mut locked, vma, step.from);
         }
@@ -344,7 +394,8 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         let vma = self.nodes.pop();
         debug_assert!(vma.is_some(), "the plan bounds the nodes of its edit");
         let vma = vma?;
-        self.get(vma).fill(self.tree.space(), shape.range, &shape.spec);
+        self.get(vma)
+            .fill(self.tree.space(), shape.range, &shape.spec);
         self.get(vma).attach();
         self.up.retain(vma);
         self.tree.insert(self.up, vma);
@@ -430,7 +481,10 @@ impl<U: Upkeep> Drop for Done<'_, U> {
 
 /// Unmarks the areas in and right beside a range: what an edit may have marked.
 fn unmark<U: Upkeep>(tree: &VmaTree, up: &U, range: PageRange) {
-    let wide = PageRange::new(range.start().saturating_sub(1), range.end().saturating_add(1));
+    let wide = PageRange::new(
+        range.start().saturating_sub(1),
+        range.end().saturating_add(1),
+    );
     for vma in tree.overlapping(up, wide) {
         let node = up.get(vma);
         // A dying area is marked by who zaps it.

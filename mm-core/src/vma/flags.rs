@@ -79,8 +79,10 @@ impl VmaFlags {
     /// The rights that may ever be in force.
     pub const MAY: Self = Self::MAY_READ.union(Self::MAY_WRITE).union(Self::MAY_EXEC);
     /// Areas with one of these are never merged.
-    pub const SPECIAL: Self =
-        Self::IO.union(Self::DONT_EXPAND).union(Self::PFN_MAP).union(Self::MIXED_MAP);
+    pub const SPECIAL: Self = Self::IO
+        .union(Self::DONT_EXPAND)
+        .union(Self::PFN_MAP)
+        .union(Self::MIXED_MAP);
     /// Flags that a merged area has when one of its parts had them.
     pub const STICKY: Self = Self::SOFT_DIRTY;
     /// Flags that two areas need not agree on to be merged.
@@ -118,7 +120,7 @@ impl VmaFlags {
     /// Returns whether an access is among the rights in force.
     ///
     /// A store also needs no right to load, nor the other way round: what
-    /// hardware cannot express is widened by [`super::protmap`], not here.
+    /// hardware cannot express is widened by [`Self::page_prot`], not here.
     pub const fn allows(self, access: Access) -> bool {
         self.prot().allows(access)
     }
@@ -137,7 +139,9 @@ impl VmaFlags {
 
     /// Returns whether two areas may become one as far as flags go.
     pub const fn mergeable_with(self, other: Self) -> bool {
-        let differ = self.symmetric_difference(other).difference(Self::MERGE_IGNORES);
+        let differ = self
+            .symmetric_difference(other)
+            .difference(Self::MERGE_IGNORES);
         differ.is_empty() && !self.union(other).intersects(Self::SPECIAL)
     }
 

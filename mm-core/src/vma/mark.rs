@@ -61,7 +61,10 @@ impl Mark {
             }
             // Acquire: pairs with the release of `attach` and `unmark`.
             let next = seen.wrapping_add(1);
-            match self.0.compare_exchange_weak(seen, next, Ordering::Acquire, Ordering::Relaxed) {
+            match self
+                .0
+                .compare_exchange_weak(seen, next, Ordering::Acquire, Ordering::Relaxed)
+            {
                 Ok(_) => return true,
                 Err(now) => seen = now,
             }
@@ -100,7 +103,11 @@ impl Mark {
 
     /// Makes the unlinked node free.
     pub(super) fn detach(&self) {
-        debug_assert_eq!(self.0.load(Ordering::Relaxed) & !DYING, WRITER | 1, "freed in use");
+        debug_assert_eq!(
+            self.0.load(Ordering::Relaxed) & !DYING,
+            WRITER | 1,
+            "freed in use"
+        );
         self.0.store(0, Ordering::Release);
     }
 

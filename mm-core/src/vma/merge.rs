@@ -100,23 +100,25 @@ fn choose(prev: Option<&Shape>, next: Option<&Shape>) -> Join {
         (Some(p), Some(n)) => {
             let removable = !n.spec.flags.contains(VmaFlags::CLOSE_HOOK);
             // Each agrees with the middle, which may have no anon_vma.
-            if removable && p.anon.mergeable_with(n.anon) { Join::Both } else { Join::Prev }
+            if removable && p.anon.mergeable_with(n.anon) {
+                Join::Both
+            } else {
+                Join::Prev
+            }
         }
     }
 }
 
 /// Returns the area that stands over `part` after a join, as a value: the
 /// plan's way of going on without changing anything.
-pub(super) fn joined(
-    join: Join,
-    prev: Option<&Shape>,
-    new: &Shape,
-    next: Option<&Shape>,
-) -> Shape {
+pub(super) fn joined(join: Join, prev: Option<&Shape>, new: &Shape, next: Option<&Shape>) -> Shape {
     let mut out = *new;
     let grow = |a: &Shape, b: &Shape| Shape {
         range: PageRange::new(a.range.start(), b.range.end()),
-        spec: VmaSpec { flags: a.spec.flags.absorbing(b.spec.flags), ..a.spec },
+        spec: VmaSpec {
+            flags: a.spec.flags.absorbing(b.spec.flags),
+            ..a.spec
+        },
         anon: inherit(a.anon, b.anon),
     };
     if let (Join::Prev | Join::Both, Some(p)) = (join, prev) {

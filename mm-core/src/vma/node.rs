@@ -124,7 +124,9 @@ impl Vma {
 
     /// Returns the page of the backing that `page` maps.
     pub fn pgoff_of(&self, page: Vpn) -> usize {
-        self.pgoff().wrapping_add(page.as_usize()).wrapping_sub(self.start().as_usize())
+        self.pgoff()
+            .wrapping_add(page.as_usize())
+            .wrapping_sub(self.start().as_usize())
     }
 
     /// Returns the page that maps page `pgoff` of the backing, if one does.
@@ -135,7 +137,9 @@ impl Vma {
 
     /// Returns the last page of the backing that the area maps.
     pub fn last_pgoff(&self) -> usize {
-        self.pgoff().wrapping_add(self.range().pages()).wrapping_sub(1)
+        self.pgoff()
+            .wrapping_add(self.range().pages())
+            .wrapping_sub(1)
     }
 
     /// Returns the number of the object's handle, zero where there is none.
@@ -192,7 +196,11 @@ impl Vma {
     /// # Locks
     /// The space lock.
     pub fn shape(&self) -> Shape {
-        Shape { range: self.range(), spec: self.spec(), anon: self.anon_link() }
+        Shape {
+            range: self.range(),
+            spec: self.spec(),
+            anon: self.anon_link(),
+        }
     }
 
     /// Returns the number of chains to anon_vmas.
@@ -201,16 +209,19 @@ impl Vma {
     }
 
     /// Returns the cell of the head of the list of chains, for `rmap`.
+    #[allow(dead_code, reason = "the reverse map is built on this")]
     pub(crate) fn chains(&self) -> &AtomicU32 {
         &self.chains
     }
 
     /// Returns the cell of the number of chains, for `rmap`.
+    #[allow(dead_code, reason = "the reverse map is built on this")]
     pub(crate) fn chain_counter(&self) -> &AtomicU32 {
         &self.chain_count
     }
 
     /// Returns the cell of the anon_vma, for `rmap`.
+    #[allow(dead_code, reason = "the reverse map is built on this")]
     pub(crate) fn anon_cell(&self) -> &AtomicU32 {
         &self.anon
     }
@@ -252,7 +263,7 @@ impl Vma {
     }
 }
 
-/// The state: see [`super::mark`].
+/// The state: reader count and write mark (module `mark`).
 impl Vma {
     /// Counts a reader in if the area is attached, belongs to `space`, holds
     /// `page` and is not being changed. `None` proves nothing: ask under the
@@ -273,7 +284,11 @@ impl Vma {
         // Order is checked as for a lock that is waited for by nobody here.
         let rank = Rank::new(Class::Vma, 0);
         cx.acquire_fresh(rank);
-        let guard = VmaReadGuard { vma: self, cx, rank };
+        let guard = VmaReadGuard {
+            vma: self,
+            cx,
+            rank,
+        };
         (self.space() == space && self.range().contains(page)).then_some(guard)
     }
 

@@ -42,16 +42,27 @@ impl Delta {
     }
 
     fn sub(&mut self, flags: VmaFlags, pages: usize) {
-        self.count(flags, isize::try_from(pages).unwrap_or(isize::MAX).saturating_neg());
+        self.count(
+            flags,
+            isize::try_from(pages)
+                .unwrap_or(isize::MAX)
+                .saturating_neg(),
+        );
     }
 
     fn count(&mut self, flags: VmaFlags, pages: isize) {
         let when = |is: bool| if is { pages } else { 0 };
         self.pages = self.pages.saturating_add(pages);
-        self.locked = self.locked.saturating_add(when(flags.contains(VmaFlags::LOCKED)));
+        self.locked = self
+            .locked
+            .saturating_add(when(flags.contains(VmaFlags::LOCKED)));
         self.data = self.data.saturating_add(when(flags.is_data()));
-        self.stack = self.stack.saturating_add(when(flags.contains(VmaFlags::GROWS_DOWN)));
-        self.account = self.account.saturating_add(when(flags.contains(VmaFlags::ACCOUNT)));
+        self.stack = self
+            .stack
+            .saturating_add(when(flags.contains(VmaFlags::GROWS_DOWN)));
+        self.account = self
+            .account
+            .saturating_add(when(flags.contains(VmaFlags::ACCOUNT)));
     }
 
     fn areas(&mut self, n: isize) {
@@ -118,8 +129,14 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let mut plan = Self::remove(tree, nodes, range);
         plan.op = Op::Replace(Some(new));
-        let anon = new.like.map_or(AnonLink::None, |vma| nodes.get(vma).anon_link());
-        let shape = Shape { range, spec: new.spec, anon };
+        let anon = new
+            .like
+            .map_or(AnonLink::None, |vma| nodes.get(vma).anon_link());
+        let shape = Shape {
+            range,
+            spec: new.spec,
+            anon,
+        };
         let prev = shape_below(tree, nodes, range.start());
         let next = shape_above(tree, nodes, range.end());
         let join = join_new(prev.as_ref(), &shape, next.as_ref());
@@ -135,7 +152,8 @@ impl<'a> Plan<'a> {
             Join::Both => {
                 plan.delta.areas(-1);
                 // What neither neighbour has comes from `like`.
-                prev.map_or(anon, |p| p.anon).or(next.map_or(anon, |n| n.anon))
+                prev.map_or(anon, |p| p.anon)
+                    .or(next.map_or(anon, |n| n.anon))
             }
         };
         if let (Some(like), None, Some(_)) = (new.like, heir.id(), anon.id()) {
@@ -196,9 +214,11 @@ impl<'a> Plan<'a> {
                 prev = Some(old);
                 continue;
             }
-            let next = at.filter(|&n| !nodes.get(n).is_dying()).map(|n| nodes.get(n).shape());
+            let next = at
+                .filter(|&n| !nodes.get(n).is_dying())
+                .map(|n| nodes.get(n).shape());
             let join = join_changed(prev.as_ref(), &old, part, flags, next.as_ref());
-            plan.note_change(&old, part, flags, join, prev.as_ref(), node.chain_count());
+            plan.note_change(&old, part, flags, join, node.chain_count());
             let mut new = old.clip(part);
             new.spec.flags = flags;
             prev = Some(joined(join, prev.as_ref(), &new, next.as_ref()));
@@ -216,7 +236,6 @@ impl<'a> Plan<'a> {
         part: PageRange,
         flags: VmaFlags,
         join: Join,
-        prev: Option<&Shape>,
         chains: u32,
     ) {
         self.delta.sub(old.spec.flags, part.pages());
@@ -233,13 +252,19 @@ impl<'a> Plan<'a> {
             Join::Prev | Join::Next => (if whole { -1 } else { 0 }, u32::from(!whole)),
             Join::Both => (-2, 0),
         };
-        let _ = prev;
         self.delta.areas(areas);
         self.chains = self.chains.saturating_add(chains.saturating_mul(copies));
     }
 
     fn nothing(op: Op<'a>, range: PageRange) -> Self {
-        Self { op, range, delta: Delta::default(), nodes: 0, chains: 0, removes: 0 }
+        Self {
+            op,
+            range,
+            delta: Delta::default(),
+            nodes: 0,
+            chains: 0,
+            removes: 0,
+        }
     }
 
     /// Returns how the counts of the space will change.
@@ -260,25 +285,25 @@ impl<'a> Plan<'a> {
 }
 
 /// Returns the part below `page` of the last area that has one.
-pub(super) fn shape_below(
-    tree: &VmaTree,
-    nodes: &impl Resolve<Vma>,
-    page: Vpn,
-) -> Option<Shape> {
+pub(super) fn shape_below(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
     let vma = tree.last_starting_below(nodes, page)?;
     let node = nodes.get(vma);
-    if node.is_dying() { None } else { below(&node.shape(), page) }
+    if node.is_dying() {
+        None
+    } else {
+        below(&node.shape(), page)
+    }
 }
 
 /// Returns the part from `page` on of the first area that has one.
-pub(super) fn shape_above(
-    tree: &VmaTree,
-    nodes: &impl Resolve<Vma>,
-    page: Vpn,
-) -> Option<Shape> {
+pub(super) fn shape_above(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
     let vma = tree.first_ending_above(nodes, page)?;
     let node = nodes.get(vma);
-    if node.is_dying() { None } else { above(&node.shape(), page) }
+    if node.is_dying() {
+        None
+    } else {
+        above(&node.shape(), page)
+    }
 }
 
 /// Returns the area before the one that holds `page` or follows it.

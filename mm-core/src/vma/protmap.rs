@@ -50,7 +50,11 @@ impl VmaFlags {
 }
 
 const fn widen(prot: Prot) -> Prot {
-    if prot.contains(Prot::WRITE) { prot.union(Prot::READ) } else { prot }
+    if prot.contains(Prot::WRITE) {
+        prot.union(Prot::READ)
+    } else {
+        prot
+    }
 }
 
 #[cfg(test)]

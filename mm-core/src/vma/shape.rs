@@ -116,7 +116,11 @@ impl Shape {
         let range = self.range.intersect(range);
         let skipped = range.start().pages_since(self.range.start());
         let pgoff = self.spec.pgoff.saturating_add(skipped);
-        Self { range, spec: VmaSpec { pgoff, ..self.spec }, anon: self.anon }
+        Self {
+            range,
+            spec: VmaSpec { pgoff, ..self.spec },
+            anon: self.anon,
+        }
     }
 }
 
@@ -126,7 +130,11 @@ mod tests {
     use crate::addr::Vpn;
 
     fn spec(pgoff: usize) -> VmaSpec {
-        VmaSpec { pgoff, object: 7, ..VmaSpec::default() }
+        VmaSpec {
+            pgoff,
+            object: 7,
+            ..VmaSpec::default()
+        }
     }
 
     #[test]
@@ -140,7 +148,11 @@ mod tests {
     #[test]
     fn lesson_9_a_part_keeps_the_offset_of_its_first_page() {
         let range = PageRange::new(Vpn::new(10), Vpn::new(20));
-        let s = Shape { range, spec: spec(3), anon: AnonLink::Alone(1) };
+        let s = Shape {
+            range,
+            spec: spec(3),
+            anon: AnonLink::Alone(1),
+        };
         let part = s.clip(PageRange::new(Vpn::new(14), Vpn::new(16)));
         assert_eq!((part.range.pages(), part.spec.pgoff), (2, 7));
         assert_eq!(part.anon, s.anon);

@@ -29,7 +29,10 @@ impl Around {
         let low = PageRange::new(old.range.start(), part.start());
         let high = PageRange::new(part.end(), old.range.end());
         let some = |r: PageRange| (!r.is_empty()).then(|| old.clip(r));
-        Self { left: some(low), right: some(high) }
+        Self {
+            left: some(low),
+            right: some(high),
+        }
     }
 
     /// Returns the number of remainders.
@@ -61,8 +64,17 @@ mod tests {
 
     #[test]
     fn a3_split_keeps_every_page_and_its_offset() {
-        let spec = VmaSpec { flags: VmaFlags::READ, pgoff: 100, object: 5, ..VmaSpec::default() };
-        let old = Shape { range: range(10, 20), spec, anon: AnonLink::Alone(3) };
+        let spec = VmaSpec {
+            flags: VmaFlags::READ,
+            pgoff: 100,
+            object: 5,
+            ..VmaSpec::default()
+        };
+        let old = Shape {
+            range: range(10, 20),
+            spec,
+            anon: AnonLink::Alone(3),
+        };
         for start in 10..20 {
             for end in start + 1..=20 {
                 let part = range(start, end);
@@ -71,7 +83,10 @@ mod tests {
                 assert_eq!(pages(left) + part.pages() + pages(right), 10);
                 for s in [left, right].into_iter().flatten() {
                     assert_eq!(s.spec.pgoff - 100, s.range.start().as_usize() - 10);
-                    assert_eq!((s.spec.flags, s.spec.object, s.anon), (spec.flags, 5, old.anon));
+                    assert_eq!(
+                        (s.spec.flags, s.spec.object, s.anon),
+                        (spec.flags, 5, old.anon)
+                    );
                 }
                 assert_eq!(left.is_some(), start > 10);
                 assert_eq!(right.is_some(), end < 20);

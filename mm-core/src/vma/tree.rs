@@ -89,13 +89,19 @@ impl VmaTree {
     #[cfg(not(loom))]
     /// Makes the tree of a space without areas.
     pub const fn new() -> Self {
-        Self { tree: GapTree::new(), space: AtomicU32::new(0) }
+        Self {
+            tree: GapTree::new(),
+            space: AtomicU32::new(0),
+        }
     }
 
     #[cfg(loom)]
     /// Makes the tree of a space without areas.
     pub fn new() -> Self {
-        Self { tree: GapTree::new(), space: AtomicU32::new(0) }
+        Self {
+            tree: GapTree::new(),
+            space: AtomicU32::new(0),
+        }
     }
 
     /// Says which space the areas belong to: the number of its node's handle.
@@ -132,21 +138,17 @@ impl VmaTree {
     }
 
     /// Returns the area that holds the page, else the next one above.
-    pub fn first_ending_above(
-        &self,
-        nodes: &impl Resolve<Vma>,
-        page: Vpn,
-    ) -> Option<Handle<Vma>> {
+    pub fn first_ending_above(&self, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Handle<Vma>> {
         self.tree.tree().lower_bound(nodes, |vma| vma.end() <= page)
     }
 
     /// Returns the last area that begins below the page.
-    pub fn last_starting_below(
-        &self,
-        nodes: &impl Resolve<Vma>,
-        page: Vpn,
-    ) -> Option<Handle<Vma>> {
-        match self.tree.tree().lower_bound(nodes, |vma| vma.start() < page) {
+    pub fn last_starting_below(&self, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Handle<Vma>> {
+        match self
+            .tree
+            .tree()
+            .lower_bound(nodes, |vma| vma.start() < page)
+        {
             Some(above) => self.prev(nodes, above),
             None => self.last(nodes),
         }

@@ -149,14 +149,27 @@ fn lesson_17_a_freed_area_is_entered_by_nobody() {
     s.add(0, 4, RW);
     let vma = s.tree.find(&s.up, Vpn::new(0)).unwrap();
     s.unmap(0, 4);
-    assert!(s.up.get(vma).try_read(&NoContext, super::SPACE, Vpn::new(0)).is_none());
+    assert!(
+        s.up.get(vma)
+            .try_read(&NoContext, super::SPACE, Vpn::new(0))
+            .is_none()
+    );
     // Nor under its old name when the node has become another area.
     s.add(100, 104, RW);
     assert_eq!(s.tree.find(&s.up, Vpn::new(100)), Some(vma));
     let node = s.up.get(vma);
-    assert!(node.try_read(&NoContext, super::SPACE, Vpn::new(0)).is_none());
-    assert!(node.try_read(&NoContext, super::SPACE + 1, Vpn::new(100)).is_none());
-    assert!(node.try_read(&NoContext, super::SPACE, Vpn::new(100)).is_some());
+    assert!(
+        node.try_read(&NoContext, super::SPACE, Vpn::new(0))
+            .is_none()
+    );
+    assert!(
+        node.try_read(&NoContext, super::SPACE + 1, Vpn::new(100))
+            .is_none()
+    );
+    assert!(
+        node.try_read(&NoContext, super::SPACE, Vpn::new(100))
+            .is_some()
+    );
 }
 
 /// kontainapp/km#199: areas protected in pieces were never one again.

@@ -21,19 +21,46 @@ type Verb = fn(&Space) -> bool;
 fn c1_every_failing_allocation_leaves_everything_as_it_was() {
     let verbs: [(&str, u32, Verb); 7] = [
         ("map apart", 1, |s| {
-            s.try_place(range(22, 25), NewVma { spec: anon(RW, 22), like: None }).is_ok()
+            s.try_place(
+                range(22, 25),
+                NewVma {
+                    spec: anon(RW, 22),
+                    like: None,
+                },
+            )
+            .is_ok()
         }),
         ("map in the middle", 1 + 1 + 2, |s| {
-            s.try_place(range(3, 5), NewVma { spec: anon(RW, 3), like: None }).is_ok()
+            s.try_place(
+                range(3, 5),
+                NewVma {
+                    spec: anon(RW, 3),
+                    like: None,
+                },
+            )
+            .is_ok()
         }),
         ("move", 1 + 2, |s| {
             let like = s.tree.find(&s.up, Vpn::new(12));
-            s.try_place(range(50, 55), NewVma { spec: anon(RO, 12), like }).is_ok()
+            s.try_place(
+                range(50, 55),
+                NewVma {
+                    spec: anon(RO, 12),
+                    like,
+                },
+            )
+            .is_ok()
         }),
         ("unmap the middle", 1 + 2, |s| s.try_unmap(3, 5).is_ok()),
-        ("protect the middle", 2 + 4, |s| s.try_set(13, 15, RW).is_ok()),
-        ("protect over two", 2 + 4, |s| s.try_set(5, 15, RW | VmaFlags::EXEC).is_ok()),
-        ("protect shared", 1, |s| s.try_set(30, 35, RO | VmaFlags::SHARED).is_ok()),
+        ("protect the middle", 2 + 4, |s| {
+            s.try_set(13, 15, RW).is_ok()
+        }),
+        ("protect over two", 2 + 4, |s| {
+            s.try_set(5, 15, RW | VmaFlags::EXEC).is_ok()
+        }),
+        ("protect shared", 1, |s| {
+            s.try_set(30, 35, RO | VmaFlags::SHARED).is_ok()
+        }),
     ];
     for (name, allocations, verb) in verbs {
         let mut failures = 0;
@@ -54,7 +81,15 @@ fn c1_every_failing_allocation_leaves_everything_as_it_was() {
 
 #[test]
 fn c4_munmap_needs_no_memory() {
-    for (start, end) in [(0, 10), (0, 5), (5, 10), (5, 15), (0, 50), (15, 35), (45, 46)] {
+    for (start, end) in [
+        (0, 10),
+        (0, 5),
+        (5, 10),
+        (5, 15),
+        (0, 50),
+        (15, 35),
+        (45, 46),
+    ] {
         let s = build();
         s.up.fuse.set(Some(0));
         s.try_unmap(start, end).unwrap();
@@ -72,7 +107,14 @@ fn merging_and_whole_changes_need_no_memory() {
     s.try_set(3, 5, RW).unwrap();
     assert_eq!(s.draw(), "0-9@0");
     s.try_set(0, 9, RO).unwrap();
-    s.try_place(range(9, 12), NewVma { spec: anon(RO, 9), like: None }).unwrap();
+    s.try_place(
+        range(9, 12),
+        NewVma {
+            spec: anon(RO, 9),
+            like: None,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-12@0");
     assert_eq!(s.at(0).anon_raw(), 11);
 }

@@ -33,7 +33,15 @@ fn simple_expand() {
     let s = Space::new();
     s.add(0, 1, RW);
     let like = s.tree.find(&s.up, Vpn::new(0));
-    let d = s.try_place(range(1, 3), NewVma { spec: anon(RW, 1), like }).unwrap();
+    let d = s
+        .try_place(
+            range(1, 3),
+            NewVma {
+                spec: anon(RW, 1),
+                like,
+            },
+        )
+        .unwrap();
     assert_eq!((d.areas, d.pages), (0, 2));
     assert_eq!(s.draw(), "0-3@0");
 }
@@ -196,7 +204,10 @@ fn existing_none() {
         s.put(3, 8, anon(RO, 3));
         s.put(8, 10, anon(RW, 8));
         assert_eq!(s.set(a, b, RW).areas, 2);
-        assert_eq!(s.draw(), format!("0-3@0 3-{a}@3 {a}-{b}@{a} {b}-8@{b} 8-10@8"));
+        assert_eq!(
+            s.draw(),
+            format!("0-3@0 3-{a}@3 {a}-{b}@{a} {b}-8@{b} 8-10@8")
+        );
     }
 }
 
@@ -233,10 +244,7 @@ fn dup_anon_vma_from_next_when_adding() {
 #[test]
 fn dup_anon_vma_when_modifying() {
     // (which one was faulted, part that changes, outcome, whose inherits)
-    for (faulted, part, want) in [
-        (5, (3, 5), "0-8@0"),
-        (3, (3, 5), "0-8@0"),
-    ] {
+    for (faulted, part, want) in [(5, (3, 5), "0-8@0"), (3, (3, 5), "0-8@0")] {
         let s = Space::new();
         s.put(0, 3, anon(RW, 0));
         s.put(3, 5, anon(RO, 3));
@@ -320,7 +328,14 @@ fn merge_extend() {
     s.add(3, 4, RW);
     s.fault(0, &[11]);
     let like = s.tree.find(&s.up, Vpn::new(0));
-    s.try_place(range(1, 3), NewVma { spec: anon(RW, 1), like }).unwrap();
+    s.try_place(
+        range(1, 3),
+        NewVma {
+            spec: anon(RW, 1),
+            like,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-4@0");
 }
 
@@ -330,7 +345,14 @@ fn copy_vma() {
     s.add(3, 5, RW);
     s.fault(3, &[12, 11]);
     let like = s.tree.find(&s.up, Vpn::new(3));
-    s.try_place(range(0, 2), NewVma { spec: anon(RW, 3), like }).unwrap();
+    s.try_place(
+        range(0, 2),
+        NewVma {
+            spec: anon(RW, 3),
+            like,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-2@3 3-5@3");
     assert_eq!(s.at(0).anon_link(), s.at(3).anon_link());
 }
@@ -341,12 +363,26 @@ fn copy_vma_merge() {
     s.add(0, 2, RW);
     s.add(6, 8, RW);
     let like = s.tree.find(&s.up, Vpn::new(0));
-    s.try_place(range(4, 6), NewVma { spec: anon(RW, 4), like }).unwrap();
+    s.try_place(
+        range(4, 6),
+        NewVma {
+            spec: anon(RW, 4),
+            like,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-2@0 4-8@4");
     // And the pages that move bring their anon_vma along.
     s.fault(0, &[11]);
     let like = s.tree.find(&s.up, Vpn::new(0));
-    s.try_place(range(2, 4), NewVma { spec: anon(RW, 2), like }).unwrap();
+    s.try_place(
+        range(2, 4),
+        NewVma {
+            spec: anon(RW, 2),
+            like,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-8@0");
     assert_eq!(s.at(7).anon_raw(), 11);
 }
@@ -359,7 +395,14 @@ fn expand_only() {
     s.fault(3, &[12, 11]);
     // In the child of a fork: fresh memory would stay apart, growth does not.
     let like = s.tree.find(&s.up, Vpn::new(3));
-    s.try_place(range(5, 9), NewVma { spec: anon(RW, 5), like }).unwrap();
+    s.try_place(
+        range(5, 9),
+        NewVma {
+            spec: anon(RW, 5),
+            like,
+        },
+    )
+    .unwrap();
     assert_eq!(s.draw(), "0-2@0 3-9@3");
 }
 
@@ -370,7 +413,15 @@ fn grow_down_keeps_offset_and_address_together() {
     s.add(1000, 1010, stack);
     s.fault(1000, &[12, 11]);
     let like = s.tree.find(&s.up, Vpn::new(1000));
-    let d = s.try_place(range(990, 1000), NewVma { spec: anon(stack, 990), like }).unwrap();
+    let d = s
+        .try_place(
+            range(990, 1000),
+            NewVma {
+                spec: anon(stack, 990),
+                like,
+            },
+        )
+        .unwrap();
     assert_eq!((d.areas, d.stack, d.data), (0, 10, 0));
     assert_eq!(s.draw(), "990-1010@990");
 }
@@ -391,7 +442,11 @@ fn sticky_flags_are_kept_by_every_merge() {
                 s.add(3, 5, f(1));
             }
             assert_eq!(s.draw(), "0-8@0");
-            assert_eq!(s.at(0).flags().contains(soft), bits != 0, "{bits:03b} {modify}");
+            assert_eq!(
+                s.at(0).flags().contains(soft),
+                bits != 0,
+                "{bits:03b} {modify}"
+            );
         }
     }
 }

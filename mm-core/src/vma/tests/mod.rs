@@ -7,9 +7,7 @@ mod memory;
 mod merging;
 mod script;
 
-use super::{
-    ByOffset, Delta, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree,
-};
+use super::{ByOffset, Delta, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree};
 use crate::addr::Vpn;
 use crate::error::OutOfMemory;
 use crate::pool::{Handle, Node};
@@ -75,7 +73,11 @@ impl Machine {
     }
 
     fn anons_of(&self, vma: Handle<Vma>) -> Vec<u32> {
-        self.chains.borrow().get(&vma.into_raw()).cloned().unwrap_or_default()
+        self.chains
+            .borrow()
+            .get(&vma.into_raw())
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn interval_of(&self, vma: Handle<Vma>) -> (usize, usize) {
@@ -86,7 +88,8 @@ impl Machine {
     fn set_chains(&self, vma: Handle<Vma>, anon: u32, chains: Vec<u32>) {
         let node = self.get(vma);
         node.anon_cell().store(anon, Ordering::Relaxed);
-        node.chain_counter().store(chains.len() as u32, Ordering::Relaxed);
+        node.chain_counter()
+            .store(chains.len() as u32, Ordering::Relaxed);
         self.chains.borrow_mut().insert(vma.into_raw(), chains);
     }
 }
@@ -108,7 +111,11 @@ impl Upkeep for Machine {
 
     fn alloc(&self) -> Result<Handle<Vma>, OutOfMemory> {
         self.burn()?;
-        self.free.borrow_mut().pop().and_then(Handle::from_raw).ok_or(OutOfMemory)
+        self.free
+            .borrow_mut()
+            .pop()
+            .and_then(Handle::from_raw)
+            .ok_or(OutOfMemory)
     }
 
     fn free(&self, vma: Handle<Vma>) {
@@ -131,22 +138,37 @@ impl Upkeep for Machine {
     }
 
     fn retain(&self, vma: Handle<Vma>) {
-        *self.refs.borrow_mut().entry(self.get(vma).object_raw()).or_default() += 1;
+        *self
+            .refs
+            .borrow_mut()
+            .entry(self.get(vma).object_raw())
+            .or_default() += 1;
     }
 
     fn release(&self, vma: Handle<Vma>) {
-        *self.refs.borrow_mut().get_mut(&self.get(vma).object_raw()).unwrap() -= 1;
+        *self
+            .refs
+            .borrow_mut()
+            .get_mut(&self.get(vma).object_raw())
+            .unwrap() -= 1;
     }
 
     fn lock(&self, object: u32, anon: u32) -> Locked {
-        Locked { object, root: root(anon) }
+        Locked {
+            object,
+            root: root(anon),
+        }
     }
 
     fn map_insert(&self, locked: &mut Locked, vma: Handle<Vma>) {
         let object = self.get(vma).object_raw();
         assert_eq!(locked.object, object, "another object's lock");
         if object != 0 {
-            self.objects.borrow_mut().entry(object).or_default().insert(self, vma);
+            self.objects
+                .borrow_mut()
+                .entry(object)
+                .or_default()
+                .insert(self, vma);
         }
     }
 
@@ -161,7 +183,12 @@ impl Upkeep for Machine {
     fn chains_hide(&self, locked: &mut Locked, vma: Handle<Vma>) {
         for anon in self.anons_of(vma) {
             assert_eq!(locked.root, root(anon), "another family's lock");
-            assert!(self.shown.borrow_mut().remove(&(anon, vma.into_raw())).is_some());
+            assert!(
+                self.shown
+                    .borrow_mut()
+                    .remove(&(anon, vma.into_raw()))
+                    .is_some()
+            );
         }
     }
 
@@ -169,7 +196,10 @@ impl Upkeep for Machine {
         for anon in self.anons_of(vma) {
             assert_eq!(locked.root, root(anon), "another family's lock");
             let key = (anon, vma.into_raw());
-            assert_eq!(self.shown.borrow_mut().insert(key, self.interval_of(vma)), None);
+            assert_eq!(
+                self.shown.borrow_mut().insert(key, self.interval_of(vma)),
+                None
+            );
         }
     }
 
@@ -198,7 +228,12 @@ impl Upkeep for Machine {
 
     fn chains_drop(&self, vma: Handle<Vma>) {
         for anon in self.anons_of(vma) {
-            assert!(self.shown.borrow_mut().remove(&(anon, vma.into_raw())).is_some());
+            assert!(
+                self.shown
+                    .borrow_mut()
+                    .remove(&(anon, vma.into_raw()))
+                    .is_some()
+            );
         }
         self.set_chains(vma, 0, Vec::new());
     }
@@ -219,11 +254,20 @@ fn range(start: usize, end: usize) -> PageRange {
 }
 
 fn anon(flags: VmaFlags, pgoff: usize) -> VmaSpec {
-    VmaSpec { flags, pgoff, ..VmaSpec::default() }
+    VmaSpec {
+        flags,
+        pgoff,
+        ..VmaSpec::default()
+    }
 }
 
 fn file(flags: VmaFlags, object: u32, pgoff: usize) -> VmaSpec {
-    VmaSpec { flags, pgoff, object, ..VmaSpec::default() }
+    VmaSpec {
+        flags,
+        pgoff,
+        object,
+        ..VmaSpec::default()
+    }
 }
 
 fn plus(a: Delta, b: Delta) -> Delta {
@@ -241,7 +285,11 @@ impl Space {
     fn new() -> Self {
         let tree = VmaTree::new();
         tree.set_space(SPACE);
-        Self { up: Machine::new(), tree, counts: Cell::default() }
+        Self {
+            up: Machine::new(),
+            tree,
+            counts: Cell::default(),
+        }
     }
 
     /// Carries a plan out as a verb does, and checks everything.
@@ -264,7 +312,8 @@ impl Space {
 
     /// Maps as mmap(2) with MAP_FIXED does.
     fn map(&self, start: usize, end: usize, spec: VmaSpec) -> Delta {
-        self.try_place(range(start, end), NewVma { spec, like: None }).unwrap()
+        self.try_place(range(start, end), NewVma { spec, like: None })
+            .unwrap()
     }
 
     /// Maps anonymous memory at its own offset.
@@ -285,7 +334,12 @@ impl Space {
             let kept = VmaFlags::MERGE_IGNORES;
             spec.flags.intersection(kept) | flags.difference(kept)
         };
-        self.run(Plan::modify(&self.tree, &self.up, range(start, end), &change))
+        self.run(Plan::modify(
+            &self.tree,
+            &self.up,
+            range(start, end),
+            &change,
+        ))
     }
 
     /// Gives the areas of a range these flags, as protect and advise do.
@@ -301,7 +355,13 @@ impl Space {
         node.attach();
         self.up.retain(vma);
         self.tree.insert(&self.up, vma);
-        self.up.map_insert(&mut Locked { object: spec.object, root: 0 }, vma);
+        self.up.map_insert(
+            &mut Locked {
+                object: spec.object,
+                root: 0,
+            },
+            vma,
+        );
         node.unmark();
         self.counts.set(Delta::of_tree(&self.tree, &self.up));
         vma
@@ -313,12 +373,19 @@ impl Space {
         let vma = self.tree.find(&self.up, Vpn::new(page)).unwrap();
         if self.up.get(vma).anon_raw() == 0 {
             self.up.set_chains(vma, chains[0], chains.to_vec());
-            self.up.chains_show(&mut Locked { object: 0, root: root(chains[0]) }, vma);
+            self.up.chains_show(
+                &mut Locked {
+                    object: 0,
+                    root: root(chains[0]),
+                },
+                vma,
+            );
         }
     }
 
     fn at(&self, page: usize) -> &Vma {
-        self.up.get(self.tree.find(&self.up, Vpn::new(page)).unwrap())
+        self.up
+            .get(self.tree.find(&self.up, Vpn::new(page)).unwrap())
     }
 
     /// Writes the areas as `start-end@offset`.
@@ -328,18 +395,28 @@ impl Space {
             let (start, end) = (v.start().as_usize(), v.end().as_usize());
             format!("{start}-{end}@{}", v.pgoff())
         };
-        self.tree.iter(&self.up).map(one).collect::<Vec<_>>().join(" ")
+        self.tree
+            .iter(&self.up)
+            .map(one)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Writes down everything that an operation that fails must not change.
     fn snapshot(&self) -> String {
         let mut free = self.up.free.borrow().clone();
         free.sort_unstable();
-        let areas: Vec<_> =
-            self.tree.iter(&self.up).map(|vma| (vma, self.up.get(vma).shape())).collect();
+        let areas: Vec<_> = self
+            .tree
+            .iter(&self.up)
+            .map(|vma| (vma, self.up.get(vma).shape()))
+            .collect();
         let (chains, shown) = (self.up.chains.borrow(), self.up.shown.borrow());
         let chains: Vec<_> = chains.iter().filter(|c| !c.1.is_empty()).collect();
-        format!("{areas:?} {free:?} {chains:?} {shown:?} {:?}", self.up.refs.borrow())
+        format!(
+            "{areas:?} {free:?} {chains:?} {shown:?} {:?}",
+            self.up.refs.borrow()
+        )
     }
 
     /// A1, A2, A3, G2, I: everything that can be derived is as derived.
@@ -348,7 +425,11 @@ impl Space {
         let count = self.tree.check(up).unwrap();
         assert_eq!(Delta::of_tree(&self.tree, up), self.counts.get(), "counts");
         assert_eq!(self.counts.get().areas, count as isize);
-        assert_eq!(NODES - 1 - up.free.borrow().len(), count, "nodes live = areas");
+        assert_eq!(
+            NODES - 1 - up.free.borrow().len(),
+            count,
+            "nodes live = areas"
+        );
         assert_eq!(up.reserved.get(), 0, "chains were kept");
         let mut refs = BTreeMap::<u32, u32>::new();
         let mut shown = BTreeMap::new();
@@ -366,19 +447,31 @@ impl Space {
                 let object = &up.objects.borrow()[&node.object_raw()];
                 let (first, last) = up.interval_of(vma);
                 for at in [first, last] {
-                    assert!(object.overlaps(up, at, at).any(|h| h == vma), "{vma:?} not found");
+                    assert!(
+                        object.overlaps(up, at, at).any(|h| h == vma),
+                        "{vma:?} not found"
+                    );
                 }
             } else {
                 assert!(!ByOffset::links(node).is_linked());
             }
         }
         assert_eq!(*up.shown.borrow(), shown, "what anon_vmas find");
-        let kept: BTreeMap<_, _> =
-            up.refs.borrow().iter().filter(|r| *r.1 != 0).map(|(k, v)| (*k, *v)).collect();
+        let kept: BTreeMap<_, _> = up
+            .refs
+            .borrow()
+            .iter()
+            .filter(|r| *r.1 != 0)
+            .map(|(k, v)| (*k, *v))
+            .collect();
         assert_eq!(kept, refs, "references to objects");
         for (id, object) in &*up.objects.borrow() {
             let n = object.tree().check(up).unwrap();
-            assert_eq!(n as u32, refs.get(id).copied().unwrap_or(0), "areas in object {id}");
+            assert_eq!(
+                n as u32,
+                refs.get(id).copied().unwrap_or(0),
+                "areas in object {id}"
+            );
         }
     }
 }

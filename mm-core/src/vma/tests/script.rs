@@ -57,8 +57,11 @@ fn compare(s: &Space, model: &BTreeMap<usize, Page>, exact: bool) {
     for vma in s.tree.iter(&s.up) {
         let v = s.up.get(vma);
         for page in v.range().iter() {
-            let got =
-                Page { flags: v.flags(), object: v.object_raw(), pgoff: v.pgoff_of(page) };
+            let got = Page {
+                flags: v.flags(),
+                object: v.object_raw(),
+                pgoff: v.pgoff_of(page),
+            };
             assert_eq!(model.get(&page.as_usize()), Some(&got), "{page:?}");
             seen += 1;
         }
@@ -114,17 +117,30 @@ fn play(seed: u64, steps: usize, faults: bool) {
                 0..=2 => {
                     for page in start..end {
                         let pgoff = page + shift;
-                        model.insert(page, Page { flags, object, pgoff });
+                        model.insert(
+                            page,
+                            Page {
+                                flags,
+                                object,
+                                pgoff,
+                            },
+                        );
                     }
                 }
                 3..=4 => model.retain(|p, _| !(start..end).contains(p)),
-                _ => model.range_mut(start..end).for_each(|(_, p)| p.flags = flags),
+                _ => model
+                    .range_mut(start..end)
+                    .for_each(|(_, p)| p.flags = flags),
             },
         }
         compare(&s, &model, !faults);
     }
     s.unmap(0, PAGES);
-    assert_eq!(s.up.free.borrow().len(), super::NODES - 1, "every node came back");
+    assert_eq!(
+        s.up.free.borrow().len(),
+        super::NODES - 1,
+        "every node came back"
+    );
 }
 
 #[test]
