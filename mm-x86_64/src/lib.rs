@@ -3,7 +3,7 @@
 //!
 //! | module | what | where it runs |
 //! |---|---|---|
-//! | [`paging`] | 4- and 5-level long-mode entries, bits only | any host |
+//! | [`paging`] | 4- and 5-level long-mode entries, bits only | any 64-bit host: addresses are `usize` |
 //! | [`fault`] | the error code of #PF | any host |
 //! | [`tlb`] | which instructions drop what, through [`tlb::Emit`] | any host |
 //! | `native` | those instructions, CR0/CR3/CR4/EFER/PAT | x86-64 only |
@@ -26,8 +26,10 @@
 pub mod fault;
 #[cfg(target_arch = "x86_64")]
 pub mod native;
+#[cfg(target_pointer_width = "64")]
 pub mod paging;
 pub mod tlb;
 
 pub use fault::PageFaultCode;
+#[cfg(target_pointer_width = "64")]
 pub use paging::{Depth, FiveLevel, FourLevel, Paging, Probed};
