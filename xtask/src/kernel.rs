@@ -41,6 +41,13 @@ impl Arch {
     }
 }
 
+/// Tells whether the tree holds the kernel of this architecture, and a script for it to run.
+pub fn is_there(arch: Arch) -> bool {
+    let examples = paths::root().join("examples");
+    examples.join(arch.package()).join("Cargo.toml").is_file()
+        && examples.join("kernel/rootfs").is_dir()
+}
+
 /// Builds the kernel and returns the path of its ELF file.
 pub fn build(arch: Arch) -> Result<PathBuf> {
     build_with(arch, "kernel", "")

@@ -70,8 +70,7 @@ fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
         if !wanted(&name) {
             continue;
         }
-        let package = paths::root().join("examples").join(ARCH.package());
-        if !package.join("Cargo.toml").is_file() {
+        if !kernel::is_there(ARCH) {
             suites.absent(&name, "bootable kernel");
             continue;
         }
