@@ -1,0 +1,121 @@
+//! This machine as the portable kernel sees it.
+
+use x86_64::PhysAddr;
+use x86_64::instructions::interrupts;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::PhysFrame;
+
+use crate::contract::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
+use crate::frame::{self, UserFrame};
+use crate::thread::{self, Thread};
+use crate::{clock, console, cpu, power, random, signal};
+
+/// An x86-64 PC.
+pub struct X86_64;
+
+impl Arch for X86_64 {
+    type Platform = ();
+    type Frame = UserFrame;
+    type Thread = Thread;
+
+    const ELF_MACHINE: u16 = 62;
+    const MACHINE: &'static str = "x86_64";
+    const SYSCALL_ABI: SyscallAbi = SyscallAbi::X86_64;
+    const USER_START: usize = 0x1_0000;
+    const USER_END: usize = frame::USER_END;
+    const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
+    const MAX_CPUS: usize = cpu::MAX_CPUS;
+
+    fn cpu(&self) -> usize {
+        cpu::id()
+    }
+
+    fn wait_for_interrupt(&self) {
+        interrupts::enable_and_hlt();
+        interrupts::disable();
+    }
+
+    fn poll_interrupts(&self) {
+        interrupts::enable();
+        // `sti` takes effect after the next instruction.
+        x86_64::instructions::nop();
+        interrupts::disable();
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
+    fn boot_time(&self) -> u64 {
+        clock::boot_time()
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        random::fill(bytes);
+    }
+
+    fn hardware_capabilities(&self) -> (usize, usize) {
+        (cpu::features().hwcap as usize, 0)
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        console::write(bytes);
+    }
+
+    fn console_read(&self) -> Option<u8> {
+        console::read()
+    }
+
+    fn power_off(&self, outcome: Outcome) -> ! {
+        power::off(outcome)
+    }
+
+    fn new_thread(&self, entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Thread> {
+        Thread::new(entry, argument)
+    }
+
+    fn boot_thread(&self) -> Thread {
+        Thread::boot()
+    }
+
+    unsafe fn switch(&self, from: &Thread, to: &Thread) {
+        // SAFETY: the same contract.
+        unsafe { thread::switch(from, to) }
+    }
+
+    unsafe fn enter_user(&self, current: &Thread, frame: &UserFrame) -> ! {
+        // SAFETY: the same contract.
+        unsafe { thread::enter_user(current, frame) }
+    }
+
+    fn copy_fp_state(&self, child: &Thread) {
+        thread::copy_fp_state(child);
+    }
+
+    fn reset_fp_state(&self) {
+        thread::reset_fp_state();
+    }
+
+    unsafe fn load_root(&self, root: u64) {
+        let root = PhysFrame::containing_address(PhysAddr::new(root));
+        // SAFETY: the caller's promise: the table maps the kernel and stays alive.
+        unsafe { Cr3::write(root, Cr3Flags::empty()) }
+    }
+
+    fn push_signal(
+        &self,
+        frame: &mut UserFrame,
+        delivery: &SignalDelivery,
+        write: &mut dyn FnMut(usize, &[u8]) -> bool,
+    ) -> Result<(), BadFrame> {
+        signal::push(frame, delivery, write)
+    }
+
+    fn pop_signal(
+        &self,
+        frame: &mut UserFrame,
+        read: &mut dyn FnMut(usize, &mut [u8]) -> bool,
+    ) -> Result<SignalReturn, BadFrame> {
+        signal::pop(frame, read)
+    }
+}

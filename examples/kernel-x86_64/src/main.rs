@@ -1,0 +1,67 @@
+//! The x86_64 half of the example kernel.
+//!
+//! A tour in the order in which the machine meets the files:
+//!
+//! 1. `boot`: QEMU enters at `pvh_start`; 32-bit code turns long mode on and calls [`kernel_main`].
+//! 2. `memory`: what the boot loader said about memory; the direct map.
+//! 3. `cpu`: per-CPU data, segments, the features that are switched on.
+//! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
+//! 5. `thread`, `fp`: kernel stacks, the context switch, FP/SIMD state.
+//! 6. `clock`, `pic`, `console`, `random`, `power`: the devices.
+//! 7. `signal`: the signal frame of the x86-64 ABI.
+//! 8. `arch`: all of this as `impl Arch` for the portable kernel.
+#![no_std]
+#![no_main]
+
+mod arch;
+mod boot;
+mod clock;
+mod console;
+mod cpu;
+mod fp;
+mod frame;
+mod memory;
+mod pic;
+mod power;
+mod proof;
+mod random;
+mod signal;
+mod stack;
+mod thread;
+mod trap;
+
+#[path = "../../kernel/src/arch.rs"]
+#[allow(dead_code)]
+mod contract;
+
+use core::panic::PanicInfo;
+
+use contract::Outcome;
+
+/// The first Rust code: runs on the boot stack and the boot page table, interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main(start_info: u64) -> ! {
+    console::init();
+    log::info!("mm example kernel on x86_64");
+    let mut facts = memory::read_start_info(start_info);
+    memory::extend_boot_table(&mut facts);
+    for region in facts.regions() {
+        log::info!("memory {region}");
+    }
+    log::info!("command line: {:?}", facts.command_line);
+    log::info!("initrd: {} bytes", facts.initrd.len());
+    cpu::init(0);
+    trap::init();
+    pic::init();
+    clock::init();
+    console::listen();
+    proof::run()
+}
+
+/// Says where and why, then powers off: a kernel that is wrong about itself does not go on.
+#[panic_handler]
+fn panic(info: &PanicInfo) -> ! {
+    x86_64::instructions::interrupts::disable();
+    console::emergency(format_args!("\nkernel panic: {info}\n"));
+    power::off(Outcome::Failure)
+}
