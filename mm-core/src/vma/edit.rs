@@ -94,6 +94,12 @@ pub trait Upkeep: Resolve<Vma> {
     );
     /// Moves anon_vma and (hidden) chains to `to`, which has none.
     fn chains_move(&self, locked: &mut Self::Locked<'_>, to: Handle<Vma>, from: Handle<Vma>);
+    /// Gives `to`, a copy of `from` in the child of a fork, chains to the
+    /// anon_vmas of `from` and one of its own.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], with nothing changed.
+    fn chains_fork(&self, to: Handle<Vma>, from: Handle<Vma>) -> Result<(), OutOfMemory>;
     /// Takes an area out of its anon_vmas and frees its chains. Takes the root
     /// lock itself.
     fn chains_drop(&self, vma: Handle<Vma>);
@@ -394,8 +400,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         let vma = self.nodes.pop();
         debug_assert!(vma.is_some(), "the plan bounds the nodes of its edit");
         let vma = vma?;
-        self.get(vma)
-            .fill(self.tree.space(), shape.range, &shape.spec);
+        self.get(vma).fill(self.tree, shape.range, &shape.spec);
         self.get(vma).attach();
         self.up.retain(vma);
         self.tree.insert(self.up, vma);

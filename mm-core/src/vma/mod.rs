@@ -16,12 +16,14 @@
 //! | `split`, `merge` | pure decisions: what remains, what joins |
 //! | `plan` | what an edit will do: limits are checked against it |
 //! | `edit` | reserve, mark, commit |
+//! | `family` | copies for fork; whose anon_vma a first page gets |
 //!
 //! A verb of `space` that changes areas makes a [`Plan`] under the space lock,
 //! checks its [`Delta`] against the limits, reserves, marks, zaps what the
 //! range loses, commits, and changes page tables before it drops [`Done`].
 
 mod edit;
+mod family;
 mod flags;
 mod mark;
 mod merge;
@@ -35,6 +37,7 @@ mod tests;
 mod tree;
 
 pub use edit::{Done, Edit, Upkeep};
+pub use family::{anon_candidate, duplicate};
 pub use flags::VmaFlags;
 pub use merge::{Join, join_changed, join_new};
 pub use node::{Vma, VmaReadGuard};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! line 0   state  space  start  end  links(16)  gap words(16)  flags  anon
-//! line 1   interval links(16)  subtree last  pgoff  object  chains(8)  hook  mem  free link
+//! line 1   interval links(16)  subtree last  pgoff  object  chains(8)  hook  mem  guard  free link
 //! ```
 //!
 //! The first cache line is what a walk of the address tree and a fault read;
@@ -21,7 +21,7 @@
 //! [`super::edit`]), so a reverse walk never sees half a change.
 
 use super::mark::Mark;
-use super::{AnonLink, Shape, VmaFlags, VmaSpec};
+use super::{AnonLink, Shape, VmaFlags, VmaSpec, VmaTree};
 use crate::addr::Vpn;
 use crate::pool::Node;
 use crate::prot::MemType;
@@ -49,6 +49,7 @@ pub struct Vma {
     chain_count: AtomicU32,
     hook: AtomicU32,
     mem: AtomicU32,
+    guard: AtomicU32,
     free: AtomicU32,
 }
 
@@ -80,6 +81,7 @@ impl Node for Vma {
             chain_count: AtomicU32::new(0),
             hook: AtomicU32::new(0),
             mem: AtomicU32::new(0),
+            guard: AtomicU32::new(0),
             free: AtomicU32::new(0),
         }
     }
@@ -168,6 +170,17 @@ impl Vma {
         }
     }
 
+    /// Returns the lowest page that is kept free for the area: its start, less
+    /// the guard gap where it grows down.
+    pub fn floor(&self) -> Vpn {
+        if self.flags().contains(VmaFlags::GROWS_DOWN) {
+            self.start()
+                .saturating_sub(self.guard.load(Ordering::Relaxed) as usize)
+        } else {
+            self.start()
+        }
+    }
+
     /// Returns what the area maps.
     pub fn spec(&self) -> VmaSpec {
         VmaSpec {
@@ -246,10 +259,11 @@ impl Vma {
         self.flags.store(flags.bits(), Ordering::Relaxed);
     }
 
-    /// Fills a fresh node. It stays free until [`Self::attach`].
-    pub(super) fn fill(&self, space: u32, range: PageRange, spec: &VmaSpec) {
+    /// Fills a fresh node for a tree. It stays free until [`Self::attach`].
+    pub(super) fn fill(&self, tree: &VmaTree, range: PageRange, spec: &VmaSpec) {
         debug_assert!(!self.mark.is_attached(), "filled while in use");
-        self.space.store(space, Ordering::Relaxed);
+        self.space.store(tree.space(), Ordering::Relaxed);
+        self.guard.store(tree.stack_guard(), Ordering::Relaxed);
         self.set_start(range.start());
         self.set_end(range.end());
         self.set_pgoff(spec.pgoff);

@@ -69,6 +69,14 @@ impl Delta {
         self.areas = self.areas.saturating_add(n);
     }
 
+    /// Returns what one area counts.
+    pub fn of_area(vma: &Vma) -> Self {
+        let mut one = Self::default();
+        one.areas(1);
+        one.add(vma.flags(), vma.range().pages());
+        one
+    }
+
     /// Returns what the areas of a whole tree count: for `check`s and for fork.
     pub fn of_tree(tree: &VmaTree, nodes: &impl Resolve<Vma>) -> Self {
         let mut sum = Self::default();

@@ -15,7 +15,7 @@
 //! The tree has no caches, lists or counts beside it, so there is nothing that
 //! could disagree with it (`check` recomputes its only summary, the gaps).
 
-use super::{Vma, VmaFlags};
+use super::Vma;
 use crate::addr::Vpn;
 use crate::pool::Handle;
 use crate::range::PageRange;
@@ -28,7 +28,8 @@ use core::iter;
 
 /// Pages kept free below an area that grows down, so that a stack that
 /// overruns meets a fault and not its neighbour (Linux `stack_guard_gap`).
-pub const STACK_GUARD_PAGES: usize = 256;
+/// What a space has unless it says otherwise.
+pub const STACK_GUARD_PAGES: u32 = 256;
 
 /// The place of areas in the tree of their space.
 pub struct ByAddress;
@@ -49,12 +50,7 @@ impl Area for ByAddress {
         node.end().as_usize()
     }
     fn floor(node: &Vma) -> usize {
-        let start = node.start().as_usize();
-        if node.flags().contains(VmaFlags::GROWS_DOWN) {
-            start.saturating_sub(STACK_GUARD_PAGES)
-        } else {
-            start
-        }
+        node.floor().as_usize()
     }
 }
 
@@ -83,6 +79,7 @@ impl Interval for ByOffset {
 pub struct VmaTree {
     tree: GapTree<ByAddress>,
     space: AtomicU32,
+    stack_guard: AtomicU32,
 }
 
 impl VmaTree {
@@ -92,6 +89,7 @@ impl VmaTree {
         Self {
             tree: GapTree::new(),
             space: AtomicU32::new(0),
+            stack_guard: AtomicU32::new(STACK_GUARD_PAGES),
         }
     }
 
@@ -101,6 +99,7 @@ impl VmaTree {
         Self {
             tree: GapTree::new(),
             space: AtomicU32::new(0),
+            stack_guard: AtomicU32::new(STACK_GUARD_PAGES),
         }
     }
 
@@ -116,6 +115,20 @@ impl VmaTree {
     /// Returns the number of the space's node.
     pub fn space(&self) -> u32 {
         self.space.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many pages are kept free below areas that grow down and are
+    /// made from now on.
+    ///
+    /// # Locks
+    /// The space lock for writing.
+    pub fn set_stack_guard(&self, pages: u32) {
+        self.stack_guard.store(pages, Ordering::Relaxed);
+    }
+
+    /// Returns how many pages are kept free below areas that grow down.
+    pub fn stack_guard(&self) -> u32 {
+        self.stack_guard.load(Ordering::Relaxed)
     }
 
     /// Returns whether there is no area.
@@ -218,7 +231,7 @@ impl VmaTree {
     /// that grow down towards it: what makes an address hint good.
     pub fn is_free(&self, nodes: &impl Resolve<Vma>, range: PageRange) -> bool {
         self.first_ending_above(nodes, range.start())
-            .is_none_or(|vma| range.end().as_usize() <= ByAddress::floor(nodes.get(vma)))
+            .is_none_or(|vma| range.end() <= nodes.get(vma).floor())
     }
 
     /// Puts a filled area that overlaps none into the tree.

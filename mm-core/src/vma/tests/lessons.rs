@@ -5,7 +5,9 @@ use super::{RO, RW, Space, anon, file, range};
 use crate::addr::Vpn;
 use crate::sync::NoContext;
 use crate::tree::{Direction, GapRequest, Resolve};
-use crate::vma::{Plan, STACK_GUARD_PAGES, VmaFlags};
+use crate::vma::{Plan, VmaFlags};
+
+const STACK_GUARD_PAGES: usize = crate::vma::STACK_GUARD_PAGES as usize;
 
 /// DragonOS-Community/DragonOS#1728: a fixed mapping over several areas
 /// removed only the first.

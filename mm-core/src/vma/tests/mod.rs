@@ -2,6 +2,7 @@
 //! maps that record what the edits told them, and a check of everything
 //! against everything after each operation.
 
+mod family;
 mod lessons;
 mod memory;
 mod merging;
@@ -226,6 +227,24 @@ impl Upkeep for Machine {
         self.set_chains(from, 0, Vec::new());
     }
 
+    fn chains_fork(&self, to: Handle<Vma>, from: Handle<Vma>) -> Result<(), OutOfMemory> {
+        let mut chains = self.anons_of(from);
+        // Its own anon_vma, and the chains in one go.
+        self.burn()?;
+        self.burn()?;
+        let own = chains[0] + 1;
+        chains.insert(0, own);
+        self.set_chains(to, own, chains);
+        self.chains_show(
+            &mut Locked {
+                object: 0,
+                root: root(own),
+            },
+            to,
+        );
+        Ok(())
+    }
+
     fn chains_drop(&self, vma: Handle<Vma>) {
         for anon in self.anons_of(vma) {
             assert!(
@@ -351,7 +370,7 @@ impl Space {
     fn put(&self, start: usize, end: usize, spec: VmaSpec) -> Handle<Vma> {
         let vma = self.up.alloc().unwrap();
         let node = self.up.get(vma);
-        node.fill(SPACE, range(start, end), &spec);
+        node.fill(&self.tree, range(start, end), &spec);
         node.attach();
         self.up.retain(vma);
         self.tree.insert(&self.up, vma);
