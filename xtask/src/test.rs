@@ -10,12 +10,13 @@ use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Suites, count};
 use crate::verdict::Expect;
-use crate::{check, debian, initramfs, loom, paths, programs, publish};
+use crate::{apt, check, debian, initramfs, loom, paths, programs, publish};
 
 /// What to run.
 #[derive(Args)]
 pub struct Options {
-    /// Also runs the soak variants: tests read `MM_LONG=1` and do many more steps.
+    /// Also runs the soak variants (tests read `MM_LONG=1` and do many more steps), and compiles
+    /// what is run by hand.
     #[arg(long)]
     long: bool,
     /// Runs only the suites whose name contains this.
@@ -60,7 +61,28 @@ pub fn command(options: &Options) -> Result<()> {
     if wanted("publish") {
         suites.run("publish", || publish::dry_run().map(|()| Counts::default()));
     }
+    if options.long {
+        for package in ["tests/fuzz", "tests/benches-peers"] {
+            if wanted(package) {
+                suites.run(package, || compiles(package));
+            }
+        }
+    }
     suites.finish()
+}
+
+/// Programs that are run by hand must at least compile.
+fn compiles(package: &str) -> Result<Counts> {
+    // libFuzzer is C++.
+    apt::install(&["g++"], "the fuzz targets need a C++ compiler")?;
+    crate::command::run(
+        cargo()
+            .args(["check", "--target-dir"])
+            .arg(paths::product("outside")?)
+            .arg("--manifest-path")
+            .arg(paths::root().join(package).join("Cargo.toml")),
+    )?;
+    Ok(Counts::default())
 }
 
 /// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
