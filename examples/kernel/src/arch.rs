@@ -39,8 +39,8 @@
 /// An instance, not a set of static hooks: a host test can make its own. One CPU is
 /// running now; everything that belongs to a CPU is named by [`Arch::cpu`].
 pub trait Arch: Sync + Sized + 'static {
-    /// The memory platform (`mm_core`'s `Platform`) of this machine.
-    type Platform: Sync + 'static;
+    /// What `mm-core` runs on.
+    type Platform: mm_core::platform::Platform;
 
     /// The saved user registers.
     type Frame: Frame;
