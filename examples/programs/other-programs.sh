@@ -22,5 +22,8 @@ expect status "$(/usr/bin/ldconfig -V >/tmp/version; echo $?)" 0
 echo "== hello: no C library at all"
 /usr/bin/hello again || fails=$((fails + 1))
 
+echo "== threads: glibc, fixed addresses, one address space for all"
+/usr/bin/threads || fails=$((fails + 1))
+
 echo "other programs: $fails parts failed"
 exit $fails

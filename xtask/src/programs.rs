@@ -8,7 +8,7 @@ use crate::command::{self, say};
 use crate::cpio::Archive;
 use crate::kernel::Arch;
 use crate::toolchain::{self, Std};
-use crate::{debian, initramfs, paths};
+use crate::{apt, debian, initramfs, paths};
 
 /// Where the programs stand in the repository.
 const PACKAGE: &str = "examples/programs";
@@ -18,6 +18,9 @@ pub const HELLO: &str = "hello";
 
 /// The program whose output on Linux is the oracle for its output on our kernel.
 pub const ORACLE: &str = "bad-maps";
+
+/// The program whose threads share an address space.
+const THREADS: &str = "threads";
 
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";
@@ -53,6 +56,22 @@ pub fn build(arch: Arch) -> Result<Programs> {
     })
 }
 
+/// Builds the program of threads, statically against the C library of the host.
+fn c_program(arch: Arch, dir: &Path) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") || arch != Arch::X86_64 {
+        bail!("only a host of the same architecture can build {THREADS}.c");
+    }
+    if apt::is_debian() {
+        apt::install(&["gcc", "libc6-dev"], "a C program is to be built")?;
+    }
+    command::run(
+        std::process::Command::new("cc")
+            .args(["-static", "-O2", "-Wall", "-pthread", "-o"])
+            .arg(dir.join(THREADS))
+            .arg(paths::root().join(PACKAGE).join(format!("{THREADS}.c"))),
+    )
+}
+
 impl Programs {
     /// Returns the file of the program `name`.
     pub fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +83,10 @@ impl Programs {
         for program in [debian::MKSH, debian::LDCONFIG] {
             initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
         }
-        initramfs::add_program(archive, &self.path(HELLO))?;
+        c_program(arch, &self.dir)?;
+        for name in [HELLO, THREADS] {
+            initramfs::add_program(archive, &self.path(name))?;
+        }
         add_script(archive, OTHERS)
     }
 
