@@ -243,20 +243,30 @@ impl Vma {
 /// Writing: the holder of the write mark only.
 impl Vma {
     pub(super) fn set_start(&self, start: Vpn) {
+        self.assert_writer();
         self.start.store(start.as_usize(), Ordering::Relaxed);
     }
 
     pub(super) fn set_end(&self, end: Vpn) {
+        self.assert_writer();
         self.end.store(end.as_usize(), Ordering::Relaxed);
     }
 
     pub(super) fn set_pgoff(&self, pgoff: usize) {
+        self.assert_writer();
         self.pgoff.store(pgoff, Ordering::Relaxed);
     }
 
     pub(super) fn set_flags(&self, flags: VmaFlags) {
-        debug_assert!(self.mark.is_marked() || !self.mark.is_attached());
+        self.assert_writer();
         self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    fn assert_writer(&self) {
+        debug_assert!(
+            self.mark.is_marked() || !self.mark.is_attached(),
+            "changed without the write mark"
+        );
     }
 
     /// Fills a fresh node for a tree. It stays free until [`Self::attach`].

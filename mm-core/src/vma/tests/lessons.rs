@@ -5,7 +5,7 @@ use super::{RO, RW, Space, anon, file, range};
 use crate::addr::Vpn;
 use crate::sync::NoContext;
 use crate::tree::{Direction, GapRequest, Resolve};
-use crate::vma::{Plan, VmaFlags};
+use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec};
 
 const STACK_GUARD_PAGES: usize = crate::vma::STACK_GUARD_PAGES as usize;
 
@@ -41,6 +41,59 @@ fn lesson_2_a_step_that_merges_away_the_next_area_does_not_confuse_the_walk() {
     s.add(4, 6, RO);
     assert_eq!(s.set(1, 5, RW).areas, 0);
     assert_eq!(s.draw(), "0-1@0 1-5@1 5-6@5");
+}
+
+/// The same for the plan: what a merged area has inherited counts for the next
+/// step, not what stood there before.
+#[test]
+fn lesson_2_a_plan_goes_on_from_the_merged_area() {
+    let s = Space::new();
+    s.put(0, 2, anon(RO, 0));
+    s.put(2, 4, anon(RW, 2));
+    s.put(4, 6, anon(RO, 4));
+    s.fault(0, &[11]);
+    s.fault(4, &[21]);
+    assert_eq!(s.set(0, 6, RW).areas, -1);
+    assert_eq!(s.draw(), "0-4@0 4-6@4");
+}
+
+/// An area that is being zapped without the space lock is nobody's neighbour,
+/// and its mark is not this edit's to remove.
+#[test]
+fn a_dying_neighbour_is_left_alone() {
+    for modify in [true, false] {
+        let s = Space::new();
+        s.put(0, 3, anon(RW, 0));
+        s.put(6, 9, anon(RW, 6));
+        for page in [0, 6] {
+            s.at(page).write_mark(&NoContext);
+            s.at(page).set_dying();
+        }
+        let flags = if modify { RO } else { RW };
+        if modify {
+            s.put(3, 6, anon(RW, 3));
+        }
+        let change = move |_: &VmaSpec| flags;
+        let done = if modify {
+            // To other flags and back: back would merge.
+            let there = Plan::modify(&s.tree, &s.up, range(3, 6), &change);
+            drop(Edit::reserve(&s.tree, &s.up, there).unwrap().commit());
+            let back = Plan::modify(&s.tree, &s.up, range(3, 6), &|_| RW);
+            assert_eq!(back.delta().areas, 0);
+            Edit::reserve(&s.tree, &s.up, back).unwrap().commit()
+        } else {
+            let new = NewVma {
+                spec: anon(RW, 3),
+                like: None,
+            };
+            let plan = Plan::replace(&s.tree, &s.up, range(3, 6), new);
+            assert_eq!(plan.delta().areas, 1);
+            Edit::reserve(&s.tree, &s.up, plan).unwrap().commit()
+        };
+        drop(done);
+        assert_eq!(s.draw(), "0-3@0 3-6@3 6-9@6");
+        assert!(s.at(0).is_marked() && s.at(6).is_marked() && !s.at(3).is_marked());
+    }
 }
 
 /// asterinas#1172, #1188: an empty range reached an assertion.
@@ -216,6 +269,7 @@ fn a2_check_sees_what_does_not_belong() {
     s.add(10, 14, RW);
     s.add(20, 24, RW);
     assert_eq!(s.tree.check(&s.up), Ok(2));
+    s.at(10).write_mark(&NoContext);
     s.at(10).set_end(Vpn::new(21));
     assert!(s.tree.check(&s.up).is_err());
 }
