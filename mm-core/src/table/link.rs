@@ -65,6 +65,17 @@ impl<P: Platform> Drop for Spares<'_, '_, P> {
     }
 }
 
+/// Why there is no table of the level asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stopped {
+    /// No frame was left.
+    OutOfMemory,
+    /// The page is not this table's.
+    OutOfReach,
+    /// A block of this level spans the page.
+    Block(u8),
+}
+
 /// How far one attempt came.
 enum Attempt<'c, 'm, P: Platform> {
     Locked(TableGuard<'c, 'm, P>),
@@ -91,29 +102,34 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         page: Vpn,
         tlb: &SpaceTlb,
     ) -> Result<LeafGuard<'c, 'm, P>, OutOfMemory> {
-        self.lock_level_or_create(page, 1, tlb)
+        loop {
+            match self.lock_level_or_create(page, 1) {
+                Ok(guard) => return Ok(guard),
+                Err(Stopped::Block(level)) => self.shatter(page, level, tlb)?,
+                Err(Stopped::OutOfMemory | Stopped::OutOfReach) => return Err(OutOfMemory),
+            }
+        }
     }
 
-    /// As [`Self::lock_leaf_or_create`], for any level.
+    /// Locks the table of a level that spans a page, after making it and all
+    /// that is missing above it.
     pub(crate) fn lock_level_or_create(
         &self,
         page: Vpn,
         target: u8,
-        tlb: &SpaceTlb,
-    ) -> Result<TableGuard<'c, 'm, P>, OutOfMemory> {
+    ) -> Result<TableGuard<'c, 'm, P>, Stopped> {
         // The common case: it is there.
         if let Some(guard) = self.lock_level(page, target) {
             return Ok(guard);
         }
         let mut spares = Spares::new(self.cx);
         loop {
-            match self
-                .try_link(page, target, &mut spares)
-                .ok_or(OutOfMemory)?
-            {
+            match self.try_link(page, target, &mut spares).ok_or(Stopped::OutOfReach)? {
                 Attempt::Locked(guard) => return Ok(guard),
-                Attempt::Missing(below) => spares.reserve(target, below, self.space)?,
-                Attempt::Block(level) => self.shatter(page, level, tlb)?,
+                Attempt::Missing(below) => spares
+                    .reserve(target, below, self.space)
+                    .map_err(|OutOfMemory| Stopped::OutOfMemory)?,
+                Attempt::Block(level) => return Err(Stopped::Block(level)),
                 Attempt::Linked => spares.clear(),
             }
         }

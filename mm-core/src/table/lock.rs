@@ -152,6 +152,34 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         self.map_flush(page)
     }
 
+    /// Installs consecutive frames from a page on, until `count` are in or an
+    /// entry is in use; returns how many. `word` is the first.
+    pub(super) fn install_run(
+        &self,
+        page: Vpn,
+        count: usize,
+        mut word: <P::Format as PageTableFormat>::Word,
+    ) -> usize {
+        let (format, level) = (self.cx.format(), self.level);
+        let first = self.index(page);
+        let end = first.saturating_add(count).min(self.words.len());
+        // The first in-use entry, looked for in one go: a store to each entry
+        // is then all that is left to do.
+        let free = if self.live() == 0 {
+            end
+        } else {
+            let used = (first..end).find(|&i| format.load(self.words, i) != Word::ZERO);
+            used.unwrap_or(end)
+        };
+        for i in first..free {
+            format.store(self.words, i, word);
+            word = format.next_page(word, level);
+        }
+        let installed = free.saturating_sub(first);
+        self.add_live(u32::try_from(installed).unwrap_or(u32::MAX));
+        installed
+    }
+
     /// Empties an entry and returns what stood there, with the accessed and
     /// dirty state it ended with; `None` when it was empty already.
     pub fn take(&self, page: Vpn) -> Option<Taken<P::Format>> {
@@ -185,7 +213,6 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     /// word (that is [`Self::take`]). Where rights were removed, the caller
     /// owes a flush ([`crate::tlb::TlbGather::flush_range`]).
     #[must_use = "where rights were removed a flush is owed"]
-    #[allow(dead_code, reason = "the range verbs and faults are about to use it")]
     pub(crate) fn replace_nonempty(
         &self,
         page: Vpn,
@@ -210,6 +237,23 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
                 Err(now) => old = now,
             }
         }
+    }
+
+    /// Returns the first entry of the range's part of this table and the one
+    /// after the last.
+    pub(super) fn slots(&self, range: PageRange) -> core::ops::Range<usize> {
+        let part = self.range().intersect(range);
+        if part.is_empty() {
+            return 0..0;
+        }
+        let last = self.cx.format().index(part.end().saturating_sub(1), self.level);
+        self.cx.format().index(part.start(), self.level)..last.saturating_add(1)
+    }
+
+    /// Returns the first page of an entry.
+    pub(super) fn page_of(&self, slot: usize) -> Vpn {
+        let pages = slot.wrapping_mul(self.cx.format().entry_pages(self.level));
+        self.first.saturating_add(pages)
     }
 
     /// Returns whether hardware cannot write to this word.

@@ -53,6 +53,10 @@
 //! being unmapped, words kept. There is no other way to a freed table than
 //! [`crate::tlb::TlbGather`], and [`Detached`] can do nothing but go there.
 //!
+//! # Range verbs
+//! [`CursorMut`] maps, unmaps, protects and harvests ranges, with one descent
+//! a table page; faults, fork and reclaim work on guards directly.
+//!
 //! # Accessed and dirty
 //! Hardware may set them between our load and our store. A word in which it
 //! has nothing left to set (`ad_settled`), or that it faults on, is replaced
@@ -63,12 +67,19 @@
 //! table once; user roots copy these words. They never change and those tables
 //! are never freed, so nothing has to be kept in step.
 
+mod cursor;
+mod harvest;
 mod huge;
 mod link;
 mod lock;
+mod map;
+mod protect;
 mod prune;
+mod unmap;
 mod walk;
 
+pub use cursor::{Cursor, CursorMut, TableError, Visited, Why};
+pub use harvest::{Harvest, Harvested};
 pub use lock::{LeafGuard, TableGuard, Taken};
 pub use prune::Detached;
 

@@ -12,7 +12,7 @@
 use super::lock::rank;
 use super::walk::next_boundary;
 use super::{PageTable, TableGuard};
-use crate::addr::Pfn;
+use crate::addr::{Pfn, Vpn};
 use crate::format::{Entry, PageTableFormat, TableOwner, Word};
 use crate::page::PageFlags;
 use crate::platform::Platform;
@@ -55,7 +55,7 @@ enum Sweep {
 impl<P: Platform> PageTable<'_, '_, P> {
     /// Unlinks every table whose pages all lie in the range, and every block;
     /// what is left of the range are edges: at most one level-1 table at each
-    /// end. Tables of the kernel are never freed: there, nothing happens.
+    /// end. Tables of the kernel are never freed: there, only blocks go.
     ///
     /// # Locks
     /// Takes parents', then children's locks (inner).
@@ -71,10 +71,15 @@ impl<P: Platform> PageTable<'_, '_, P> {
         self.sweep(range, Sweep::Empty, gather);
     }
 
-    fn sweep(&self, range: PageRange, what: Sweep, gather: &mut TlbGather<'_, '_, P>) {
-        if self.owner == TableOwner::Kernel {
-            return;
+    /// The root of a user spans the kernel half too, which is not its own.
+    fn own_pages(&self) -> PageRange {
+        match self.owner {
+            TableOwner::User => self.user_pages(),
+            TableOwner::Kernel => PageRange::new(Vpn::new(0), Vpn::new(usize::MAX)),
         }
+    }
+
+    fn sweep(&self, range: PageRange, what: Sweep, gather: &mut TlbGather<'_, '_, P>) {
         for level in 2..=self.cx.format().levels() {
             let mut at = range.start();
             while let Some(parent) = self.next_at_level(PageRange::new(at, range.end()), level) {
@@ -93,17 +98,17 @@ impl<P: Platform> PageTable<'_, '_, P> {
     ) {
         let format = self.cx.format();
         let span = format.entry_pages(parent.level());
-        // The root spans the kernel half too: not ours to look at.
-        let part = parent.range().intersect(range).intersect(self.user_pages());
+        let own = self.own_pages();
+        let part = parent.range().intersect(range).intersect(own);
         let mut at = part.start();
         while at < part.end() && parent.live() > 0 {
             let next = next_boundary(at, span);
             let entry = PageRange::new(next.saturating_sub(span), next);
             // Of the last table, the end of user space may cut a piece.
             let covered =
-                what == Sweep::Covered && range.covers(entry.intersect(self.user_pages()));
+                what == Sweep::Covered && range.covers(entry.intersect(own));
             match parent.entry(at) {
-                Entry::Table(child) => {
+                Entry::Table(child) if self.owner == TableOwner::User => {
                     // Above level 1, what is covered has been emptied before.
                     let what = if covered && parent.level() == 2 {
                         what

@@ -1,0 +1,181 @@
+//! Cursors: a range of a table and a position in it.
+//!
+//! A verb works from the position to the end of the range and moves the
+//! position with it. It goes down once for each table page, holds that page's
+//! lock for its entries, and calls the caller's closures only with no lock
+//! held: entries are first copied into a small batch.
+//!
+//! The range is the caller's: two cursors that change the same pages at the
+//! same time do no harm to the table, but undo each other's work.
+
+use super::{PageTable, TableGuard};
+use crate::addr::Vpn;
+use crate::error::MmError;
+use crate::format::{Entry, FormatError, PageTableFormat, Word};
+use crate::platform::Platform;
+use crate::range::PageRange;
+use crate::tlb::SpaceTlb;
+use arrayvec::ArrayVec;
+
+/// Entries that are copied out under one lock before the caller sees them.
+const BATCH: usize = 32;
+
+/// What went wrong, and at which page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableError {
+    /// The page.
+    pub at: Vpn,
+    /// What went wrong there.
+    pub why: Why,
+}
+
+/// Why a verb stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Why {
+    /// No frame was left for a table.
+    OutOfMemory,
+    /// The page is mapped already, or by an entry that is not empty.
+    Exists,
+    /// The page is not this table's.
+    OutOfReach,
+    /// The format cannot say it.
+    Format(FormatError),
+}
+
+impl TableError {
+    /// Returns the error of a verb on spaces that this is.
+    pub fn into_mm_error(self, page_shift: u32) -> MmError {
+        let at = self.at.addr(page_shift);
+        match self.why {
+            Why::OutOfMemory => MmError::OutOfMemory,
+            Why::Exists => MmError::Exists(at),
+            Why::OutOfReach => MmError::OutOfRange(at),
+            Why::Format(_) => MmError::Invalid(at),
+        }
+    }
+}
+
+/// Reads a range of a table.
+pub struct Cursor<'c, 'm, P: Platform> {
+    table: PageTable<'c, 'm, P>,
+    range: PageRange,
+}
+
+/// Reads and changes a range of a table.
+pub struct CursorMut<'c, 'm, P: Platform> {
+    pub(super) table: PageTable<'c, 'm, P>,
+    pub(super) tlb: &'c SpaceTlb,
+    /// From the position to the end.
+    pub(super) range: PageRange,
+}
+
+/// A leaf or a non-present entry that a visit met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Visited {
+    /// Its pages, clipped to the range of the cursor.
+    pub pages: PageRange,
+    /// The level it stands at: above 1 it is a block.
+    pub level: u8,
+    /// What it says.
+    pub entry: Entry,
+}
+
+impl<'c, 'm, P: Platform> Cursor<'c, 'm, P> {
+    /// Stands at the start of a range.
+    pub fn new(table: PageTable<'c, 'm, P>, range: PageRange) -> Self {
+        Self { table, range }
+    }
+
+    /// Calls `see` with each entry that is not empty, in ascending order, and
+    /// ends behind the range.
+    ///
+    /// # Locks
+    /// Takes tables' locks (inner); none is held while `see` runs.
+    pub fn visit(&mut self, mut see: impl FnMut(Visited)) {
+        let mut batch = ArrayVec::<Visited, BATCH>::new();
+        while !self.range.is_empty() {
+            let Some(guard) = self.table.lock_run(self.range) else { return };
+            let end = collect(self.table.cx.format(), &guard, self.range, &mut batch);
+            drop(guard);
+            self.range = self.range.from(end);
+            batch.drain(..).for_each(&mut see);
+        }
+    }
+}
+
+/// Copies entries until the batch is full or another table begins; returns the
+/// page to go on from.
+fn collect<P: Platform>(
+    format: P::Format,
+    guard: &TableGuard<'_, '_, P>,
+    range: PageRange,
+    batch: &mut ArrayVec<Visited, BATCH>,
+) -> Vpn {
+    let span = format.entry_pages(guard.level());
+    for slot in guard.slots(range) {
+        let page = guard.page_of(slot);
+        let word = format.load(guard.words(), slot);
+        if word == Word::ZERO {
+            continue;
+        }
+        let entry = format.decode(word, guard.level());
+        if matches!(entry, Entry::Table(_)) || batch.is_full() {
+            return page.max(range.start());
+        }
+        let pages = PageRange::new(page, page.saturating_add(span)).intersect(range);
+        batch.push(Visited { pages, level: guard.level(), entry });
+    }
+    guard.range().end()
+}
+
+impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
+    /// Stands at the start of a range.
+    pub fn new(table: PageTable<'c, 'm, P>, tlb: &'c SpaceTlb, range: PageRange) -> Self {
+        Self { table, tlb, range }
+    }
+
+    /// Returns the page that the next verb begins with.
+    pub fn at(&self) -> Vpn {
+        self.range.start()
+    }
+
+    /// Returns a cursor that reads the same pages.
+    pub fn as_cursor(&self) -> Cursor<'c, 'm, P> {
+        Cursor::new(self.table, self.range)
+    }
+
+    pub(super) fn error(at: Vpn, why: Why) -> TableError {
+        TableError { at, why }
+    }
+
+    /// Shatters the blocks that the ends of the range cut, so that what lies
+    /// in the range can be changed alone. This is all that an unmap or a
+    /// protect may need memory for, and it comes first.
+    pub(super) fn shatter_edges(&self) -> Result<(), TableError> {
+        let last = self.range.end().saturating_sub(1);
+        for page in [self.range.start(), last] {
+            while let Some((word, level)) = self.table.translate(page) {
+                let format = self.table.cx.format();
+                let span = format.entry_pages(level);
+                let first = Vpn::new(page.as_usize() & !span.wrapping_sub(1));
+                let block = PageRange::new(first, first.saturating_add(span));
+                let leaf = matches!(format.decode(word, level), Entry::Leaf { .. });
+                if level == 1 || !leaf || self.range.covers(block) {
+                    break;
+                }
+                self.table
+                    .shatter(page, level, self.tlb)
+                    .map_err(|_| Self::error(page, Why::OutOfMemory))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
+    /// Locks the table whose entry decides about the first page of a range.
+    pub(super) fn lock_run(&self, range: PageRange) -> Option<TableGuard<'c, 'm, P>> {
+        self.lock_found(range.start(), 1)
+    }
+}
