@@ -14,7 +14,9 @@ use mm_core::pool::Node;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
 use std::hash::{Hash, Hasher};
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// What a free frame is filled with.
 pub const POISON: u8 = 0xdb;
@@ -32,6 +34,13 @@ pub struct Arena {
     layout: Layout,
     /// What each frame is: free, bytes, or the hash of a type.
     views: Vec<AtomicU64>,
+    hook: Mutex<Option<Arc<dyn FreeHook>>>,
+}
+
+/// Who wants to know, in the very call, that a frame is freed: the software TLB.
+pub trait FreeHook: Send + Sync + Debug {
+    /// Looks whether anybody can still reach the frame.
+    fn freed(&self, pfn: Pfn);
 }
 
 // SAFETY: `base` is only kept to free the allocation at the end; all accesses
@@ -69,7 +78,13 @@ impl Arena {
             base,
             layout,
             views,
+            hook: Mutex::default(),
         }
+    }
+
+    /// Plugs in a look at each frame that is freed, in place of the one before.
+    pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) {
+        *self.hook.lock().unwrap() = Some(hook);
     }
 
     /// Returns the number of the first frame.
@@ -222,9 +237,13 @@ unsafe impl PhysMemory for Arena {
         }
     }
     fn freed(&self, pfn: Pfn, order: u8) {
+        let hook = self.hook.lock().unwrap().clone();
         let poison = vec![POISON; 1 << self.page_shift];
         for i in 0..1u64 << order {
             let frame = pfn.saturating_add(i);
+            if let Some(hook) = &hook {
+                hook.freed(frame);
+            }
             let was = self.view(frame, 1)[0].swap(FREE, Ordering::Relaxed);
             assert_ne!(was, FREE, "{frame} is freed twice");
             self.map.write(frame, 0, &poison);

@@ -4,8 +4,12 @@
 //! |---|---|
 //! | [`arena`] | RAM: frames that scream when they are used wrongly |
 //! | [`platform`] | CPUs, preemption, flushes, wake-ups, failing allocations |
+//! | [`mmu`] | hardware walkers, written from the manuals |
+//! | [`tlb`] | TLBs and paging-structure caches that forget nothing |
 //! | [`random`] | seeded choices |
 
 pub mod arena;
+pub mod mmu;
 pub mod platform;
 pub mod random;
+pub mod tlb;

@@ -8,6 +8,7 @@
 //! The range is the caller's: two cursors that change the same pages at the
 //! same time do no harm to the table, but undo each other's work.
 
+use super::link::Spares;
 use super::{PageTable, TableGuard};
 use crate::addr::Vpn;
 use crate::error::MmError;
@@ -95,7 +96,9 @@ impl<'c, 'm, P: Platform> Cursor<'c, 'm, P> {
     pub fn visit(&mut self, mut see: impl FnMut(Visited)) {
         let mut batch = ArrayVec::<Visited, BATCH>::new();
         while !self.range.is_empty() {
-            let Some(guard) = self.table.lock_run(self.range) else { return };
+            let Some(guard) = self.table.lock_run(self.range) else {
+                return;
+            };
             let end = collect(self.table.cx.format(), &guard, self.range, &mut batch);
             drop(guard);
             self.range = self.range.from(end);
@@ -124,7 +127,11 @@ fn collect<P: Platform>(
             return page.max(range.start());
         }
         let pages = PageRange::new(page, page.saturating_add(span)).intersect(range);
-        batch.push(Visited { pages, level: guard.level(), entry });
+        batch.push(Visited {
+            pages,
+            level: guard.level(),
+            entry,
+        });
     }
     guard.range().end()
 }
@@ -151,25 +158,46 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
 
     /// Shatters the blocks that the ends of the range cut, so that what lies
     /// in the range can be changed alone. This is all that an unmap or a
-    /// protect may need memory for, and it comes first.
+    /// protect may need memory for; it comes first, and memory for both ends
+    /// before either is shattered.
     pub(super) fn shatter_edges(&self) -> Result<(), TableError> {
-        let last = self.range.end().saturating_sub(1);
-        for page in [self.range.start(), last] {
-            while let Some((word, level)) = self.table.translate(page) {
-                let format = self.table.cx.format();
-                let span = format.entry_pages(level);
-                let first = Vpn::new(page.as_usize() & !span.wrapping_sub(1));
-                let block = PageRange::new(first, first.saturating_add(span));
-                let leaf = matches!(format.decode(word, level), Entry::Leaf { .. });
-                if level == 1 || !leaf || self.range.covers(block) {
-                    break;
-                }
-                self.table
-                    .shatter(page, level, self.tlb)
+        if self.range.is_empty() {
+            return Ok(());
+        }
+        let table = &self.table;
+        let edges = [self.range.start(), self.range.end().saturating_sub(1)];
+        let mut spares = [Spares::new(table.cx), Spares::new(table.cx)];
+        for (page, spares) in edges.into_iter().zip(&mut spares) {
+            if let Some(level) = self.cut_block(page) {
+                let lowest = (2..=level).find(|&l| self.cuts(page, l)).unwrap_or(level);
+                spares
+                    .reserve(lowest.saturating_sub(1), level, table.space)
+                    .map_err(|_| Self::error(page, Why::OutOfMemory))?;
+            }
+        }
+        for (page, spares) in edges.into_iter().zip(&mut spares) {
+            while let Some(level) = self.cut_block(page) {
+                table
+                    .shatter(page, level, self.tlb, spares)
                     .map_err(|_| Self::error(page, Why::OutOfMemory))?;
             }
         }
         Ok(())
+    }
+
+    /// Returns the level of the block that spans a page, if an end of the
+    /// range cuts it.
+    fn cut_block(&self, page: Vpn) -> Option<u8> {
+        let (word, level) = self.table.translate(page)?;
+        let leaf = matches!(self.table.cx.format().decode(word, level), Entry::Leaf { .. });
+        (leaf && level > 1 && self.cuts(page, level)).then_some(level)
+    }
+
+    /// Returns whether the range has only a part of the entry of a level.
+    fn cuts(&self, page: Vpn, level: u8) -> bool {
+        let span = self.table.cx.format().entry_pages(level);
+        let first = Vpn::new(page.as_usize() & !span.wrapping_sub(1));
+        !self.range.covers(PageRange::new(first, first.saturating_add(span)))
     }
 }
 

@@ -26,23 +26,29 @@ use crate::tlb::SpaceTlb;
 impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     /// Replaces the block of `level` that spans a page by a table of the next
     /// lower level with the same mappings. Does nothing when there is none.
+    /// The table comes out of the spares, so that who has several blocks to
+    /// shatter can have memory for all before the first.
     ///
     /// # Errors
     /// [`OutOfMemory`]; nothing is changed.
     ///
     /// # Locks
     /// Takes the table's lock (inner), and flushes the block under it.
-    pub(crate) fn shatter(&self, page: Vpn, level: u8, tlb: &SpaceTlb) -> Result<(), OutOfMemory> {
-        let mut spares = Spares::new(self.cx);
-        spares.reserve(level.saturating_sub(1), level, self.space)?;
+    pub(super) fn shatter(
+        &self,
+        page: Vpn,
+        level: u8,
+        tlb: &SpaceTlb,
+        spares: &mut Spares<'c, 'm, P>,
+    ) -> Result<(), OutOfMemory> {
+        let below = level.saturating_sub(1);
+        spares.reserve(below, level, self.space)?;
         let Some(guard) = self.lock_level(page, level) else {
             return Ok(());
         };
-        let Some(table) = spares.peek() else {
-            return Err(OutOfMemory);
-        };
+        let table = spares.of_level(below).ok_or(OutOfMemory)?;
         if self.shatter_locked(&guard, page, table, tlb)? {
-            spares.take_lowest();
+            spares.forget(table);
         }
         Ok(())
     }

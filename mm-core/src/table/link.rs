@@ -13,7 +13,6 @@ use arrayvec::ArrayVec;
 /// linked goes back when it is dropped.
 pub(super) struct Spares<'c, 'm, P: Platform> {
     cx: &'c Cx<'m, P>,
-    /// Lowest level first.
     tables: ArrayVec<Pfn, MAX_LEVELS>,
 }
 
@@ -27,8 +26,10 @@ impl<'c, 'm, P: Platform> Spares<'c, 'm, P> {
 
     /// Makes sure there is a table for each level of `low..high`.
     pub(super) fn reserve(&mut self, low: u8, high: u8, space: u32) -> Result<(), OutOfMemory> {
-        let have = u8::try_from(self.tables.len()).unwrap_or(u8::MAX);
-        for level in low.saturating_add(have)..high {
+        for level in low..high {
+            if self.of_level(level).is_some() {
+                continue;
+            }
             let table = alloc_table(self.cx, level, space)?;
             if self.tables.try_push(table).is_err() {
                 crate::tlb::free_table(self.cx, table);
@@ -38,30 +39,24 @@ impl<'c, 'm, P: Platform> Spares<'c, 'm, P> {
         Ok(())
     }
 
-    /// Gives all tables back.
-    ///
-    /// # Locks
-    /// No table's may be held.
-    fn clear(&mut self) {
-        for table in self.tables.drain(..) {
-            crate::tlb::free_table(self.cx, table);
-        }
+    /// Returns the table of a level, which stays here.
+    pub(super) fn of_level(&self, level: u8) -> Option<Pfn> {
+        let frames = self.cx.frames();
+        let fits = |pfn: &Pfn| frames.page(*pfn).is_some_and(|p| p.table().level() == level);
+        self.tables.iter().copied().find(fits)
     }
 
-    /// Returns the table of the lowest level, which stays here.
-    pub(super) fn peek(&self) -> Option<Pfn> {
-        self.tables.first().copied()
-    }
-
-    /// Takes out the table of the lowest level.
-    pub(super) fn take_lowest(&mut self) -> Option<Pfn> {
-        self.tables.pop_at(0)
+    /// Gives up a table that was linked.
+    pub(super) fn forget(&mut self, table: Pfn) {
+        self.tables.retain(|t| *t != table);
     }
 }
 
 impl<P: Platform> Drop for Spares<'_, '_, P> {
     fn drop(&mut self) {
-        self.clear();
+        for table in self.tables.drain(..) {
+            crate::tlb::free_table(self.cx, table);
+        }
     }
 }
 
@@ -102,10 +97,15 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         page: Vpn,
         tlb: &SpaceTlb,
     ) -> Result<LeafGuard<'c, 'm, P>, OutOfMemory> {
+        let mut spares = Spares::new(self.cx);
         loop {
             match self.lock_level_or_create(page, 1) {
                 Ok(guard) => return Ok(guard),
-                Err(Stopped::Block(level)) => self.shatter(page, level, tlb)?,
+                Err(Stopped::Block(level)) => {
+                    // All that it may take, before the first is shattered.
+                    spares.reserve(1, level, self.space)?;
+                    self.shatter(page, level, tlb, &mut spares)?;
+                }
                 Err(Stopped::OutOfMemory | Stopped::OutOfReach) => return Err(OutOfMemory),
             }
         }
@@ -124,13 +124,16 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         }
         let mut spares = Spares::new(self.cx);
         loop {
-            match self.try_link(page, target, &mut spares).ok_or(Stopped::OutOfReach)? {
+            match self
+                .try_link(page, target, &mut spares)
+                .ok_or(Stopped::OutOfReach)?
+            {
                 Attempt::Locked(guard) => return Ok(guard),
                 Attempt::Missing(below) => spares
                     .reserve(target, below, self.space)
                     .map_err(|OutOfMemory| Stopped::OutOfMemory)?,
                 Attempt::Block(level) => return Err(Stopped::Block(level)),
-                Attempt::Linked => spares.clear(),
+                Attempt::Linked => {}
             }
         }
     }
@@ -155,7 +158,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             // Nobody writes these above level 1.
             Entry::NonPresent(_) => return None,
         }
-        if spares.tables.len() < usize::from(level.saturating_sub(target)) {
+        if (target..level).any(|l| spares.of_level(l).is_none()) {
             return Some(Attempt::Missing(level));
         }
         self.link_chain(&guard, page, target, spares)?;
@@ -174,7 +177,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         let format = self.cx.format();
         let mut below: Option<Pfn> = None;
         for level in target..parent.level() {
-            let table = spares.take_lowest()?;
+            let table = spares.of_level(level)?;
             if let Some(child) = below {
                 let word = format.encode_table(child, level, self.owner).ok()?;
                 let words = self.words(table, level);
@@ -188,6 +191,11 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             .ok()?;
         parent.add_live(1);
         format.store(parent.words(), parent.index(page), word);
+        for level in target..parent.level() {
+            if let Some(table) = spares.of_level(level) {
+                spares.forget(table);
+            }
+        }
         Some(())
     }
 }

@@ -246,7 +246,10 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         if part.is_empty() {
             return 0..0;
         }
-        let last = self.cx.format().index(part.end().saturating_sub(1), self.level);
+        let last = self
+            .cx
+            .format()
+            .index(part.end().saturating_sub(1), self.level);
         self.cx.format().index(part.start(), self.level)..last.saturating_add(1)
     }
 

@@ -27,6 +27,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     /// Takes tables' locks (inner); allocates, so no inner one may be held.
     pub fn map(&mut self, first: Pfn, attrs: Attrs) -> Result<MapFlush, TableError> {
         let whole = self.range;
+        self.check_reach(whole)?;
         let result = self.map_run(first, attrs);
         self.settle_map(whole, result)
     }
@@ -40,8 +41,23 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     /// Takes tables' locks (inner); allocates, so no inner one may be held.
     pub fn map_each(&mut self, frames: &[Pfn], attrs: Attrs) -> Result<MapFlush, TableError> {
         let whole = self.range;
+        let part = PageRange::with_len(whole.start(), frames.len());
+        let Some(part) = part.filter(|&part| whole.covers(part)) else {
+            return Err(Self::error(whole.end(), Why::OutOfReach));
+        };
+        self.check_reach(part)?;
         let result = self.map_slice(frames, attrs);
         self.settle_map(whole, result)
+    }
+
+    /// Refuses a range whose end lies outside of the table's reach; what is
+    /// between two pages in reach is in reach, or met on the way.
+    fn check_reach(&self, range: PageRange) -> Result<(), TableError> {
+        let last = range.end().saturating_sub(1);
+        if range.is_empty() || self.table.reaches(last) {
+            return Ok(());
+        }
+        Err(Self::error(last, Why::OutOfReach))
     }
 
     fn map_run(&mut self, first: Pfn, attrs: Attrs) -> Result<(), TableError> {
@@ -106,9 +122,6 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         let mut frames = frames.iter();
         while !frames.as_slice().is_empty() {
             let at = self.at();
-            if self.range.is_empty() {
-                return Err(Self::error(at, Why::OutOfReach));
-            }
             let guard = match self.table.lock_level_or_create(at, 1) {
                 Ok(guard) => guard,
                 Err(Stopped::OutOfMemory) => return Err(Self::error(at, Why::OutOfMemory)),
@@ -170,6 +183,9 @@ impl<P: Platform> CursorMut<'_, '_, P> {
 
     /// The pages, and the one where the map stopped: tables made for it go too.
     fn around(&self, done: PageRange) -> PageRange {
-        PageRange::new(done.start(), done.end().max(Vpn::saturating_add(self.at(), 1)))
+        PageRange::new(
+            done.start(),
+            done.end().max(Vpn::saturating_add(self.at(), 1)),
+        )
     }
 }

@@ -129,7 +129,9 @@ impl<P: Platform> CursorMut<'_, '_, P> {
                 let mut attrs = self.attrs(prot);
                 attrs.flags.set(AttrFlags::ACCESSED, np.is_young());
                 attrs.flags.set(AttrFlags::DIRTY, np.is_dirty());
-                np.pfn().and_then(|pfn| format.encode_leaf(pfn, attrs, 1).ok()).unwrap_or(old)
+                np.pfn()
+                    .and_then(|pfn| format.encode_leaf(pfn, attrs, 1).ok())
+                    .unwrap_or(old)
             }
             _ => old,
         }

@@ -105,8 +105,7 @@ impl<P: Platform> PageTable<'_, '_, P> {
             let next = next_boundary(at, span);
             let entry = PageRange::new(next.saturating_sub(span), next);
             // Of the last table, the end of user space may cut a piece.
-            let covered =
-                what == Sweep::Covered && range.covers(entry.intersect(own));
+            let covered = what == Sweep::Covered && range.covers(entry.intersect(own));
             match parent.entry(at) {
                 Entry::Table(child) if self.owner == TableOwner::User => {
                     // Above level 1, what is covered has been emptied before.

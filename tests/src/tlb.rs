@@ -1,0 +1,243 @@
+//! Software TLBs: CPUs that forget nothing until they are told.
+//!
+//! Each CPU keeps every translation and every table it ever walked through
+//! until a flush names it. That is the worst that hardware may do, and
+//! all of the time. Translations may also come into being without an access
+//! ([`SoftTlbs::speculate`]), and a walk may begin at any remembered table.
+//!
+//! What screams (panics, with the seed of the test):
+//! - a frame is freed while a CPU has a translation to it (F1) or remembers it
+//!   as a table (F2), seen in the very call that frees it;
+//! - a walk goes through a frame that is not a table any more (the arena).
+//!
+//! An access runs under the CPU's lock, as a real one is over before the CPU
+//! answers a shootdown: [`FlushHook::flush`] waits for it.
+
+use crate::arena::{Arena, FreeHook};
+use crate::mmu::{Leaf, Mode, Refusal, Step, Walker};
+use crate::platform::FlushHook;
+use mm_core::addr::{Pfn, Vpn};
+use mm_core::platform::{CpuSet, Flush};
+use mm_core::prot::Access;
+use mm_core::range::PageRange;
+use std::sync::{Mutex, MutexGuard};
+
+/// What a CPU runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loaded {
+    /// The root table.
+    pub root: Pfn,
+    /// The tag; zero on machines without.
+    pub asid: u16,
+}
+
+#[derive(Debug, Default)]
+struct Cpu {
+    loaded: Option<Loaded>,
+    leaves: Vec<(u16, Leaf)>,
+    tables: Vec<(u16, Step)>,
+    invalid: Vec<(u16, usize)>,
+    /// Counts choices, so that they differ from one another.
+    dice: u64,
+}
+
+/// The TLBs of a machine.
+#[derive(Debug)]
+pub struct SoftTlbs<W: Walker> {
+    walker: W,
+    cpus: Vec<Mutex<Cpu>>,
+    seed: u64,
+}
+
+impl<W: Walker> SoftTlbs<W> {
+    /// Makes `cpus` empty TLBs; `seed` goes into each scream.
+    pub fn new(walker: W, cpus: usize, seed: u64) -> Self {
+        Self {
+            walker,
+            cpus: (0..cpus).map(|_| Mutex::default()).collect(),
+            seed,
+        }
+    }
+
+    fn cpu(&self, cpu: usize) -> MutexGuard<'_, Cpu> {
+        self.cpus[cpu]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Loads a root on a CPU, as CR3 or TTBR are loaded. Without tags (asid
+    /// zero), what is not global is dropped.
+    pub fn load(&self, cpu: usize, loaded: Option<Loaded>) {
+        let mut cpu = self.cpu(cpu);
+        if loaded.is_none_or(|l| l.asid == 0) {
+            cpu.leaves.retain(|(_, leaf)| leaf.global);
+            cpu.tables.clear();
+            cpu.invalid.clear();
+        }
+        cpu.loaded = loaded;
+    }
+
+    /// Accesses a page on a CPU; `then` runs with the frame while the
+    /// translation surely holds.
+    ///
+    /// # Errors
+    /// The [`Refusal`]: a page fault.
+    ///
+    /// # Panics
+    /// When the CPU runs nothing.
+    pub fn access<R>(
+        &self,
+        ram: &Arena,
+        cpu: usize,
+        page: Vpn,
+        access: Access,
+        mode: Mode,
+        then: impl FnOnce(Pfn) -> R,
+    ) -> Result<R, Refusal> {
+        let mut cpu = self.cpu(cpu);
+        let leaf = self.translate(ram, &mut cpu, page.as_usize(), access, mode)?;
+        let frame = leaf.frame + (page.as_usize() - leaf.page) as u64;
+        Ok(then(Pfn::new(frame)))
+    }
+
+    /// Lets a CPU walk to a page without an access, as prefetchers do.
+    pub fn speculate(&self, ram: &Arena, cpu: usize, page: Vpn) {
+        let mut cpu = self.cpu(cpu);
+        if cpu.loaded.is_some() {
+            let _fault = self.translate(ram, &mut cpu, page.as_usize(), Access::Read, Mode::Kernel);
+        }
+    }
+
+    fn translate(
+        &self,
+        ram: &Arena,
+        cpu: &mut Cpu,
+        page: usize,
+        access: Access,
+        mode: Mode,
+    ) -> Result<Leaf, Refusal> {
+        let loaded = cpu.loaded.expect("the CPU runs nothing");
+        let mine = |asid: u16, global: bool| asid == loaded.asid || global;
+        cpu.dice = cpu.dice.wrapping_add(1);
+        let hit = cpu.leaves.iter().position(|(asid, l)| {
+            mine(*asid, l.global) && l.page <= page && page - l.page < l.pages
+        });
+        if let Some(i) = hit {
+            let leaf = cpu.leaves[i].1;
+            if let Err(fault) = leaf.rights.check(access, mode) {
+                if self.walker.fault_drops_entry() {
+                    cpu.leaves.remove(i);
+                }
+                return Err(fault);
+            }
+            if access != Access::Write || leaf.dirty {
+                return Ok(leaf);
+            }
+            // A store through a clean translation walks again to set dirty.
+            cpu.leaves.remove(i);
+        }
+        if self.walker.caches_invalid() && cpu.invalid.contains(&(loaded.asid, page)) {
+            return Err(Refusal::NotPresent(1));
+        }
+        // Begin at the root, or at any remembered table: by turns.
+        let mut starts = vec![self.walker.start(loaded.root.as_u64())];
+        starts.extend(cpu.tables.iter().filter_map(|(asid, t)| {
+            let spans = t.page <= page && page - t.page < t.pages;
+            (*asid == loaded.asid && spans).then_some(*t)
+        }));
+        let start = starts[(cpu.dice as usize) % starts.len()];
+        let mut trail = Vec::new();
+        let result = self.walker.walk(ram, start, page, access, mode, &mut trail);
+        for step in trail {
+            if !cpu.tables.contains(&(loaded.asid, step)) {
+                cpu.tables.push((loaded.asid, step));
+            }
+        }
+        match result {
+            Ok(leaf) => {
+                cpu.leaves.push((loaded.asid, leaf));
+                Ok(leaf)
+            }
+            Err(fault) => {
+                if self.walker.caches_invalid() && matches!(fault, Refusal::NotPresent(_)) {
+                    cpu.invalid.push((loaded.asid, page));
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Returns the translations that a CPU remembers for a page.
+    pub fn remembered(&self, cpu: usize, page: Vpn) -> Vec<Leaf> {
+        let page = page.as_usize();
+        let cpu = self.cpu(cpu);
+        let spans = |l: &Leaf| l.page <= page && page - l.page < l.pages;
+        cpu.leaves.iter().map(|(_, l)| *l).filter(spans).collect()
+    }
+
+    fn scream_if_reachable(&self, freed: Pfn) {
+        for (n, cpu) in self.cpus.iter().enumerate() {
+            let cpu = cpu
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let frame = freed.as_u64();
+            let leaf = cpu
+                .leaves
+                .iter()
+                .find(|(_, l)| l.frame <= frame && frame - l.frame < l.pages as u64);
+            assert!(
+                leaf.is_none(),
+                "seed {}: {freed} is freed while CPU {n} still translates to it: {leaf:x?}",
+                self.seed
+            );
+            let table = cpu.tables.iter().find(|(_, t)| t.table == frame);
+            assert!(
+                table.is_none(),
+                "seed {}: {freed} is freed while CPU {n} still walks through it: {table:x?}",
+                self.seed
+            );
+            if let Some(l) = cpu.loaded {
+                assert!(
+                    l.root != freed,
+                    "seed {}: the root of CPU {n} is freed",
+                    self.seed
+                );
+            }
+        }
+    }
+}
+
+fn meets(range: PageRange, page: usize, pages: usize) -> bool {
+    range.overlaps(PageRange::new(
+        Vpn::new(page),
+        Vpn::new(page.saturating_add(pages)),
+    ))
+}
+
+impl<W: Walker> FlushHook for SoftTlbs<W> {
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        for n in cpus.iter().filter(|&n| n < self.cpus.len()) {
+            let mut cpu = self.cpu(n);
+            let tag_meets = |asid: u16| flush.asid.is_none_or(|f| f == asid);
+            let page_meets = |page, pages| flush.pages.is_none_or(|r| meets(r, page, pages));
+            cpu.leaves.retain(|(asid, l)| {
+                // One space's flush of everything leaves global ones alone; one
+                // of single pages need not, but hardware is free to.
+                let named = tag_meets(*asid) && !(l.global && flush.asid.is_some());
+                !(named && page_meets(l.page, l.pages))
+            });
+            cpu.invalid
+                .retain(|(asid, page)| !(tag_meets(*asid) && page_meets(*page, 1)));
+            if flush.tables {
+                cpu.tables
+                    .retain(|(asid, t)| !(tag_meets(*asid) && page_meets(t.page, t.pages)));
+            }
+        }
+    }
+}
+
+impl<W: Walker> FreeHook for SoftTlbs<W> {
+    fn freed(&self, pfn: Pfn) {
+        self.scream_if_reachable(pfn);
+    }
+}

@@ -1,0 +1,464 @@
+//! Random scripts on one page table against a flat map of pages, on several
+//! CPUs whose TLBs forget nothing.
+//!
+//! After each step every page reads as the model says; a CPU may be refused
+//! what is allowed (a spurious fault, gone after a local flush) but never
+//! allowed what is not. Frames that are freed while reachable scream.
+
+use mm_core::addr::{Pfn, Vpn};
+use mm_core::cx::Cx;
+use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
+use mm_core::format::{
+    AttrFlags, Attrs, Entry, HardwareAd, NonPresentKind, PageTableFormat, TableOwner,
+};
+use mm_core::page::{Frames, PageFlags};
+use mm_core::prot::{Access, Prot};
+use mm_core::range::PageRange;
+use mm_core::sync::{AtomicU32, AtomicU64};
+use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, Why};
+use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_testkit::mmu::{LongModeWalker, Mode, Sets, TinyWalker, Walker};
+use mm_testkit::platform::{TestPlatform, on_cpu};
+use mm_testkit::random::Random;
+use mm_testkit::tlb::{Loaded, SoftTlbs};
+use mm_x86_64::{FiveLevel, FourLevel, Paging};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CPUS: usize = 3;
+const RIGHTS: [Prot; 4] = [Prot::READ, Prot::RW, Prot::RX, Prot::RWX];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    /// Goes back to the allocator when unmapped.
+    Table,
+    /// A cached page; the model holds a reference of its own.
+    File,
+    /// Owned by nobody: part of a block.
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    frame: Pfn,
+    prot: Prot,
+    owner: Owner,
+    /// A store went through since the last harvest.
+    dirty: bool,
+}
+
+struct World<'m, F: PageTableFormat, W: Walker> {
+    frames: &'m Frames<TestPlatform<F>>,
+    tlbs: Arc<SoftTlbs<W>>,
+    tlb: SpaceTlb,
+    root: Pfn,
+    model: BTreeMap<usize, Page>,
+    random: Random,
+    seed: u64,
+    windows: Vec<PageRange>,
+    /// Consecutive frames that leaves may lead to without owning them.
+    block: (Pfn, u64),
+    active: [bool; CPUS],
+}
+
+impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
+    fn cx(&self) -> Cx<'_, TestPlatform<F>> {
+        Cx::new(self.frames)
+    }
+
+    fn range(&mut self) -> PageRange {
+        let windows = self.windows.clone();
+        let w = self.random.pick(&windows);
+        let n = w.pages() as u64;
+        let a = self.random.below(n) as usize;
+        let len = if self.random.chance(30) { self.random.below(n) } else { self.random.below(9) };
+        let start = w.start().saturating_add(a);
+        PageRange::new(start, start.saturating_add(len as usize + 1)).intersect(w)
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..25 => self.map(),
+            25..35 => self.map_block(),
+            35..50 => self.unmap(),
+            50..62 => self.protect(),
+            62..90 => (0..8).for_each(|_| self.access()),
+            90..96 => self.harvest(),
+            _ => self.switch(),
+        }
+        self.check();
+    }
+
+    fn attrs(&self, prot: Prot) -> Attrs {
+        let attrs = Attrs::user(prot);
+        match F::HARDWARE_AD {
+            HardwareAd::Both => attrs,
+            HardwareAd::Accessed => attrs.with(AttrFlags::DIRTY),
+            HardwareAd::None => attrs.with(AttrFlags::ACCESSED | AttrFlags::DIRTY),
+        }
+    }
+
+    /// Lets an allocation fail now and then; counts what a failed verb leaks.
+    fn armed<R>(&mut self, verb: impl FnOnce(&mut Self) -> Result<R, Why>) -> Result<R, Why> {
+        let before = self.frames.free_frames();
+        if self.random.chance(40) {
+            self.frames.platform().fail_nth(1 + self.random.below(4));
+        }
+        let result = verb(self);
+        self.frames.platform().fail_none();
+        if result.is_err() {
+            assert_eq!(self.frames.free_frames(), before, "seed {}: a failed verb leaks", self.seed);
+        }
+        result
+    }
+
+    fn map(&mut self) {
+        let range = self.range();
+        let prot = self.random.pick(&RIGHTS);
+        let owner = self.random.pick(&[Owner::Table, Owner::File]);
+        let cx = Cx::new(self.frames);
+        let mut pfns = Vec::new();
+        for _ in range.iter() {
+            let Ok(pfn) = self.frames.alloc(&cx, 0) else { break };
+            if owner == Owner::File {
+                let page = self.frames.page(pfn).unwrap();
+                page.user().init(PageFlags::UPTODATE, 1, 0);
+                page.get_refs(1).unwrap();
+                page.user().add_maps(1).unwrap();
+            }
+            pfns.push(pfn);
+        }
+        let attrs = self.attrs(prot);
+        let pfns_ref = &pfns;
+        let result = self.armed(|w| {
+            let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
+            let mut cursor = CursorMut::new(table, &w.tlb, range);
+            let owed = cursor.map_each(pfns_ref, attrs).map_err(|e| {
+                assert!(range.contains(e.at) || pfns_ref.is_empty());
+                e.why
+            })?;
+            owed.settle(&cx, &w.tlb);
+            Ok(())
+        });
+        let taken = range.iter().take(pfns.len()).any(|p| self.model.contains_key(&p.as_usize()));
+        match result {
+            Ok(()) => {
+                assert!(!taken, "seed {}: mapped over a page", self.seed);
+                for (page, &frame) in range.iter().zip(&pfns) {
+                    let page_of = Page { frame, prot, owner, dirty: false };
+                    self.model.insert(page.as_usize(), page_of);
+                }
+            }
+            Err(why) => {
+                assert!(why == Why::OutOfMemory || (why == Why::Exists && taken), "{why:?}");
+                for pfn in pfns {
+                    if owner == Owner::File {
+                        let page = self.frames.page(pfn).unwrap();
+                        assert_eq!(page.user().sub_maps(1), 0);
+                        assert!(!page.put_refs(1));
+                    }
+                    self.frames.free(&cx, pfn).unwrap();
+                }
+            }
+        }
+    }
+
+    fn map_block(&mut self) {
+        let (first, count) = self.block;
+        let range = self.range();
+        // Often aligned alike, so that blocks fit.
+        let skew = if self.random.chance(80) {
+            range.start().as_usize() as u64 % count
+        } else {
+            self.random.below(count)
+        };
+        let frame = first.saturating_add(skew);
+        let pages = range.pages().min((count - skew) as usize);
+        let range = PageRange::with_len(range.start(), pages).unwrap();
+        let prot = self.random.pick(&RIGHTS);
+        let attrs = self.attrs(prot).with(AttrFlags::SPECIAL);
+        let cx = Cx::new(self.frames);
+        let result = self.armed(|w| {
+            let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
+            let mut cursor = CursorMut::new(table, &w.tlb, range);
+            cursor.map(frame, attrs).map_err(|e| e.why)?.settle(&cx, &w.tlb);
+            Ok(())
+        });
+        let taken = range.iter().any(|p| self.model.contains_key(&p.as_usize()));
+        match result {
+            Ok(()) => {
+                assert!(!taken, "seed {}: mapped over a page", self.seed);
+                for (i, page) in range.iter().enumerate() {
+                    let frame = frame.saturating_add(i as u64);
+                    let page_of = Page { frame, prot, owner: Owner::Nobody, dirty: false };
+                    self.model.insert(page.as_usize(), page_of);
+                }
+            }
+            Err(why) => {
+                assert!(why == Why::OutOfMemory || (why == Why::Exists && taken), "{why:?}")
+            }
+        }
+    }
+
+    fn unmap(&mut self) {
+        let range = self.range();
+        let cx = Cx::new(self.frames);
+        let before: Vec<_> = self.pages(range);
+        let result = self.armed(|w| {
+            let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
+            let mut gather = TlbGather::new(&cx, &w.tlb);
+            let done = CursorMut::new(table, &w.tlb, range).unmap(&mut gather);
+            let released = gather.finish();
+            done.map_err(|e| {
+                assert_eq!(released, Default::default());
+                e.why
+            })?;
+            let count = |o| before.iter().filter(|(_, p)| p.owner == o).count();
+            assert_eq!(released.kernel_pages, count(Owner::Table), "seed {}", w.seed);
+            assert_eq!(released.file_pages, count(Owner::File), "seed {}", w.seed);
+            Ok(())
+        });
+        match result {
+            Ok(()) => {
+                for (page, p) in before {
+                    self.model.remove(&page);
+                    if p.owner == Owner::File {
+                        let record = self.frames.page(p.frame).unwrap();
+                        assert_eq!((record.refs(), record.user().maps()), (1, 0));
+                        assert!(
+                            record.has(PageFlags::DIRTY) || !p.dirty,
+                            "seed {}: a store to page {page:#x} is lost",
+                            self.seed
+                        );
+                        self.frames.free(&cx, p.frame).unwrap();
+                    }
+                }
+            }
+            Err(why) => assert_eq!(why, Why::OutOfMemory),
+        }
+    }
+
+    fn pages(&self, range: PageRange) -> Vec<(usize, Page)> {
+        let keys = range.start().as_usize()..range.end().as_usize();
+        self.model.range(keys).map(|(&k, &p)| (k, p)).collect()
+    }
+
+    fn protect(&mut self) {
+        let range = self.range();
+        let prot = self.random.pick(&[Prot::NONE, Prot::READ, Prot::RW, Prot::RX, Prot::RWX]);
+        let cx = Cx::new(self.frames);
+        let result = self.armed(|w| {
+            let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
+            CursorMut::new(table, &w.tlb, range).protect(prot).map_err(|e| e.why)
+        });
+        let special = self.pages(range).iter().any(|(_, p)| p.owner == Owner::Nobody);
+        match result {
+            Ok(()) => {
+                assert!(!(special && prot == Prot::NONE));
+                for (page, _) in self.pages(range) {
+                    self.model.get_mut(&page).unwrap().prot = prot;
+                }
+            }
+            Err(Why::OutOfMemory) => {}
+            Err(why) => assert!(special && prot == Prot::NONE, "{why:?}"),
+        }
+    }
+
+    fn access(&mut self) {
+        let cpu = self.random.below(CPUS as u64) as usize;
+        if !self.active[cpu] {
+            return;
+        }
+        let range = self.range();
+        let page = range.start();
+        let cx = Cx::new(self.frames);
+        let ram = self.frames.platform().arena();
+        if self.random.chance(20) {
+            return self.tlbs.speculate(ram, cpu, page);
+        }
+        let access = self.random.pick(&[Access::Read, Access::Write, Access::Exec]);
+        let found = self.model.get(&page.as_usize()).copied();
+        // x86 has no right to read: present is readable.
+        let allowed = found.is_some_and(|p| p.prot.allows(access));
+        let attempt = || self.tlbs.access(ram, cpu, page, access, Mode::User, |frame| frame);
+        let mut result = attempt();
+        if result.is_err() && allowed {
+            // Spurious: the entry is as it should be, the CPU remembers another.
+            let one = PageRange::with_len(page, 1).unwrap();
+            on_cpu(cpu, || self.tlb.flush_local(&cx, one));
+            result = attempt();
+        }
+        match result {
+            Ok(frame) => {
+                assert!(allowed, "seed {}: {access:?} of {page} on CPU {cpu} went through", self.seed);
+                assert_eq!(frame, found.unwrap().frame, "seed {}: {page} on CPU {cpu}", self.seed);
+                if access == Access::Write {
+                    self.model.get_mut(&page.as_usize()).unwrap().dirty = true;
+                }
+            }
+            Err(why) => assert!(!allowed, "seed {}: {access:?} of {page}: {why:?}", self.seed),
+        }
+    }
+
+    fn harvest(&mut self) {
+        if F::HARDWARE_AD != HardwareAd::Both {
+            return;
+        }
+        let range = self.range();
+        let cx = Cx::new(self.frames);
+        let table = PageTable::view(&cx, self.root, TableOwner::User, 1);
+        let mut seen = Vec::new();
+        CursorMut::new(table, &self.tlb, range).harvest(Harvest::Dirty, |h| {
+            assert_eq!(cx.frames().platform().preempt_depth(), 0, "called under a lock");
+            seen.extend(h.pages.iter().map(Vpn::as_usize));
+        });
+        for (page, p) in self.pages(range) {
+            assert!(!p.dirty || p.prot == Prot::NONE || seen.contains(&page), "seed {}: {page:#x}", self.seed);
+        }
+        for page in seen {
+            self.model.get_mut(&page).unwrap().dirty = false;
+        }
+    }
+
+    /// A CPU begins or ends to run the space.
+    fn switch(&mut self) {
+        let cpu = self.random.below(CPUS as u64) as usize;
+        if self.active[cpu] {
+            self.tlbs.load(cpu, None);
+            self.tlb.deactivate(cpu);
+        } else {
+            self.tlb.activate(cpu);
+            self.tlbs.load(cpu, Some(Loaded { root: self.root, asid: 0 }));
+        }
+        self.active[cpu] = !self.active[cpu];
+    }
+
+    fn check(&self) {
+        let cx = self.cx();
+        let table = PageTable::view(&cx, self.root, TableOwner::User, 1);
+        let format = cx.format();
+        for &w in &self.windows {
+            for page in w.iter() {
+                let found = table.translate(page).map(|(word, level)| (format.decode(word, level), level));
+                let expect = self.model.get(&page.as_usize());
+                match (found, expect) {
+                    (None, None) => {}
+                    (Some((Entry::Leaf { pfn, attrs }, level)), Some(p)) => {
+                        let within = page.as_usize() & (format.entry_pages(level) - 1);
+                        assert_eq!(pfn.saturating_add(within as u64), p.frame, "seed {}", self.seed);
+                        assert_eq!(attrs.prot - Prot::READ, p.prot - Prot::READ, "seed {}", self.seed);
+                        assert!(attrs.flags.contains(AttrFlags::DIRTY) || !p.dirty || F::HARDWARE_AD != HardwareAd::Both);
+                    }
+                    (Some((Entry::NonPresent(np), 1)), Some(p)) => {
+                        assert_eq!(np.kind, NonPresentKind::ProtNone);
+                        assert_eq!((np.pfn(), p.prot), (Some(p.frame), Prot::NONE));
+                    }
+                    other => panic!("seed {}: {page}: {other:?}", self.seed),
+                }
+            }
+            let mut visited = 0;
+            Cursor::new(table, w).visit(|v| visited += v.pages.pages());
+            assert_eq!(visited, self.pages(w).len(), "seed {}", self.seed);
+        }
+        self.frames.platform().assert_preemptible();
+    }
+}
+
+fn script<F: PageTableFormat, W: Walker>(
+    format: F,
+    walker: W,
+    windows: &[(usize, usize)],
+    block_order: u8,
+    ram: usize,
+    steps: usize,
+    seed: u64,
+) {
+    let frames = TestPlatform::machine(format, 512, ram);
+    let cx = Cx::new(&frames);
+    let before = frames.free_frames();
+    let tlbs = Arc::new(SoftTlbs::new(walker, CPUS, seed));
+    frames.platform().set_flush_hook(tlbs.clone());
+    frames.platform().arena().set_free_hook(tlbs.clone());
+    let block = frames.alloc(&cx, block_order).unwrap();
+    let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
+    let mut world = World {
+        frames: &frames,
+        tlbs,
+        tlb: SpaceTlb::new(),
+        root,
+        model: BTreeMap::new(),
+        random: Random::new(seed),
+        seed,
+        windows: windows.iter().map(|&(a, b)| PageRange::new(Vpn::new(a), Vpn::new(b))).collect(),
+        block: (block, 1 << block_order),
+        active: [false; CPUS],
+    };
+    world.switch();
+    for _ in 0..steps {
+        world.step();
+    }
+    // The end of a space: everything goes, in one round.
+    let files: Vec<_> = world.model.values().filter(|p| p.owner == Owner::File).map(|p| p.frame).collect();
+    let table = PageTable::view(&cx, root, TableOwner::User, 1);
+    let mut gather = TlbGather::new(&cx, &world.tlb);
+    CursorMut::new(table, &world.tlb, table.user_pages()).unmap(&mut gather).unwrap();
+    let _released = gather.finish();
+    for cpu in 0..CPUS {
+        if world.active[cpu] {
+            assert!(table.destroy(&world.tlb).is_err());
+            world.switch_off(cpu);
+        }
+    }
+    table.destroy(&world.tlb).unwrap();
+    for pfn in files {
+        frames.free(&cx, pfn).unwrap();
+    }
+    frames.free(&cx, block).unwrap();
+    assert_eq!(frames.free_frames(), before, "seed {seed}: frames are lost");
+}
+
+impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
+    fn switch_off(&mut self, cpu: usize) {
+        self.tlbs.load(cpu, None);
+        self.tlb.deactivate(cpu);
+        self.active[cpu] = false;
+    }
+}
+
+#[test]
+fn scripts_on_a_tiny_table_that_sets_both_bits() {
+    for seed in 0..12 {
+        let walker = TinyWalker::<AtomicU32>::new(3, 2, Sets::Both, false);
+        script(Tiny::<u32, SetsBoth>::new(3, 2), walker, &[(0, 64)], 4, 512, 400, seed);
+    }
+}
+
+#[test]
+fn scripts_on_a_tiny_table_that_demands_break_before_make() {
+    for seed in 100..112 {
+        let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Accessed, false);
+        script(Tiny::<u64, SetsAccessed>::new(4, 2), walker, &[(0, 256)], 6, 1024, 300, seed);
+    }
+}
+
+#[test]
+fn scripts_on_a_tiny_table_that_remembers_invalid_entries() {
+    for seed in 200..212 {
+        let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Nothing, true);
+        script(Tiny::<u32, SetsNothing>::new(2, 3), walker, &[(0, 64)], 3, 512, 400, seed);
+    }
+}
+
+#[test]
+fn scripts_on_long_mode_tables() {
+    let end = (1usize << 35) - 1;
+    let windows = [(0, 1100), ((1 << 18) - 100, (1 << 18) + 700), (end - 600, end)];
+    for seed in 300..303 {
+        let walker = LongModeWalker::new(4);
+        script(Paging::<FourLevel>::default(), walker, &windows, 10, 8192, 120, seed);
+    }
+    let end = (1usize << 44) - 1;
+    let windows = [((1 << 36) - 600, (1 << 36) + 600), (end - 600, end)];
+    let walker = LongModeWalker::new(5);
+    script(Paging::<FiveLevel>::default(), walker, &windows, 10, 8192, 120, 400);
+}
