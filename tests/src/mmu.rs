@@ -136,6 +136,10 @@ pub trait Walker: Send + Sync + Debug + Copy + 'static {
     fn caches_invalid(&self) -> bool;
     /// Whether a fault drops the translation that caused it (Intel SDM 4.10.4.1).
     fn fault_drops_entry(&self) -> bool;
+    /// Whether two remembered translations of one page that differ are an
+    /// error (Arm: a TLB conflict abort), so that valid entries may only be
+    /// replaced by way of an invalid one and a flush.
+    fn aborts_on_conflict(&self) -> bool;
     /// The position at the root.
     fn start(&self, root: u64) -> Step;
     /// Goes down from a position; each table met is added to `trail`.
@@ -178,6 +182,9 @@ impl Walker for LongModeWalker {
     }
     fn fault_drops_entry(&self) -> bool {
         true
+    }
+    fn aborts_on_conflict(&self) -> bool {
+        false
     }
     fn start(&self, root: u64) -> Step {
         let pages = 1usize << (9 * u32::from(self.levels));
@@ -336,6 +343,9 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
     }
     fn fault_drops_entry(&self) -> bool {
         false
+    }
+    fn aborts_on_conflict(&self) -> bool {
+        self.sets == Sets::Accessed
     }
     fn start(&self, root: u64) -> Step {
         let pages = 1usize << (self.bits * u32::from(self.levels));

@@ -8,6 +8,8 @@
 //! What screams (panics, with the seed of the test):
 //! - a frame is freed while a CPU has a translation to it (F1) or remembers it
 //!   as a table (F2), seen in the very call that frees it;
+//! - a translation comes in beside another of the same page, where the machine
+//!   demands break-before-make (F7);
 //! - a walk goes through a frame that is not a table any more (the arena).
 //!
 //! An access runs under the CPU's lock, as a real one is over before the CPU
@@ -155,6 +157,15 @@ impl<W: Walker> SoftTlbs<W> {
         }
         match result {
             Ok(leaf) => {
+                let end = leaf.page + leaf.pages;
+                let other = cpu.leaves.iter().find(|(asid, l)| {
+                    mine(*asid, l.global) && l.page < end && leaf.page < l.page + l.pages
+                });
+                assert!(
+                    other.is_none() || !self.walker.aborts_on_conflict(),
+                    "seed {}: TLB conflict: {leaf:x?} beside {other:x?}",
+                    self.seed
+                );
                 cpu.leaves.push((loaded.asid, leaf));
                 Ok(leaf)
             }

@@ -71,7 +71,11 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let w = self.random.pick(&windows);
         let n = w.pages() as u64;
         let a = self.random.below(n) as usize;
-        let len = if self.random.chance(30) { self.random.below(n) } else { self.random.below(9) };
+        let len = if self.random.chance(30) {
+            self.random.below(n)
+        } else {
+            self.random.below(9)
+        };
         let start = w.start().saturating_add(a);
         PageRange::new(start, start.saturating_add(len as usize + 1)).intersect(w)
     }
@@ -82,7 +86,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             25..35 => self.map_block(),
             35..50 => self.unmap(),
             50..62 => self.protect(),
-            62..90 => (0..8).for_each(|_| self.access()),
+            62..90 => (0..16).for_each(|_| self.access()),
             90..96 => self.harvest(),
             _ => self.switch(),
         }
@@ -107,7 +111,12 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let result = verb(self);
         self.frames.platform().fail_none();
         if result.is_err() {
-            assert_eq!(self.frames.free_frames(), before, "seed {}: a failed verb leaks", self.seed);
+            assert_eq!(
+                self.frames.free_frames(),
+                before,
+                "seed {}: a failed verb leaks",
+                self.seed
+            );
         }
         result
     }
@@ -119,7 +128,9 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let cx = Cx::new(self.frames);
         let mut pfns = Vec::new();
         for _ in range.iter() {
-            let Ok(pfn) = self.frames.alloc(&cx, 0) else { break };
+            let Ok(pfn) = self.frames.alloc(&cx, 0) else {
+                break;
+            };
             if owner == Owner::File {
                 let page = self.frames.page(pfn).unwrap();
                 page.user().init(PageFlags::UPTODATE, 1, 0);
@@ -140,17 +151,28 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             owed.settle(&cx, &w.tlb);
             Ok(())
         });
-        let taken = range.iter().take(pfns.len()).any(|p| self.model.contains_key(&p.as_usize()));
+        let taken = range
+            .iter()
+            .take(pfns.len())
+            .any(|p| self.model.contains_key(&p.as_usize()));
         match result {
             Ok(()) => {
                 assert!(!taken, "seed {}: mapped over a page", self.seed);
                 for (page, &frame) in range.iter().zip(&pfns) {
-                    let page_of = Page { frame, prot, owner, dirty: false };
+                    let page_of = Page {
+                        frame,
+                        prot,
+                        owner,
+                        dirty: false,
+                    };
                     self.model.insert(page.as_usize(), page_of);
                 }
             }
             Err(why) => {
-                assert!(why == Why::OutOfMemory || (why == Why::Exists && taken), "{why:?}");
+                assert!(
+                    why == Why::OutOfMemory || (why == Why::Exists && taken),
+                    "{why:?}"
+                );
                 for pfn in pfns {
                     if owner == Owner::File {
                         let page = self.frames.page(pfn).unwrap();
@@ -181,7 +203,10 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let result = self.armed(|w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             let mut cursor = CursorMut::new(table, &w.tlb, range);
-            cursor.map(frame, attrs).map_err(|e| e.why)?.settle(&cx, &w.tlb);
+            cursor
+                .map(frame, attrs)
+                .map_err(|e| e.why)?
+                .settle(&cx, &w.tlb);
             Ok(())
         });
         let taken = range.iter().any(|p| self.model.contains_key(&p.as_usize()));
@@ -190,12 +215,20 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 assert!(!taken, "seed {}: mapped over a page", self.seed);
                 for (i, page) in range.iter().enumerate() {
                     let frame = frame.saturating_add(i as u64);
-                    let page_of = Page { frame, prot, owner: Owner::Nobody, dirty: false };
+                    let page_of = Page {
+                        frame,
+                        prot,
+                        owner: Owner::Nobody,
+                        dirty: false,
+                    };
                     self.model.insert(page.as_usize(), page_of);
                 }
             }
             Err(why) => {
-                assert!(why == Why::OutOfMemory || (why == Why::Exists && taken), "{why:?}")
+                assert!(
+                    why == Why::OutOfMemory || (why == Why::Exists && taken),
+                    "{why:?}"
+                )
             }
         }
     }
@@ -214,7 +247,12 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 e.why
             })?;
             let count = |o| before.iter().filter(|(_, p)| p.owner == o).count();
-            assert_eq!(released.kernel_pages, count(Owner::Table), "seed {}", w.seed);
+            assert_eq!(
+                released.kernel_pages,
+                count(Owner::Table),
+                "seed {}",
+                w.seed
+            );
             assert_eq!(released.file_pages, count(Owner::File), "seed {}", w.seed);
             Ok(())
         });
@@ -245,13 +283,20 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
 
     fn protect(&mut self) {
         let range = self.range();
-        let prot = self.random.pick(&[Prot::NONE, Prot::READ, Prot::RW, Prot::RX, Prot::RWX]);
+        let prot = self
+            .random
+            .pick(&[Prot::NONE, Prot::READ, Prot::RW, Prot::RX, Prot::RWX]);
         let cx = Cx::new(self.frames);
         let result = self.armed(|w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
-            CursorMut::new(table, &w.tlb, range).protect(prot).map_err(|e| e.why)
+            CursorMut::new(table, &w.tlb, range)
+                .protect(prot)
+                .map_err(|e| e.why)
         });
-        let special = self.pages(range).iter().any(|(_, p)| p.owner == Owner::Nobody);
+        let special = self
+            .pages(range)
+            .iter()
+            .any(|(_, p)| p.owner == Owner::Nobody);
         match result {
             Ok(()) => {
                 assert!(!(special && prot == Prot::NONE));
@@ -269,18 +314,28 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         if !self.active[cpu] {
             return;
         }
-        let range = self.range();
-        let page = range.start();
+        let mapped = self.model.len();
+        let page = if mapped > 0 && self.random.chance(80) {
+            let nth = self.random.below(mapped as u64) as usize;
+            Vpn::new(*self.model.keys().nth(nth).unwrap())
+        } else {
+            self.range().start()
+        };
         let cx = Cx::new(self.frames);
         let ram = self.frames.platform().arena();
         if self.random.chance(20) {
             return self.tlbs.speculate(ram, cpu, page);
         }
-        let access = self.random.pick(&[Access::Read, Access::Write, Access::Exec]);
+        let access = self
+            .random
+            .pick(&[Access::Read, Access::Write, Access::Exec]);
         let found = self.model.get(&page.as_usize()).copied();
         // x86 has no right to read: present is readable.
         let allowed = found.is_some_and(|p| p.prot.allows(access));
-        let attempt = || self.tlbs.access(ram, cpu, page, access, Mode::User, |frame| frame);
+        let attempt = || {
+            self.tlbs
+                .access(ram, cpu, page, access, Mode::User, |frame| frame)
+        };
         let mut result = attempt();
         if result.is_err() && allowed {
             // Spurious: the entry is as it should be, the CPU remembers another.
@@ -290,13 +345,26 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         }
         match result {
             Ok(frame) => {
-                assert!(allowed, "seed {}: {access:?} of {page} on CPU {cpu} went through", self.seed);
-                assert_eq!(frame, found.unwrap().frame, "seed {}: {page} on CPU {cpu}", self.seed);
+                assert!(
+                    allowed,
+                    "seed {}: {access:?} of {page} on CPU {cpu} went through",
+                    self.seed
+                );
+                assert_eq!(
+                    frame,
+                    found.unwrap().frame,
+                    "seed {}: {page} on CPU {cpu}",
+                    self.seed
+                );
                 if access == Access::Write {
                     self.model.get_mut(&page.as_usize()).unwrap().dirty = true;
                 }
             }
-            Err(why) => assert!(!allowed, "seed {}: {access:?} of {page}: {why:?}", self.seed),
+            Err(why) => assert!(
+                !allowed,
+                "seed {}: {access:?} of {page}: {why:?}",
+                self.seed
+            ),
         }
     }
 
@@ -309,11 +377,19 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let table = PageTable::view(&cx, self.root, TableOwner::User, 1);
         let mut seen = Vec::new();
         CursorMut::new(table, &self.tlb, range).harvest(Harvest::Dirty, |h| {
-            assert_eq!(cx.frames().platform().preempt_depth(), 0, "called under a lock");
+            assert_eq!(
+                cx.frames().platform().preempt_depth(),
+                0,
+                "called under a lock"
+            );
             seen.extend(h.pages.iter().map(Vpn::as_usize));
         });
         for (page, p) in self.pages(range) {
-            assert!(!p.dirty || p.prot == Prot::NONE || seen.contains(&page), "seed {}: {page:#x}", self.seed);
+            assert!(
+                !p.dirty || p.prot == Prot::NONE || seen.contains(&page),
+                "seed {}: {page:#x}",
+                self.seed
+            );
         }
         for page in seen {
             self.model.get_mut(&page).unwrap().dirty = false;
@@ -328,7 +404,13 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             self.tlb.deactivate(cpu);
         } else {
             self.tlb.activate(cpu);
-            self.tlbs.load(cpu, Some(Loaded { root: self.root, asid: 0 }));
+            self.tlbs.load(
+                cpu,
+                Some(Loaded {
+                    root: self.root,
+                    asid: 0,
+                }),
+            );
         }
         self.active[cpu] = !self.active[cpu];
     }
@@ -339,15 +421,31 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let format = cx.format();
         for &w in &self.windows {
             for page in w.iter() {
-                let found = table.translate(page).map(|(word, level)| (format.decode(word, level), level));
+                let found = table
+                    .translate(page)
+                    .map(|(word, level)| (format.decode(word, level), level));
                 let expect = self.model.get(&page.as_usize());
                 match (found, expect) {
                     (None, None) => {}
                     (Some((Entry::Leaf { pfn, attrs }, level)), Some(p)) => {
                         let within = page.as_usize() & (format.entry_pages(level) - 1);
-                        assert_eq!(pfn.saturating_add(within as u64), p.frame, "seed {}", self.seed);
-                        assert_eq!(attrs.prot - Prot::READ, p.prot - Prot::READ, "seed {}", self.seed);
-                        assert!(attrs.flags.contains(AttrFlags::DIRTY) || !p.dirty || F::HARDWARE_AD != HardwareAd::Both);
+                        assert_eq!(
+                            pfn.saturating_add(within as u64),
+                            p.frame,
+                            "seed {}",
+                            self.seed
+                        );
+                        assert_eq!(
+                            attrs.prot - Prot::READ,
+                            p.prot - Prot::READ,
+                            "seed {}",
+                            self.seed
+                        );
+                        assert!(
+                            attrs.flags.contains(AttrFlags::DIRTY)
+                                || !p.dirty
+                                || F::HARDWARE_AD != HardwareAd::Both
+                        );
                     }
                     (Some((Entry::NonPresent(np), 1)), Some(p)) => {
                         assert_eq!(np.kind, NonPresentKind::ProtNone);
@@ -389,7 +487,10 @@ fn script<F: PageTableFormat, W: Walker>(
         model: BTreeMap::new(),
         random: Random::new(seed),
         seed,
-        windows: windows.iter().map(|&(a, b)| PageRange::new(Vpn::new(a), Vpn::new(b))).collect(),
+        windows: windows
+            .iter()
+            .map(|&(a, b)| PageRange::new(Vpn::new(a), Vpn::new(b)))
+            .collect(),
         block: (block, 1 << block_order),
         active: [false; CPUS],
     };
@@ -398,10 +499,17 @@ fn script<F: PageTableFormat, W: Walker>(
         world.step();
     }
     // The end of a space: everything goes, in one round.
-    let files: Vec<_> = world.model.values().filter(|p| p.owner == Owner::File).map(|p| p.frame).collect();
+    let files: Vec<_> = world
+        .model
+        .values()
+        .filter(|p| p.owner == Owner::File)
+        .map(|p| p.frame)
+        .collect();
     let table = PageTable::view(&cx, root, TableOwner::User, 1);
     let mut gather = TlbGather::new(&cx, &world.tlb);
-    CursorMut::new(table, &world.tlb, table.user_pages()).unmap(&mut gather).unwrap();
+    CursorMut::new(table, &world.tlb, table.user_pages())
+        .unmap(&mut gather)
+        .unwrap();
     let _released = gather.finish();
     for cpu in 0..CPUS {
         if world.active[cpu] {
@@ -429,7 +537,15 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
 fn scripts_on_a_tiny_table_that_sets_both_bits() {
     for seed in 0..12 {
         let walker = TinyWalker::<AtomicU32>::new(3, 2, Sets::Both, false);
-        script(Tiny::<u32, SetsBoth>::new(3, 2), walker, &[(0, 64)], 4, 512, 400, seed);
+        script(
+            Tiny::<u32, SetsBoth>::new(3, 2),
+            walker,
+            &[(0, 64)],
+            4,
+            512,
+            400,
+            seed,
+        );
     }
 }
 
@@ -437,7 +553,15 @@ fn scripts_on_a_tiny_table_that_sets_both_bits() {
 fn scripts_on_a_tiny_table_that_demands_break_before_make() {
     for seed in 100..112 {
         let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Accessed, false);
-        script(Tiny::<u64, SetsAccessed>::new(4, 2), walker, &[(0, 256)], 6, 1024, 300, seed);
+        script(
+            Tiny::<u64, SetsAccessed>::new(4, 2),
+            walker,
+            &[(0, 256)],
+            6,
+            1024,
+            300,
+            seed,
+        );
     }
 }
 
@@ -445,20 +569,48 @@ fn scripts_on_a_tiny_table_that_demands_break_before_make() {
 fn scripts_on_a_tiny_table_that_remembers_invalid_entries() {
     for seed in 200..212 {
         let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Nothing, true);
-        script(Tiny::<u32, SetsNothing>::new(2, 3), walker, &[(0, 64)], 3, 512, 400, seed);
+        script(
+            Tiny::<u32, SetsNothing>::new(2, 3),
+            walker,
+            &[(0, 64)],
+            3,
+            512,
+            400,
+            seed,
+        );
     }
 }
 
 #[test]
 fn scripts_on_long_mode_tables() {
     let end = (1usize << 35) - 1;
-    let windows = [(0, 1100), ((1 << 18) - 100, (1 << 18) + 700), (end - 600, end)];
+    let windows = [
+        (0, 1100),
+        ((1 << 18) - 100, (1 << 18) + 700),
+        (end - 600, end),
+    ];
     for seed in 300..303 {
         let walker = LongModeWalker::new(4);
-        script(Paging::<FourLevel>::default(), walker, &windows, 10, 8192, 120, seed);
+        script(
+            Paging::<FourLevel>::default(),
+            walker,
+            &windows,
+            10,
+            8192,
+            120,
+            seed,
+        );
     }
     let end = (1usize << 44) - 1;
     let windows = [((1 << 36) - 600, (1 << 36) + 600), (end - 600, end)];
     let walker = LongModeWalker::new(5);
-    script(Paging::<FiveLevel>::default(), walker, &windows, 10, 8192, 120, 400);
+    script(
+        Paging::<FiveLevel>::default(),
+        walker,
+        &windows,
+        10,
+        8192,
+        120,
+        400,
+    );
 }
