@@ -13,8 +13,8 @@ use mm_core::platform::{DirectMap, LinearMemory, PhysMemory};
 use mm_core::pool::Node;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
-use std::hash::{Hash, Hasher};
 use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 

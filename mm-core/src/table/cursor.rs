@@ -189,7 +189,10 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
     /// range cuts it.
     fn cut_block(&self, page: Vpn) -> Option<u8> {
         let (word, level) = self.table.translate(page)?;
-        let leaf = matches!(self.table.cx.format().decode(word, level), Entry::Leaf { .. });
+        let leaf = matches!(
+            self.table.cx.format().decode(word, level),
+            Entry::Leaf { .. }
+        );
         (leaf && level > 1 && self.cuts(page, level)).then_some(level)
     }
 
@@ -197,7 +200,9 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
     fn cuts(&self, page: Vpn, level: u8) -> bool {
         let span = self.table.cx.format().entry_pages(level);
         let first = Vpn::new(page.as_usize() & !span.wrapping_sub(1));
-        !self.range.covers(PageRange::new(first, first.saturating_add(span)))
+        !self
+            .range
+            .covers(PageRange::new(first, first.saturating_add(span)))
     }
 }
 

@@ -42,7 +42,11 @@ impl<'c, 'm, P: Platform> Spares<'c, 'm, P> {
     /// Returns the table of a level, which stays here.
     pub(super) fn of_level(&self, level: u8) -> Option<Pfn> {
         let frames = self.cx.frames();
-        let fits = |pfn: &Pfn| frames.page(*pfn).is_some_and(|p| p.table().level() == level);
+        let fits = |pfn: &Pfn| {
+            frames
+                .page(*pfn)
+                .is_some_and(|p| p.table().level() == level)
+        };
         self.tables.iter().copied().find(fits)
     }
 
