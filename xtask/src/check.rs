@@ -7,7 +7,7 @@ use crate::command::{self, cargo, run, say};
 use crate::kernel::Arch;
 use crate::suites::{Counts, Suites};
 use crate::toolchain::{self, Std};
-use crate::{frames, kernel, paths, sources};
+use crate::{frames, kernel, links, paths, sources};
 
 /// What to check besides the sources.
 #[derive(Args)]
@@ -81,7 +81,8 @@ pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
 }
 
 fn layering() -> Result<()> {
-    let breaches = sources::breaches(&paths::root())?;
+    let mut breaches = sources::breaches(&paths::root())?;
+    breaches.extend(links::broken(&paths::root())?);
     if !breaches.is_empty() {
         bail!(
             "{} breaches of the rules:\n{}",

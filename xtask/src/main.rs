@@ -30,6 +30,7 @@ mod debian;
 mod frames;
 mod initramfs;
 mod kernel;
+mod links;
 mod loom;
 mod paths;
 mod programs;
