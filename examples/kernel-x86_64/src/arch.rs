@@ -1,20 +1,18 @@
 //! This machine as the portable kernel sees it.
 
-use x86_64::PhysAddr;
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::PhysFrame;
 
-use crate::contract::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 use crate::frame::{self, UserFrame};
+use crate::platform::Pc;
 use crate::thread::{self, Thread};
-use crate::{clock, console, cpu, power, random, signal};
+use crate::{clock, console, cpu, kernel_table, power, random, signal};
+use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An x86-64 PC.
 pub struct X86_64;
 
 impl Arch for X86_64 {
-    type Platform = ();
+    type Platform = Pc;
     type Frame = UserFrame;
     type Thread = Thread;
 
@@ -97,9 +95,8 @@ impl Arch for X86_64 {
     }
 
     unsafe fn load_root(&self, root: u64) {
-        let root = PhysFrame::containing_address(PhysAddr::new(root));
-        // SAFETY: the caller's promise: the table maps the kernel and stays alive.
-        unsafe { Cr3::write(root, Cr3Flags::empty()) }
+        // SAFETY: the same contract.
+        unsafe { kernel_table::load(root) }
     }
 
     fn push_signal(

@@ -50,7 +50,6 @@ pub struct Features {
     pub smep: bool,
     pub smap: bool,
     pub global_pages: bool,
-    pub gib_pages: bool,
     pub rdrand: bool,
     /// CPUID.1:EDX, which Linux passes to programs as AT_HWCAP.
     pub hwcap: u32,
@@ -161,6 +160,8 @@ pub fn init(id: usize) {
     load_segments(cpu);
     FEATURES.call_once(switch_features_on);
     let features = features();
+    // mm-x86_64 writes the no-execute bit into every entry, as all but the first 64-bit CPUs allow.
+    assert!(features.no_execute, "this CPU has no NX");
     log::info!(
         "cpu {id}: NX {}, SMEP {}, SMAP {}, FP state {} bytes ({})",
         on(features.no_execute),
@@ -218,7 +219,6 @@ fn switch_features_on() -> Features {
         smep: bit(structured, 7),
         smap: bit(structured, 20),
         global_pages: bit(basic.edx, 13),
-        gib_pages: bit(extended, 26),
         rdrand: bit(basic.ecx, 30),
         hwcap: basic.edx,
         xsave_mask: 0,

@@ -14,8 +14,8 @@
 //! Leaving goes through [`UserFrame::make_safe`], so no value that a setter or a signal frame
 //! brought in can make `iretq` or `sysretq` fault in the kernel.
 
-use crate::contract::{Frame, PrivateSyscall};
 use crate::cpu::{USER_CODE, USER_DATA};
+use mm_kernel::arch::{Frame, PrivateSyscall};
 
 /// First address above user memory: the last page below the non-canonical hole stays empty, so
 /// that no `syscall` instruction can end exactly at the hole.

@@ -20,8 +20,10 @@ mod console;
 mod cpu;
 mod fp;
 mod frame;
+mod kernel_table;
 mod memory;
 mod pic;
+mod platform;
 mod power;
 mod proof;
 mod random;
@@ -30,13 +32,9 @@ mod stack;
 mod thread;
 mod trap;
 
-#[path = "../../kernel/src/arch.rs"]
-#[allow(dead_code)]
-mod contract;
-
 use core::panic::PanicInfo;
 
-use contract::Outcome;
+use mm_kernel::arch::Outcome;
 
 /// The first Rust code: runs on the boot stack and the boot page table, interrupts off.
 #[unsafe(no_mangle)]
@@ -52,6 +50,8 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     log::info!("initrd: {} bytes", facts.initrd.len());
     cpu::init(0);
     trap::init();
+    let frames = platform::init(&facts);
+    kernel_table::init(frames, &facts);
     pic::init();
     clock::init();
     console::listen();

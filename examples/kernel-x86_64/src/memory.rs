@@ -7,10 +7,10 @@ use core::fmt;
 use core::ops::Range;
 use core::slice;
 
+use spin::Once;
 use x86_64::registers::control::Cr3;
 
 /// Where the kernel image is linked: -2 GiB plus its physical address.
-#[allow(dead_code)]
 pub const KERNEL_BASE: usize = 0xffff_ffff_8000_0000;
 
 /// Where the direct map of all RAM starts.
@@ -22,7 +22,7 @@ const BOOT_REACH: u64 = 4 << 30;
 const GIB: u64 = 1 << 30;
 
 /// More entries than any firmware reports; the rest is ignored, loudly.
-const MAX_REGIONS: usize = 32;
+pub const MAX_REGIONS: usize = 32;
 
 /// Returns the kernel's address of a byte of RAM.
 pub fn direct(physical: u64) -> usize {
@@ -115,6 +115,9 @@ struct MapEntry {
     reserved: u32,
 }
 
+/// A longer command line is cut.
+const COMMAND_LINE_BYTES: usize = 2048;
+
 const MAGIC: u32 = 0x336e_c578;
 
 unsafe extern "C" {
@@ -165,7 +168,7 @@ pub fn read_start_info(start_info: u64) -> Facts {
     Facts {
         regions,
         region_count,
-        command_line: read_command_line(info.command_line),
+        command_line: copy_command_line(info.command_line),
         initrd: read_bytes(&initrd_range),
         initrd_range,
         kernel_range: image_range(),
@@ -178,21 +181,19 @@ fn image_range() -> Range<u64> {
     start..end as u64
 }
 
-fn read_command_line(start: u64) -> &'static str {
+/// Copies the command line into the kernel, because the loader's memory is given away.
+fn copy_command_line(start: u64) -> &'static str {
+    static COPY: Once<[u8; COMMAND_LINE_BYTES]> = Once::new();
     if start == 0 {
         return "";
     }
-    let start = direct(start) as *const u8;
-    let mut length = 0;
-    // SAFETY: a zero-terminated string of the loader, in mapped low memory; it is read up to its
-    // end only, and never more than one page.
-    let bytes = unsafe {
-        while length < 4096 && start.add(length).read() != 0 {
-            length += 1;
-        }
-        slice::from_raw_parts(start, length)
-    };
-    core::str::from_utf8(bytes).unwrap_or("")
+    let copy = COPY.call_once(|| {
+        // SAFETY: a zero-terminated string in mapped low memory. What is read behind its end is
+        // memory too, and is not used.
+        unsafe { (direct(start) as *const [u8; COMMAND_LINE_BYTES]).read() }
+    });
+    let text = copy.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    core::str::from_utf8(text).unwrap_or("")
 }
 
 fn read_bytes(range: &Range<u64>) -> &'static [u8] {

@@ -3,7 +3,7 @@
 use x86_64::instructions::hlt;
 use x86_64::instructions::port::Port;
 
-use crate::contract::Outcome;
+use mm_kernel::arch::Outcome;
 
 /// QEMU's isa-debug-exit: the process ends with status `value * 2 + 1`.
 const DEBUG_EXIT: u16 = 0xf4;

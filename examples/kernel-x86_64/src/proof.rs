@@ -10,11 +10,11 @@ use spin::Once;
 use x86_64::registers::control::Cr3;
 
 use crate::arch::X86_64;
-use crate::contract::{Arch, Frame, Interrupt, Kernel, Outcome, Trap};
 use crate::frame::UserFrame;
 use crate::memory::direct;
 use crate::thread::Thread;
 use crate::trap;
+use mm_kernel::arch::{Arch, Frame, Interrupt, Kernel, Outcome, Trap};
 
 const CODE: usize = 0x40_0000;
 const STACK: usize = 0x60_0000;

@@ -15,9 +15,9 @@
 
 use core::slice;
 
-use crate::contract::{BadFrame, SignalDelivery, SignalDetail, SignalReturn};
 use crate::frame::{USER_END, UserFrame};
 use crate::{cpu, fp, thread};
+use mm_kernel::arch::{BadFrame, SignalDelivery, SignalDetail, SignalReturn};
 
 const RED_ZONE: usize = 128;
 const CONTEXT: usize = 8;

@@ -1,38 +1,99 @@
-//! The memory of kernel stacks.
+//! The memory of kernel stacks: pages of their own, each stack above a page that is never mapped.
 //!
-//! Before mm-core is here they come from a static pool.
+//! ```text
+//! 0xffff_c000_0000_0000 ─► │ slot 0             │ slot 1             │ ...
+//!                          │ not mapped │ stack │ not mapped │ stack │
+//! ```
+//!
+//! An overflow runs into the hole: a page fault that finds no stack, thus a double fault, which
+//! has a stack of its own and says what happened.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of a kernel stack.
-pub const STACK_BYTES: usize = 32 * 1024;
-const COUNT: usize = 4;
+use mm_core::addr::Pfn;
+use mm_core::cx::Cx;
 
-#[repr(C, align(4096))]
-struct Pool(core::cell::UnsafeCell<[[u8; STACK_BYTES]; COUNT]>);
+use crate::kernel_table;
+use crate::platform::{self, PAGE_SHIFT};
 
-// SAFETY: each stack is handed out once.
-unsafe impl Sync for Pool {}
+/// Pages of a kernel stack.
+const STACK_PAGES: usize = 8;
+const STACK_BYTES: usize = STACK_PAGES << PAGE_SHIFT;
+/// Bytes of a slot: the stack and at least as much of nothing.
+const SLOT_BYTES: usize = 2 * STACK_BYTES;
+const AREA: usize = 0xffff_c000_0000_0000;
+const WORDS: usize = 32;
 
-static POOL: Pool = Pool(core::cell::UnsafeCell::new([[0; STACK_BYTES]; COUNT]));
-static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// A bit for each slot in use.
+static USED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
-/// One kernel stack.
+/// One kernel stack. Dropped from another stack than itself.
 pub struct KernelStack {
-    end: usize,
+    slot: Slot,
 }
 
 impl KernelStack {
-    /// Takes a stack; `None` when there is no memory.
+    /// Makes a stack; `None` when there is no memory, or there are too many stacks.
     pub fn new() -> Option<Self> {
-        let index = NEXT.fetch_add(1, Ordering::Relaxed);
-        (index < COUNT).then(|| Self {
-            end: POOL.0.get() as usize + (index + 1) * STACK_BYTES,
-        })
+        let slot = Slot::take()?;
+        let memory = platform::frames()?;
+        let cx = Cx::new(memory);
+        let mut frames = [Pfn::new(0); STACK_PAGES];
+        let mut count = 0;
+        while count < STACK_PAGES
+            && let Ok(frame) = memory.alloc(&cx, 0)
+        {
+            frames[count] = frame;
+            count += 1;
+        }
+        if count < STACK_PAGES || kernel_table::map(memory, slot.start(), &frames).is_err() {
+            for &frame in &frames[..count] {
+                let freed = memory.free(&cx, frame);
+                debug_assert!(freed.is_ok(), "the frame was just allocated");
+            }
+            return None;
+        }
+        Some(Self { slot })
     }
 
     /// The first address above it.
     pub fn end(&self) -> usize {
-        self.end
+        self.slot.start() + STACK_BYTES
+    }
+}
+
+impl Drop for KernelStack {
+    fn drop(&mut self) {
+        if let Some(memory) = platform::frames() {
+            kernel_table::unmap(memory, self.slot.start(), STACK_BYTES);
+        }
+    }
+}
+
+/// A stack's place. Freed after the stack in it was unmapped (fields are dropped last).
+struct Slot(usize);
+
+impl Slot {
+    fn take() -> Option<Self> {
+        for (index, word) in USED.iter().enumerate() {
+            let took = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
+                (bits != u64::MAX).then(|| bits | (bits + 1))
+            });
+            if let Ok(before) = took {
+                return Some(Self(index * 64 + before.trailing_ones() as usize));
+            }
+        }
+        None
+    }
+
+    /// The stack's lowest address.
+    fn start(&self) -> usize {
+        AREA + self.0 * SLOT_BYTES + STACK_BYTES
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        USED[self.0 / 64].fetch_and(!(1 << (self.0 % 64)), Ordering::AcqRel);
     }
 }

@@ -29,10 +29,10 @@ use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
 use crate::arch::X86_64;
-use crate::contract::{Exception, FaultAccess, Interrupt, Kernel, Trap};
 use crate::cpu::{self, KERNEL_CODE, KERNEL_STACK_OFFSET, USER_CODE, USER_DATA, USER_STACK_OFFSET};
 use crate::frame::UserFrame;
 use crate::{console, pic};
+use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
 
 const DEBUG: usize = 1;
 const BREAKPOINT: usize = 3;

@@ -1,0 +1,140 @@
+//! The kernel's own page table, made by mm-core, whose upper half every address space shares.
+//!
+//! ```text
+//! 0xffff_8000_0000_0000   direct map: all RAM of the firmware's map, read-write, never executed
+//! 0xffff_c000_0000_0000   kernel stacks, each with a guard page (stack.rs)
+//! 0xffff_ffff_8000_0000   the kernel image: code read-execute, constants read, data read-write
+//! ```
+//!
+//! Nothing stands in the lower half: a stray null pointer in the kernel is a fault.
+
+use core::ops::Range;
+
+use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
+use mm_core::cx::Cx;
+use mm_core::format::{AttrFlags, Attrs, TableOwner};
+use mm_core::page::Frames;
+use mm_core::prot::Prot;
+use mm_core::range::PageRange;
+use mm_core::table::{CursorMut, PageTable};
+use mm_core::tlb::{SpaceTlb, TlbGather};
+use spin::Once;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::PhysFrame;
+
+use crate::memory::{Facts, KERNEL_BASE, direct};
+use crate::platform::{PAGE_SHIFT, Pc};
+
+const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+
+/// Whom to tell when kernel entries change: every CPU, whatever space it runs.
+static TLB: Once<SpaceTlb> = Once::new();
+
+unsafe extern "C" {
+    static kernel_start: u8;
+    static kernel_text_end: u8;
+    static kernel_rodata_start: u8;
+    static kernel_rodata_end: u8;
+    static kernel_data_start: u8;
+    static kernel_end: u8;
+}
+
+/// Builds the table and loads it. Called once.
+///
+/// # Panics
+///
+/// When there is not even memory for this.
+pub fn init(frames: &'static Frames<Pc>, facts: &Facts) {
+    let cx = Cx::new(frames);
+    let root =
+        PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
+    let table = PageTable::view(&cx, root, TableOwner::Kernel, 0);
+    let tlb = TLB.call_once(|| SpaceTlb::new().for_every_space());
+    let map = |address: usize, physical: Range<u64>, prot: Prot| {
+        let pages = pages(address, physical.end - physical.start);
+        let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
+        let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
+        let mapped = CursorMut::new(table, tlb, pages).map(first, attrs);
+        match mapped {
+            // Nobody walked this table yet, so no CPU remembers that it was empty.
+            Ok(flush) => flush.settle(&cx, tlb),
+            Err(error) => panic!("the kernel cannot be mapped: {error:?}"),
+        }
+    };
+    for region in facts.regions().iter().filter(|region| region.usable) {
+        let start = region.start.next_multiple_of(PAGE_BYTES);
+        let end = region.end() & !(PAGE_BYTES - 1);
+        if start < end {
+            map(direct(start), start..end, Prot::RW);
+        }
+    }
+    for (start, end, prot) in [
+        (
+            &raw const kernel_start,
+            &raw const kernel_text_end,
+            Prot::RX,
+        ),
+        (
+            &raw const kernel_rodata_start,
+            &raw const kernel_rodata_end,
+            Prot::READ,
+        ),
+        (
+            &raw const kernel_data_start,
+            &raw const kernel_end,
+            Prot::RW,
+        ),
+    ] {
+        let physical = |address: *const u8| (address as usize - KERNEL_BASE) as u64;
+        map(start as usize, physical(start)..physical(end), prot);
+    }
+    tlb.activate(crate::cpu::id());
+    // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
+    // never freed.
+    unsafe { load(root.addr(PAGE_SHIFT).as_u64()) };
+}
+
+/// Loads a root.
+///
+/// # Safety
+///
+/// The table has this machine's kernel half and stays alive until another is loaded.
+pub unsafe fn load(root: u64) {
+    let root = PhysFrame::containing_address(x86_64::PhysAddr::new(root));
+    // SAFETY: the caller's promise.
+    unsafe { Cr3::write(root, Cr3Flags::empty()) }
+}
+
+/// Maps `frames` at `address`, read-write. On success the table owns them.
+pub fn map(memory: &'static Frames<Pc>, address: usize, frames: &[Pfn]) -> Result<(), ()> {
+    let cx = Cx::new(memory);
+    let (table, tlb) = table(&cx).ok_or(())?;
+    let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
+    let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
+    mapped
+        .map(|flush| flush.settle_everywhere(&cx, tlb))
+        .map_err(|_| ())
+}
+
+/// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.
+pub fn unmap(memory: &'static Frames<Pc>, address: usize, bytes: usize) {
+    let cx = Cx::new(memory);
+    let Some((table, tlb)) = table(&cx) else {
+        return;
+    };
+    let mut gather = TlbGather::new(&cx, tlb);
+    let done = CursorMut::new(table, tlb, pages(address, bytes as u64)).unmap(&mut gather);
+    debug_assert!(done.is_ok(), "there are no large pages here to split");
+    let _ = gather.finish();
+}
+
+fn table<'c>(cx: &'c Cx<'static, Pc>) -> Option<(PageTable<'c, 'static, Pc>, &'static SpaceTlb)> {
+    let root = cx.frames().kernel_root()?;
+    Some((PageTable::view(cx, root, TableOwner::Kernel, 0), TLB.get()?))
+}
+
+fn pages(address: usize, bytes: u64) -> PageRange {
+    let start = VirtAddr::new(address).vpn(PAGE_SHIFT);
+    let pages = (bytes >> PAGE_SHIFT) as usize;
+    PageRange::with_len(start, pages).expect("kernel addresses do not wrap")
+}

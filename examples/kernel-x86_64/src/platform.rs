@@ -1,0 +1,129 @@
+//! What mm-core runs on: this machine's frames, page tables and TLB, as `impl Platform`.
+//!
+//! This is all that the family asks of a kernel. The rest of the file sets it up:
+//!
+//! ```text
+//! firmware's memory map ─ normalise ─► frames for the family
+//!   minus the kernel's image, the initrd, the first MiB (the loader's data, the BIOS's)
+//! ```
+
+use mm_core::page::Frames;
+use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
+use mm_core::pool::FrameHeap;
+use mm_x86_64::native::{self, Native};
+use mm_x86_64::tlb::{TlbFeatures, flush_local};
+use mm_x86_64::{FourLevel, Paging};
+use spin::Once;
+
+use crate::cpu;
+use crate::memory::{DIRECT_MAP, Facts, MAX_REGIONS};
+
+/// log2 of the page size.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// The IA32_PAT register.
+const PAT: u32 = 0x277;
+
+/// Memory below this is not given to the family.
+const LOW_MEMORY: u64 = 1 << 20;
+
+static FRAMES: Once<Frames<Pc>> = Once::new();
+
+/// The kernel's heap takes its memory from the same frames as everything else.
+#[global_allocator]
+static HEAP: FrameHeap<Pc> = FrameHeap::new(frames);
+
+/// A PC with a direct map of all RAM.
+pub struct Pc {
+    memory: DirectMap,
+    tlb: TlbFeatures,
+}
+
+// SAFETY: `init` gives the family only RAM that the firmware calls usable, without what the
+// kernel, the loader and the initrd occupy. `cpu` reads the CPU's own record, and the kernel is
+// not preempted. One CPU runs, so flushing it flushes every CPU that can be in a set.
+unsafe impl Platform for Pc {
+    type Format = Paging<FourLevel>;
+    type Memory = DirectMap;
+
+    fn format(&self) -> Self::Format {
+        Paging::new(FourLevel)
+    }
+
+    fn memory(&self) -> &DirectMap {
+        &self.memory
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::id()
+    }
+
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        if cpus.contains(cpu::id()) {
+            // SAFETY: the kernel runs in ring 0.
+            let mut native = unsafe { Native::new() };
+            flush_local(&mut native, self.tlb, flush);
+        }
+    }
+}
+
+/// Returns the machine's frames, once they are there.
+pub fn frames() -> Option<&'static Frames<Pc>> {
+    FRAMES.get()
+}
+
+/// Makes the machine of the family and gives it all free RAM.
+///
+/// # Panics
+///
+/// When the memory map is unusable: there is no kernel without memory.
+pub fn init(facts: &Facts) -> &'static Frames<Pc> {
+    // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
+    // it; `usable` leaves out what somebody uses.
+    let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
+    // SAFETY: ring 0; the value is the one that the format's memory types are made for.
+    unsafe { native::write_msr(PAT, mm_x86_64::paging::PAT_VALUE) };
+    // SAFETY: ring 0.
+    let tlb = unsafe { native::tlb_features() };
+    let frames = FRAMES.call_once(|| Frames::new(Pc { memory, tlb }));
+    let cx = mm_core::cx::Cx::new(frames);
+    let (regions, count) = reserve(facts);
+    for range in normalise(&regions[..count], PAGE_SHIFT) {
+        if let Err(error) = frames.add_region(&cx, range.start, range.frames) {
+            panic!("memory at {:?}: {error:?}", range.start);
+        }
+    }
+    let zero = frames.init_zero_page(&cx);
+    assert!(zero.is_ok(), "no memory for the zero page");
+    log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
+    frames
+}
+
+/// The firmware's map, with what is taken marked as reserved.
+fn reserve(facts: &Facts) -> ([Region; MAX_REGIONS + 3], usize) {
+    let taken = [
+        0..LOW_MEMORY,
+        facts.kernel_range.clone(),
+        facts.initrd_range.clone(),
+    ]
+    .map(|range| region(range.start, range.end - range.start, RegionKind::Reserved));
+    let given = facts.regions().iter().map(|given| {
+        let kind = if given.usable {
+            RegionKind::Usable
+        } else {
+            RegionKind::Reserved
+        };
+        region(given.start, given.bytes, kind)
+    });
+    let mut all = [region(0, 0, RegionKind::Reserved); MAX_REGIONS + 3];
+    let mut count = 0;
+    for (place, region) in all.iter_mut().zip(given.chain(taken)) {
+        *place = region;
+        count += 1;
+    }
+    (all, count)
+}
+
+fn region(start: u64, len: u64, kind: RegionKind) -> Region {
+    Region { start, len, kind }
+}
