@@ -29,14 +29,18 @@ pub mod addr;
 pub mod cx;
 pub mod error;
 pub mod format;
+mod mm;
 pub mod object;
 pub mod page;
 pub mod platform;
 pub mod pool;
 pub mod prot;
 pub mod range;
+pub mod stats;
 pub mod sync;
 pub mod table;
 pub mod tlb;
 pub mod tree;
 pub mod vma;
+
+pub use mm::{Mm, Usage};

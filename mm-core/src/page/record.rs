@@ -316,14 +316,15 @@ impl<'a> UserRecord<'a> {
         self.0.word(1).store(owner, Ordering::Release);
     }
 
-    /// Starts the record of a fresh page: one reference, no mapping.
+    /// Starts the record of a page that was just allocated: no mapping. The
+    /// reference is the one that the allocator made: storing a count here
+    /// would lose that of a finder who still takes the frame for what it was.
     pub fn init(self, flags: PageFlags, owner: u32, index: u64) {
         self.0.reset(Kind::User, 0);
         self.0.word(0).store(0, Ordering::Relaxed);
         self.set_owner(owner, index);
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
-        self.0.set_refs(1);
         self.0.set(flags);
     }
 }
@@ -333,7 +334,8 @@ impl<'a> UserRecord<'a> {
 pub struct TableRecord<'a>(&'a Page);
 
 impl<'a> TableRecord<'a> {
-    /// Starts the record of a fresh table: no live entry, one sharer.
+    /// Starts the record of a table that was just allocated: no live entry; the
+    /// allocator's reference is its one sharer.
     pub fn init(self, level: u8, order: u8, space: u32) {
         self.0.reset(Kind::Table, order);
         self.0.word(0).store(0, Ordering::Relaxed);
@@ -342,7 +344,6 @@ impl<'a> TableRecord<'a> {
         self.0.word(3).store(space, Ordering::Relaxed);
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
-        self.0.set_refs(1);
     }
 
     /// Returns the number of entries that are not empty.

@@ -1,0 +1,327 @@
+//! Finding pages, starting to read those that are not there, dropping them.
+
+use super::node::{ObjectKind, ObjectView};
+use super::radix::Inserted;
+use super::ticket::{IoRequest, Ticket, TicketKey};
+use crate::addr::Pfn;
+use crate::cx::Cx;
+use crate::error::OutOfMemory;
+use crate::page::{Kind, Page, PageFlags};
+use crate::platform::{PhysMemory, Platform};
+use crate::stats::Counter;
+use arrayvec::ArrayVec;
+use core::fmt;
+
+/// Pages that are dropped in one hold of the index's lock.
+const BATCH: usize = 16;
+
+/// What a search for a page came to.
+#[must_use = "a page that is not there must be waited for"]
+pub enum Found<'c, 'm, P: Platform> {
+    /// The page is there, and up to date.
+    Page(CachedPage<'c, 'm, P>),
+    /// The page must be read first: `Start` or `Join`.
+    Wait(Ticket<'m, P>),
+    /// The object ends before it.
+    PastEof,
+    /// No frame or node was left.
+    OutOfMemory,
+}
+
+/// A reference to a cached page.
+pub struct CachedPage<'c, 'm, P: Platform> {
+    cx: &'c Cx<'m, P>,
+    pfn: Pfn,
+    page: &'m Page,
+}
+
+impl<'m, P: Platform> CachedPage<'_, 'm, P> {
+    /// Returns the frame.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Returns the record.
+    pub fn record(&self) -> &'m Page {
+        self.page
+    }
+
+    /// Hands the reference over to whoever drops it otherwise: an entry of a
+    /// page table, a transfer.
+    pub fn into_pfn(self) -> Pfn {
+        let pfn = self.pfn;
+        core::mem::forget(self);
+        pfn
+    }
+
+    pub(super) fn is_uptodate(&self) -> bool {
+        self.page.has(PageFlags::UPTODATE)
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        self.page.has(PageFlags::DETACHED)
+    }
+
+    pub(super) fn key(&self) -> TicketKey {
+        TicketKey { frame: self.pfn }
+    }
+}
+
+impl<P: Platform> Drop for CachedPage<'_, '_, P> {
+    fn drop(&mut self) {
+        let freed = self.cx.frames().free(self.cx, self.pfn);
+        debug_assert_eq!(freed, Ok(()));
+    }
+}
+
+impl<P: Platform> fmt::Debug for CachedPage<'_, '_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CachedPage").field(&self.pfn).finish()
+    }
+}
+
+impl<P: Platform> fmt::Debug for Found<'_, '_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page(page) => page.fmt(f),
+            Self::Wait(ticket) => write!(f, "Wait({ticket:?})"),
+            Self::PastEof => f.write_str("PastEof"),
+            Self::OutOfMemory => f.write_str("OutOfMemory"),
+        }
+    }
+}
+
+impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
+    /// Finds a page that is in the cache and up to date, without waiting and
+    /// without starting anything: fault-around, `mincore`.
+    ///
+    /// # Locks
+    /// None in the common case, else `Radix`.
+    pub fn find_page(self, pgoff: u64) -> Option<CachedPage<'c, 'm, P>> {
+        self.lookup(pgoff)
+            .ok()
+            .flatten()
+            .filter(CachedPage::is_uptodate)
+    }
+
+    /// Finds a page, or begins what brings it: a page of a memory-only object
+    /// is made, a page of a file is to be read by whoever gets the request.
+    ///
+    /// # Locks
+    /// None when the page is there, else `Radix`, `Pool`, `Buddy`.
+    pub fn find_or_create(self, pgoff: u64) -> Found<'c, 'm, P> {
+        loop {
+            if !self.reaches(pgoff) {
+                return Found::PastEof;
+            }
+            let step = match self.lookup(pgoff) {
+                Ok(Some(page)) => self.settle(page, pgoff),
+                Ok(None) => self.begin(pgoff),
+                Err(error) => Err(error),
+            };
+            match step {
+                Ok(Some(found)) => return found,
+                // Someone was faster, or the page went: look again.
+                Ok(None) => {}
+                Err(OutOfMemory) => return Found::OutOfMemory,
+            }
+        }
+    }
+
+    /// Finds a page in whatever state it is, and takes a reference.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when its references are near the end of their count.
+    pub(super) fn lookup(self, pgoff: u64) -> Result<Option<CachedPage<'c, 'm, P>>, OutOfMemory> {
+        if let Some(page) = self.lookup_unlocked(pgoff) {
+            return Ok(Some(page));
+        }
+        let index = &self.object.index;
+        if index.pages() == 0 {
+            return Ok(None);
+        }
+        // Nothing there, or a race: the lock tells.
+        let found = index.find(self.cx, self.nodes(), pgoff, |pfn| self.get_page(pfn));
+        found.transpose().map(Option::flatten)
+    }
+
+    fn lookup_unlocked(self, pgoff: u64) -> Option<CachedPage<'c, 'm, P>> {
+        let pin = self.cx.pin();
+        let pfn = self.object.index.peek(self.nodes(), pgoff)?;
+        let page = self
+            .mm
+            .frames()
+            .page(pfn)
+            .filter(|page| page.try_get_ref())?;
+        // With the reference the page stays what it is; but is it still ours,
+        // and in the index? It may have been freed and used anew before.
+        let found = CachedPage {
+            cx: self.cx,
+            pfn,
+            page,
+        };
+        let user = page.user();
+        let ours = page.kind() == Kind::User
+            && !page.has(PageFlags::ANON)
+            && user.owner() == self.handle.into_raw()
+            && user.index() == pgoff
+            && self.object.index.peek(self.nodes(), pgoff) == Some(pfn);
+        drop(pin);
+        ours.then_some(found)
+    }
+
+    /// Takes a reference to a page that cannot go meanwhile.
+    pub(super) fn get_page(self, pfn: Pfn) -> Result<Option<CachedPage<'c, 'm, P>>, OutOfMemory> {
+        let Some(page) = self.mm.frames().page(pfn) else {
+            return Ok(None);
+        };
+        page.get_refs(1).map_err(|_| OutOfMemory)?;
+        Ok(Some(CachedPage {
+            cx: self.cx,
+            pfn,
+            page,
+        }))
+    }
+
+    /// Says what to do with a page that is in the index; `None`: look again.
+    pub(super) fn settle(
+        self,
+        found: CachedPage<'c, 'm, P>,
+        pgoff: u64,
+    ) -> Result<Option<Found<'c, 'm, P>>, OutOfMemory> {
+        if found.is_uptodate() {
+            return Ok(Some(Found::Page(found)));
+        }
+        if !found.page.try_lock_page() {
+            self.mm.stats().count(Counter::CacheJoin);
+            return Ok(Some(Found::Wait(Ticket::Join(found.key()))));
+        }
+        // Its reader may have finished just before we locked it.
+        let gone = found.is_uptodate() || found.is_detached();
+        let request = if gone {
+            Ok(None)
+        } else {
+            IoRequest::new(self, found.pfn, pgoff).map(Some)
+        };
+        if !matches!(request, Ok(Some(_))) {
+            found.page.unlock_page();
+            self.mm.platform().wake(found.key());
+        }
+        let Some(request) = request? else {
+            return Ok(None);
+        };
+        let _handed_over = found.into_pfn();
+        Ok(Some(Found::Wait(Ticket::Start(request))))
+    }
+
+    /// Makes a page and puts it in; `None`: look again.
+    fn begin(self, pgoff: u64) -> Result<Option<Found<'c, 'm, P>>, OutOfMemory> {
+        let flags = match self.object.kind() {
+            ObjectKind::File => PageFlags::LOCKED,
+            ObjectKind::Memory => PageFlags::UPTODATE,
+        };
+        let page = self.new_page(pgoff, flags)?;
+        let inserted = self.insert(&page, pgoff, || self.reaches(pgoff))?;
+        if inserted != Inserted::Done {
+            return Ok(None);
+        }
+        if self.object.kind() == ObjectKind::Memory {
+            return Ok(Some(Found::Page(page)));
+        }
+        match IoRequest::new(self, page.pfn, pgoff) {
+            Ok(request) => {
+                let _handed_over = page.into_pfn();
+                Ok(Some(Found::Wait(Ticket::Start(request))))
+            }
+            Err(error) => {
+                self.detach(page.pfn, pgoff);
+                page.page.unlock_page();
+                self.mm.platform().wake(page.key());
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a zeroed page of this object that is not in its index.
+    pub(super) fn new_page(
+        self,
+        pgoff: u64,
+        flags: PageFlags,
+    ) -> Result<CachedPage<'c, 'm, P>, OutOfMemory> {
+        let frames = self.mm.frames();
+        let pfn = frames.alloc(self.cx, 0)?;
+        frames.memory().zero(pfn, 0);
+        let page = frames.page(pfn).ok_or(OutOfMemory)?;
+        page.user().init(flags, self.handle.into_raw(), pgoff);
+        Ok(CachedPage {
+            cx: self.cx,
+            pfn,
+            page,
+        })
+    }
+
+    /// Puts a page into the index, which takes a reference of its own.
+    pub(super) fn insert(
+        self,
+        page: &CachedPage<'c, 'm, P>,
+        pgoff: u64,
+        allowed: impl Fn() -> bool,
+    ) -> Result<Inserted, OutOfMemory> {
+        // The index's reference, before anyone can find the page.
+        page.page.get_refs(1).map_err(|_| OutOfMemory)?;
+        let index = &self.object.index;
+        let inserted = index.insert(self.cx, self.nodes(), pgoff, page.pfn, allowed);
+        if inserted != Ok(Inserted::Done) {
+            self.put_page(page.pfn);
+        }
+        inserted
+    }
+
+    /// Takes a page out of the index, if it is in there, and drops the
+    /// index's reference.
+    pub(super) fn detach(self, pfn: Pfn, pgoff: u64) {
+        let mark = || self.mark_detached(pfn);
+        if self
+            .object
+            .index
+            .remove(self.cx, self.nodes(), pgoff, pfn, mark)
+        {
+            self.put_page(pfn);
+        }
+    }
+
+    /// Drops all pages from an offset on. Pages that someone still uses are
+    /// freed when they are let go.
+    ///
+    /// # Locks
+    /// Takes `Radix`, `Pool`, `Buddy`, again and again.
+    pub fn drop_pages_from(self, pgoff: u64) {
+        loop {
+            let mut batch: ArrayVec<Pfn, BATCH> = ArrayVec::new();
+            let mark = |pfn| self.mark_detached(pfn);
+            self.object
+                .index
+                .remove_from(self.cx, self.nodes(), pgoff, &mut batch, mark);
+            if batch.is_empty() {
+                return;
+            }
+            self.mm.stats().add(Counter::CacheDrop, batch.len());
+            for pfn in batch {
+                self.put_page(pfn);
+            }
+        }
+    }
+
+    /// Drops a reference to a page.
+    pub(super) fn put_page(self, pfn: Pfn) {
+        let freed = self.mm.frames().free(self.cx, pfn);
+        debug_assert_eq!(freed, Ok(()));
+    }
+
+    fn mark_detached(self, pfn: Pfn) {
+        if let Some(page) = self.mm.frames().page(pfn) {
+            page.set(PageFlags::DETACHED);
+            page.clear(PageFlags::DIRTY);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The counted handle that kernels hold.
+
+use super::node::{Object, ObjectView, PagerFacts};
+use super::size::Resized;
+use super::ticket::Progress;
+use crate::cx::Cx;
+use crate::error::{MmError, OutOfMemory};
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::pool::Handle;
+use core::fmt;
+
+/// A counted reference to an object: an open file, an inode, a segment of
+/// shared memory. The last one to go drops the cached pages, dirty ones too.
+pub struct ObjectRef<'m, P: Platform> {
+    mm: &'m Mm<P>,
+    handle: Handle<Object>,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// [`MmError::TooBig`], [`MmError::OutOfMemory`].
+    pub fn new_object(&self, facts: PagerFacts) -> Result<ObjectRef<'_, P>, MmError> {
+        let cx = self.cx();
+        let handle = ObjectView::create(self, &cx, facts)?.handle();
+        Ok(ObjectRef { mm: self, handle })
+    }
+}
+
+impl<'m, P: Platform> ObjectRef<'m, P> {
+    /// Takes another reference.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the count is near its end.
+    pub fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        self.object().get_ref()?;
+        Ok(Self {
+            mm: self.mm,
+            handle: self.handle,
+        })
+    }
+
+    /// Looks at the object inside a verb.
+    pub fn view<'c>(&self, cx: &'c Cx<'m, P>) -> ObjectView<'c, 'm, P> {
+        ObjectView::new(self.mm, cx, self.handle)
+    }
+
+    /// Returns the handle.
+    pub fn handle(&self) -> Handle<Object> {
+        self.handle
+    }
+
+    /// Returns the node: kind, key, rights, writers.
+    pub fn object(&self) -> &'m Object {
+        self.mm.objects.get(self.mm.frames(), self.handle)
+    }
+
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.view(&self.mm.cx()).size()
+    }
+
+    /// Reads bytes through the cache; fewer at the end of the object.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Progress<'m, P> {
+        self.view(&self.mm.cx()).read(offset, bytes)
+    }
+
+    /// Writes bytes through the cache; the object grows as needed.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Progress<'m, P> {
+        self.view(&self.mm.cx()).write(offset, bytes)
+    }
+
+    /// Sets the size. What was cut off is gone for all who read; growth shows
+    /// zeros.
+    ///
+    /// # Errors
+    /// [`MmError::TooBig`], with nothing changed.
+    pub fn set_size(&self, size: u64) -> Result<(), MmError> {
+        let cx = self.mm.cx();
+        let view = self.view(&cx);
+        if let Resized::Truncated(truncation) = view.resize(size)? {
+            view.finish_truncation(truncation);
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Drop for ObjectRef<'_, P> {
+    fn drop(&mut self) {
+        self.view(&self.mm.cx()).put();
+    }
+}
+
+impl<P: Platform> fmt::Debug for ObjectRef<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ObjectRef").field(&self.handle).finish()
+    }
+}

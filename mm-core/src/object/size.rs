@@ -1,0 +1,157 @@
+//! The size of an object: who may see it, and how it changes.
+
+use super::node::{Mapped, ObjectView};
+use crate::addr::{Pfn, page_size};
+use crate::cx::Cx;
+use crate::error::MmError;
+use crate::format::PageTableFormat;
+use crate::page::PageFlags;
+use crate::platform::{PhysMemory, Platform};
+use crate::sync::{Context, Ordering, WriteGuard};
+
+/// What a change of size leaves to do.
+#[must_use = "a truncation must be finished"]
+#[derive(Debug)]
+pub enum Resized {
+    /// Nothing.
+    Done,
+    /// Unmap the pages from [`Truncation::from`] on, private copies too, then
+    /// [`ObjectView::finish_truncation`].
+    Truncated(Truncation),
+}
+
+/// A truncation under way. Whoever wants to grow the object waits for its end,
+/// so it must be finished, and soon.
+#[must_use = "a truncation must be finished"]
+#[derive(Debug)]
+pub struct Truncation {
+    from: u64,
+}
+
+impl Truncation {
+    /// Returns the first page that is past the end.
+    pub const fn from(&self) -> u64 {
+        self.from
+    }
+}
+
+impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
+    /// Returns whether the object has a page at this offset. Takes no lock:
+    /// whoever installs a page asks under the lock of its page table, so that
+    /// a truncation either is seen here or finds the entry later.
+    pub fn reaches(self, pgoff: u64) -> bool {
+        pgoff < self.object.pages.load(Ordering::Acquire) as u64
+    }
+
+    /// Returns the size in bytes.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap` shared.
+    pub fn size(self) -> u64 {
+        self.object.map.read(self.cx, self.key()).size
+    }
+
+    /// Sets the size and zeroes what lies past it in the last page. Pages past
+    /// the end stay for the caller to unmap, see [`Resized`].
+    ///
+    /// # Errors
+    /// [`MmError::TooBig`], with nothing changed.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap`, and `Radix` inside; waits for another truncation.
+    pub fn resize(self, size: u64) -> Result<Resized, MmError> {
+        let pages = Self::pages_of(size).ok_or(MmError::TooBig)?;
+        let mut mapped = self.lock_size();
+        let old = mapped.size;
+        self.set_size_locked(&mut mapped, size, pages);
+        if size >= old {
+            return Ok(Resized::Done);
+        }
+        mapped.truncating = true;
+        Ok(Resized::Truncated(Truncation { from: pages as u64 }))
+    }
+
+    /// Drops the pages that a truncation cut off, once nobody maps them.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap`, `Radix`, `Pool`, `Buddy`.
+    pub fn finish_truncation(self, truncation: Truncation) {
+        self.drop_pages_from(truncation.from);
+        self.object.map.write(self.cx, self.key()).truncating = false;
+    }
+
+    /// Takes the lock of the size while no truncation is under way: pages that
+    /// one is about to drop must not be taken for pages of a grown object.
+    pub(super) fn lock_size(self) -> WriteGuard<'c, Mapped, Cx<'m, P>>
+    where
+        'm: 'c,
+    {
+        let mut turns = 0u32;
+        loop {
+            let mapped = self.object.map.write(self.cx, self.key());
+            if !mapped.truncating {
+                return mapped;
+            }
+            drop(mapped);
+            self.cx.relax(turns);
+            turns = turns.saturating_add(1);
+        }
+    }
+
+    /// Sets the size, zeroing first what lies past the smaller of both sizes.
+    pub(super) fn set_size_locked(
+        self,
+        mapped: &mut WriteGuard<'_, Mapped, impl Context>,
+        size: u64,
+        pages: usize,
+    ) {
+        self.zero_past(size.min(mapped.size));
+        mapped.size = size;
+        self.object.pages.store(pages, Ordering::Release);
+    }
+
+    /// Zeroes what the page at the end of an object holds past it: a user may
+    /// have written there through a mapping, and growth must show zeros. The
+    /// caller holds the lock of the size.
+    pub(super) fn zero_past(self, end: u64) {
+        let tail = end >> P::Format::PAGE_SHIFT;
+        let valid = self.valid_bytes(end, tail);
+        if valid == 0 {
+            return;
+        }
+        if let Ok(Some(page)) = self.lookup(tail)
+            && page.is_uptodate()
+        {
+            self.zero_from(page.pfn(), valid);
+        }
+    }
+
+    /// Returns how many bytes of a page lie within a size.
+    pub(super) fn valid_bytes(self, size: u64, pgoff: u64) -> usize {
+        let page = page_size(P::Format::PAGE_SHIFT);
+        let start = pgoff.checked_shl(P::Format::PAGE_SHIFT).unwrap_or(u64::MAX);
+        usize::try_from(size.saturating_sub(start))
+            .unwrap_or(page)
+            .min(page)
+    }
+
+    /// Zeroes a page from a byte on.
+    pub(super) fn zero_from(self, pfn: Pfn, from: usize) {
+        const ZEROS: [u8; 64] = [0; 64];
+        let end = page_size(P::Format::PAGE_SHIFT);
+        let mut at = from;
+        while at < end {
+            let len = end.saturating_sub(at).min(ZEROS.len());
+            self.mm
+                .frames()
+                .memory()
+                .write(pfn, at, ZEROS.get(..len).unwrap_or(&ZEROS));
+            at = at.saturating_add(len);
+        }
+        if from < end
+            && let Some(page) = self.mm.frames().page(pfn)
+        {
+            page.clear(PageFlags::CODE_CLEAN);
+        }
+    }
+}
