@@ -1,5 +1,7 @@
 //! `cargo xtask check`: everything that is judged without running the family.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -94,19 +96,24 @@ fn layering() -> Result<()> {
 }
 
 fn fmt() -> Result<()> {
-    run(cargo().args(["fmt", "--all", "--check"]))?;
+    let mut workspace = cargo();
+    workspace.args(["fmt", "--all"]);
+    let mut commands = vec![workspace];
     for manifest in outside() {
-        run(cargo()
-            .args(["fmt", "--check", "--manifest-path"])
-            .arg(manifest))?;
+        let mut command = cargo();
+        command.args(["fmt", "--manifest-path"]).arg(manifest);
+        commands.push(command);
     }
-    Ok(())
+    for command in &mut commands {
+        command.args(["--", "--check", "-l"]);
+    }
+    every(commands)
 }
 
 fn clippy() -> Result<()> {
-    run(cargo()
-        .args(["clippy", "--workspace", "--all-targets", "--all-features"])
-        .args(["--", "-D", "warnings"]))?;
+    let mut workspace = cargo();
+    workspace.args(["clippy", "--workspace", "--all-targets", "--all-features"]);
+    let mut commands = vec![workspace];
     // The kernel and the programs have no tests and no `main`: they are linted as they are, for
     // the host, whose instructions they share.
     let mut outside = paths::OUTSIDE_HOST
@@ -123,13 +130,32 @@ fn clippy() -> Result<()> {
     for (package, what) in outside {
         let manifest = paths::root().join(package).join("Cargo.toml");
         if manifest.is_file() {
-            run(cargo()
+            let mut command = cargo();
+            command
                 .args(["clippy", what, "--target-dir"])
                 .arg(paths::product("outside")?)
                 .arg("--manifest-path")
-                .arg(manifest)
-                .args(["--", "-D", "warnings"]))?;
+                .arg(manifest);
+            commands.push(command);
         }
+    }
+    for command in &mut commands {
+        command.args(["--", "-D", "warnings"]);
+    }
+    every(commands)
+}
+
+/// Runs all commands, also after one that failed, so that one run shows everything.
+fn every(commands: Vec<Command>) -> Result<()> {
+    let mut failed = 0;
+    for mut command in commands {
+        if let Err(error) = run(&mut command) {
+            say(&format!("{error:#}"));
+            failed += 1;
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of the commands failed");
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ fn main(start: Start) -> usize {
 
 fn show(name: &str, answer: Result<usize, usize>) {
     match answer {
-        Ok(value) if value >= BASE && value < BASE + (1 << 32) => {
+        Ok(value) if (BASE..BASE + (1 << 32)).contains(&value) => {
             say!("{name}: base+{:#x}", value - BASE)
         }
         Ok(0) => say!("{name}: 0"),
@@ -312,7 +312,7 @@ fn accesses(file: usize) {
     for (name, address) in [("execute at 0", 0), ("execute data", BASE + 2 * PAGE)] {
         say!("{name}: {:?}", in_child(|| jump(address)));
     }
-    say!("endless stack: {:?}", in_child(|| deepen()));
+    say!("endless stack: {:?}", in_child(deepen));
     say!(
         "execute good: {:?}",
         in_child(|| {
