@@ -17,7 +17,7 @@ pub fn root() -> PathBuf {
 /// Returns the directory of a product under `target/`, which is made when it is not there.
 pub fn product(name: &str) -> std::io::Result<PathBuf> {
     let dir = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), PathBuf::from)
+        .map_or_else(|| root().join("target"), |dir| root().join(dir))
         .join(name);
     std::fs::create_dir_all(&dir)?;
     Ok(dir)

@@ -5,6 +5,7 @@
 //! - mm-core knows no architecture: no `target_arch`;
 //! - `unsafe` stands only in the files of [`UNSAFE_FILES`];
 //! - no library links `alloc` or `std`;
+//! - no place names what [`BOUNDARIES`] keeps from it;
 //! - nothing is left for later under [`FORBIDDEN`].
 //!
 //! Comments, strings and test code are taken out first ([`strip`]), so prose may say what it likes.
@@ -84,6 +85,44 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("mm-x86_64/src/paging.rs", "implements the format's trait"),
 ];
 
+/// What the code of one place may not name, and why.
+const BOUNDARIES: &[(&[&str], &[&str], &str)] = &[
+    (
+        &["tests/src/mmu.rs", "tests/src/tlb.rs"],
+        &["mm_x86_64", "mm_arm", "mm_riscv", "PageTableFormat"],
+        "the software MMU is written from the manual, not from the code that it checks",
+    ),
+    (
+        &["mm-x86_64/src", "mm-arm/src", "mm-riscv/src"],
+        &[
+            "mm_core::vma",
+            "mm_core::space",
+            "mm_core::fault",
+            "mm_core::object",
+            "mm_core::rmap",
+            "mm_core::table",
+            "mm_core::pool",
+        ],
+        "an architecture knows bits and instructions only",
+    ),
+    (
+        &["examples/kernel/", "examples/kernel-x86_64/"],
+        &["mm_testkit", "feature = ", "doc(hidden)"],
+        "a kernel uses the public interface only",
+    ),
+    (
+        &[
+            "mm-core/src",
+            "mm-x86_64/src",
+            "mm-arm/src",
+            "mm-riscv/src",
+            "mm-elf/src",
+        ],
+        &["doc(hidden)"],
+        "what is public is documented: no back doors",
+    ),
+];
+
 /// What may stand in no source file of ours.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("todo!(", "unfinished"),
@@ -120,6 +159,7 @@ pub fn breaches(root: &Path) -> Result<Vec<String>> {
         for path in paths::rust_files(&root.join(dir))? {
             let code = blank(&std::fs::read_to_string(&path)?);
             let name = shown(root, &path);
+            boundaries(&name, &code, &mut found);
             for (text, why) in FORBIDDEN {
                 let text = text.replace("# [", "#[");
                 for line in lines_with(&code, &text) {
@@ -180,6 +220,19 @@ fn unsafe_place(name: &str, code: &str, found: &mut Vec<String>) {
             "{name}:{line}: `unsafe` outside the files listed in {}",
             file!()
         ));
+    }
+}
+
+fn boundaries(name: &str, code: &str, found: &mut Vec<String>) {
+    for (places, texts, why) in BOUNDARIES {
+        if !places.iter().any(|place| name.starts_with(place)) {
+            continue;
+        }
+        for text in *texts {
+            for line in lines_with(code, text) {
+                found.push(format!("{name}:{line}: `{text}`: {why}"));
+            }
+        }
     }
 }
 
@@ -447,7 +500,7 @@ pub fn listed(breaches: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{core_rules, imports, strip, unsafe_place};
+    use super::{boundaries, core_rules, imports, strip, unsafe_place};
 
     #[test]
     fn prose_and_strings_are_not_code() {
@@ -480,6 +533,14 @@ mod tests {
         .map(|(_, name)| name)
         .collect();
         assert_eq!(found, ["addr", "table", "space"]);
+    }
+
+    #[test]
+    fn the_software_mmu_may_not_ask_the_code_it_checks() {
+        let mut found = Vec::new();
+        boundaries("tests/src/mmu.rs", "use mm_x86_64::Paging;", &mut found);
+        boundaries("tests/src/world.rs", "use mm_x86_64::Paging;", &mut found);
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 
     #[test]
