@@ -267,6 +267,15 @@ fn the_heap_serves_every_size_and_alignment_and_keeps_one_slab_a_class() {
             free - m.free_frames()
         );
     }
+    let kept = free - m.free_frames();
+    assert_eq!(HEAP.drain(), kept);
+    assert_eq!(
+        m.free_frames(),
+        free,
+        "a drained heap without bytes in use holds nothing"
+    );
+    // SAFETY: the layout has a size; a drained heap serves on.
+    assert!(!unsafe { HEAP.alloc(layout(64, 8)) }.is_null());
     // SAFETY: as above; no order is that large.
     assert!(unsafe { HEAP.alloc(layout(8 << 20, 8)) }.is_null());
     m.platform().assert_preemptible();

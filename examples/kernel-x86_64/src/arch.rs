@@ -5,7 +5,7 @@ use x86_64::instructions::interrupts;
 use crate::frame::{self, UserFrame};
 use crate::platform::Pc;
 use crate::thread::{self, Thread};
-use crate::{clock, console, cpu, kernel_table, power, random, signal};
+use crate::{clock, console, cpu, kernel_table, platform, power, random, signal};
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An x86-64 PC.
@@ -54,6 +54,10 @@ impl Arch for X86_64 {
 
     fn hardware_capabilities(&self) -> (usize, usize) {
         (cpu::features().hwcap as usize, 0)
+    }
+
+    fn drain_heap(&self) {
+        platform::drain_heap();
     }
 
     fn console_write(&self, bytes: &[u8]) {

@@ -72,6 +72,11 @@ pub fn frames() -> Option<&'static Frames<Pc>> {
     FRAMES.get()
 }
 
+/// Gives back the heap's empty slabs.
+pub fn drain_heap() {
+    HEAP.drain();
+}
+
 /// Makes the machine of the family and gives it all free RAM.
 ///
 /// # Panics

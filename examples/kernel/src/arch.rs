@@ -96,6 +96,10 @@ pub trait Arch: Sync + Sized + 'static {
     /// Values for the auxiliary vector's `AT_HWCAP` and `AT_HWCAP2`.
     fn hardware_capabilities(&self) -> (usize, usize);
 
+    /// Gives back memory that the kernel's heap keeps only for speed: before frames are
+    /// counted.
+    fn drain_heap(&self);
+
     // ---- Console and power --------------------------------------------------
 
     /// Writes bytes to the console, waiting for the device where it must.

@@ -14,7 +14,7 @@
 
 #![expect(unsafe_code, reason = "GlobalAlloc hands out raw memory")]
 
-use super::lists::{Given, Lists};
+use super::lists::{Given, Lists, next_empty};
 use crate::addr::{Pfn, page_size};
 use crate::format::PageTableFormat;
 use crate::page::{Frames, Kind, MAX_ORDER};
@@ -63,6 +63,30 @@ impl<P: Platform> FrameHeap<P> {
     pub fn new(frames: fn() -> Option<&'static Frames<P>>) -> Self {
         let classes = core::array::from_fn(|_| Mutex::new(Class::Pool, Lists::new()));
         Self { frames, classes }
+    }
+
+    /// Gives the slabs back that are empty and only kept for speed; returns how
+    /// many. Afterwards every frame of the heap holds a byte that is in use.
+    ///
+    /// # Locks
+    /// Takes `Pool` and `Buddy`.
+    pub fn drain(&self) -> usize {
+        let Some(frames) = (self.frames)() else {
+            return 0;
+        };
+        let cx = HeapContext(frames.platform());
+        let mut drained = 0usize;
+        for lists in &self.classes {
+            let mut next = lists.lock(&cx, 0).take_empty();
+            while next != 0 {
+                let pfn = Pfn::new(u64::from(next));
+                next = next_empty(frames, next);
+                let freed = frames.free(&cx, pfn);
+                debug_assert_eq!(freed, Ok(()));
+                drained = drained.saturating_add(1);
+            }
+        }
+        drained
     }
 
     fn place(layout: Layout) -> Option<Place> {
