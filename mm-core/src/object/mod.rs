@@ -37,6 +37,7 @@
 mod cache;
 mod dirty;
 mod io;
+mod mapping;
 mod node;
 mod radix;
 mod reference;
@@ -44,6 +45,7 @@ mod size;
 mod ticket;
 
 pub use cache::{CachedPage, Found};
+pub use mapping::{ObjectAreas, ObjectMap};
 pub use node::{Object, ObjectKind, ObjectView, PagerFacts};
 pub use radix::RadixNode;
 pub use reference::ObjectRef;

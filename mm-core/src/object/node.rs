@@ -9,6 +9,8 @@ use crate::platform::Platform;
 use crate::pool::{Handle, Node};
 use crate::prot::Prot;
 use crate::sync::{AtomicU32, AtomicUsize, Class, Ordering, RwLock};
+use crate::tree::IntervalTree;
+use crate::vma::ByOffset;
 
 /// Where an object's pages come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +90,8 @@ pub(super) struct Mapped {
     pub(super) size: u64,
     /// Pages past the end are still to be dropped.
     pub(super) truncating: bool,
+    /// The areas that map the object, by page offset.
+    pub(super) areas: IntervalTree<ByOffset>,
 }
 
 impl Node for Object {
@@ -107,6 +111,7 @@ impl Node for Object {
                 Mapped {
                     size: 0,
                     truncating: false,
+                    areas: IntervalTree::new(),
                 },
             ),
             index: Index::new(),
