@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["pool", "tree"],
     &["tlb"],
     &["table"],
-    &["vma", "rmap", "object", "swap"],
+    &["vma", "rmap", "object", "swap", "mm"],
     &["reclaim", "ksm"],
     &["fault"],
     &["space", "validate"],
@@ -56,6 +56,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "tlb",
         "table",
         "the gather owns what a table gave up, by the table's own types",
+    ),
+    (
+        "mm",
+        "space",
+        "the machine's memory holds the pool of spaces, whose type it must name",
     ),
 ];
 
