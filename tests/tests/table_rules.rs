@@ -1,0 +1,724 @@
+//! One test for each rule of page tables and TLBs that other kernels broke.
+//! F1..F8 are the TLB invariants; the rest are classes of page-table bugs.
+
+use mm_core::addr::{Pfn, Vpn};
+use mm_core::cx::Cx;
+use mm_core::error::OutOfMemory;
+use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
+use mm_core::format::{
+    AttrFlags, Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat, TableOwner,
+};
+use mm_core::page::Frames;
+use mm_core::platform::{CpuSet, Flush};
+use mm_core::prot::{Access, MemType, Prot};
+use mm_core::range::PageRange;
+use mm_core::sync::AtomicU64;
+use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, TableError, Why};
+use mm_core::tlb::{BATCH, SpaceTlb, TlbGather};
+use mm_testkit::mmu::{LongModeWalker, Mode, Refusal, Sets, TinyWalker};
+use mm_testkit::platform::{FlushHook, TestPlatform, on_cpu};
+use mm_testkit::random::Random;
+use mm_testkit::tlb::{Loaded, SoftTlbs};
+use mm_x86_64::{FourLevel, Paging};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+type Long = Paging<FourLevel>;
+type X86 = TestPlatform<Long>;
+
+fn range(first: usize, end: usize) -> PageRange {
+    PageRange::new(Vpn::new(first), Vpn::new(end))
+}
+
+/// A space on a machine, as the tests need it.
+struct Space<'m, F: PageTableFormat> {
+    frames: &'m Frames<TestPlatform<F>>,
+    tlb: SpaceTlb,
+    root: Pfn,
+}
+
+impl<'m, F: PageTableFormat> Space<'m, F> {
+    fn new(frames: &'m Frames<TestPlatform<F>>) -> Self {
+        let root = PageTable::create(&Cx::new(frames), TableOwner::User, 1).unwrap();
+        Self {
+            frames,
+            tlb: SpaceTlb::new(),
+            root,
+        }
+    }
+
+    fn cx(&self) -> Cx<'m, TestPlatform<F>> {
+        Cx::new(self.frames)
+    }
+
+    fn table<'c>(&self, cx: &'c Cx<'m, TestPlatform<F>>) -> PageTable<'c, 'm, TestPlatform<F>> {
+        PageTable::view(cx, self.root, TableOwner::User, 1)
+    }
+
+    fn map(&self, pages: PageRange, first: Pfn, attrs: Attrs) -> Result<(), TableError> {
+        let cx = self.cx();
+        let owed = CursorMut::new(self.table(&cx), &self.tlb, pages).map(first, attrs)?;
+        owed.settle(&cx, &self.tlb);
+        Ok(())
+    }
+
+    /// Maps fresh frames that the table owns.
+    fn map_fresh(&self, pages: PageRange) {
+        let cx = self.cx();
+        let attrs = Attrs::user(Prot::RW);
+        for page in pages.iter() {
+            let pfn = self.frames.alloc(&cx, 0).unwrap();
+            let one = PageRange::with_len(page, 1).unwrap();
+            let owed = CursorMut::new(self.table(&cx), &self.tlb, one).map_each(&[pfn], attrs);
+            owed.unwrap().settle(&cx, &self.tlb);
+        }
+    }
+
+    fn unmap(&self, pages: PageRange) -> Result<usize, TableError> {
+        let cx = self.cx();
+        let mut gather = TlbGather::new(&cx, &self.tlb);
+        CursorMut::new(self.table(&cx), &self.tlb, pages).unmap(&mut gather)?;
+        Ok(gather.finish().kernel_pages)
+    }
+
+    fn protect(&self, pages: PageRange, prot: Prot) -> Result<(), TableError> {
+        let cx = self.cx();
+        CursorMut::new(self.table(&cx), &self.tlb, pages).protect(prot)
+    }
+
+    fn entry(&self, page: usize) -> Option<(Entry, u8)> {
+        let cx = self.cx();
+        let (word, level) = self.table(&cx).translate(Vpn::new(page))?;
+        Some((cx.format().decode(word, level), level))
+    }
+
+    fn flushes(&self) -> Vec<(CpuSet, Flush)> {
+        self.frames.platform().take_log().flushes
+    }
+
+    fn destroy(self) {
+        let all = {
+            let cx = self.cx();
+            self.table(&cx).user_pages()
+        };
+        self.unmap(all).unwrap();
+        let cx = self.cx();
+        self.table(&cx).destroy(&self.tlb).unwrap();
+    }
+}
+
+fn cpus(list: &[usize]) -> CpuSet {
+    let mut set = CpuSet::EMPTY;
+    list.iter().for_each(|&cpu| set.insert(cpu));
+    set
+}
+
+const SPECIAL_RW: Attrs = Attrs::user(Prot::RW).with(AttrFlags::SPECIAL);
+
+/// F2: who is pinned may be in a table that was unlinked.
+#[test]
+fn f2_a_table_outlives_the_readers_that_may_be_in_it() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    space.map_fresh(range(0, 4));
+    let (pinned, freed) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            on_cpu(1, || {
+                let cx = space.cx();
+                let pin = cx.pin();
+                let table = space.table(&cx);
+                assert!(table.translate_pinned(&pin, Vpn::new(3)).is_some());
+                pinned.store(true, Ordering::SeqCst);
+                // The table's words stay readable (the arena checks that) ...
+                while table.translate_pinned(&pin, Vpn::new(3)).is_some() {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                // ... and nothing was given back before we are gone.
+                assert!(!freed.load(Ordering::SeqCst));
+            });
+        });
+        while !pinned.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        assert_eq!(space.unmap(range(0, 512)).unwrap(), 4);
+        freed.store(true, Ordering::SeqCst);
+    });
+    space.destroy();
+}
+
+/// F3, Theseus#32: one round for a whole verb, naming exactly what is needed.
+#[test]
+fn f3_each_verb_flushes_once_and_only_what_lost_rights() {
+    let frames = TestPlatform::machine(Long::default(), 64, 4096);
+    let space = Space::new(&frames);
+    space.tlb.activate(2);
+    space.tlb.activate(5);
+    let both = cpus(&[2, 5]);
+    let precise = |a, b| Flush {
+        pages: Some(range(a, b)),
+        tables: false,
+        asid: Some(0),
+    };
+    space.map_fresh(range(0, 1100));
+    assert_eq!(space.flushes(), [], "x86 does not remember invalid entries");
+    space.protect(range(0, 1100), Prot::RWX).unwrap();
+    assert_eq!(
+        space.flushes(),
+        [],
+        "rights that grow are found out by faults"
+    );
+    space.protect(range(7, 9), Prot::READ).unwrap();
+    assert_eq!(space.flushes(), [(both, precise(7, 9))]);
+    space.protect(range(7, 9), Prot::READ).unwrap();
+    assert_eq!(space.flushes(), [], "nothing changed");
+    space.protect(range(0, 1100), Prot::READ).unwrap();
+    let all = Flush {
+        pages: None,
+        tables: false,
+        asid: Some(0),
+    };
+    assert_eq!(space.flushes(), [(both, all)]);
+    assert_eq!(space.unmap(range(3, 4)).unwrap(), 1);
+    assert_eq!(space.flushes(), [(both, precise(3, 4))]);
+    // A page and a table whole.
+    assert_eq!(space.unmap(range(500, 1100)).unwrap(), 600);
+    let tables = Flush {
+        pages: None,
+        tables: true,
+        asid: Some(0),
+    };
+    assert_eq!(space.flushes(), [(both, tables)]);
+    assert_eq!(space.unmap(range(500, 1100)).unwrap(), 0);
+    assert_eq!(space.flushes(), [], "there was nothing");
+    space.tlb.deactivate(5);
+    assert_eq!(space.unmap(range(0, 1)).unwrap(), 1);
+    assert_eq!(space.flushes(), [(cpus(&[2]), precise(0, 1))]);
+    space.tlb.deactivate(2);
+    space.destroy();
+    assert_eq!(
+        frames.platform().take_log().flushes,
+        [],
+        "no CPU has it loaded"
+    );
+}
+
+/// F4: a CPU that kept tagged translations learns that it missed a flush.
+#[test]
+fn f4_the_generation_tells_a_cpu_what_it_missed() {
+    let frames = TestPlatform::machine(Long::default(), 64, 64);
+    let space = Space::new(&frames);
+    let seen = space.tlb.activate(1);
+    space.map_fresh(range(0, 2));
+    assert_eq!(space.tlb.activate(1), seen, "nothing was taken away");
+    space.tlb.deactivate(1);
+    space.unmap(range(0, 1)).unwrap();
+    assert_ne!(space.tlb.activate(1), seen);
+    space.tlb.deactivate(1);
+    space.destroy();
+}
+
+/// Looks at an entry whenever a flush is sent.
+#[derive(Debug)]
+struct Peek {
+    format: Tiny<u64, SetsAccessed>,
+    frames: &'static Frames<TestPlatform<Tiny<u64, SetsAccessed>>>,
+    root: Pfn,
+    empty: AtomicUsize,
+}
+
+impl FlushHook for Peek {
+    fn flush(&self, _cpus: CpuSet, _flush: Flush) {
+        use mm_core::platform::PhysMemory;
+        let words: &[AtomicU64] = self.frames.memory().words(self.root, 0);
+        let table = self.format.load(words, 0);
+        let Entry::Table(level2) = self.format.decode(table, 3) else {
+            return;
+        };
+        let words: &[AtomicU64] = self.frames.memory().words(level2, 0);
+        if self.format.load(words, 1) == 0 {
+            self.empty.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// F7: where the format demands it, a block becomes invalid and is flushed
+/// before the table takes its place.
+#[test]
+fn f7_a_block_is_shattered_by_way_of_an_invalid_entry() {
+    let format = Tiny::<u64, SetsAccessed>::new(3, 2);
+    let frames = &*Box::leak(Box::new(TestPlatform::machine(format, 64, 128)));
+    let space = Space::new(frames);
+    let cx = space.cx();
+    let block = frames.alloc(&cx, 4).unwrap();
+    space.map(range(0, 16), block, SPECIAL_RW).unwrap();
+    assert_eq!(space.entry(5).unwrap().1, 2);
+    space.tlb.activate(0);
+    let hook = Arc::new(Peek {
+        format,
+        frames,
+        root: space.root,
+        empty: AtomicUsize::new(0),
+    });
+    frames.platform().set_flush_hook(hook.clone());
+    space.protect(range(5, 6), Prot::RWX).unwrap();
+    assert_eq!(hook.empty.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        (space.entry(4).unwrap().1, space.entry(9).unwrap().1),
+        (1, 2)
+    );
+    space.tlb.deactivate(0);
+}
+
+/// F7, nanos#1966: machines that remember invalid entries need a flush on map.
+#[test]
+fn f7_a_map_is_flushed_where_invalid_entries_are_remembered() {
+    let format = Tiny::<u64, SetsNothing>::new(2, 3);
+    let frames = TestPlatform::machine(format, 64, 128);
+    let tlbs = Arc::new(SoftTlbs::new(
+        TinyWalker::<AtomicU64>::new(2, 3, Sets::Nothing, true),
+        1,
+        0,
+    ));
+    frames.platform().set_flush_hook(tlbs.clone());
+    let space = Space::new(&frames);
+    let cx = space.cx();
+    space.tlb.activate(0);
+    tlbs.load(
+        0,
+        Some(Loaded {
+            root: space.root,
+            asid: 0,
+        }),
+    );
+    let ram = frames.platform().arena();
+    let look = || tlbs.access(ram, 0, Vpn::new(9), Access::Read, Mode::User, |pfn| pfn);
+    assert_eq!(look(), Err(Refusal::NotPresent(2)));
+    let pfn = frames.alloc(&cx, 0).unwrap();
+    let attrs = Attrs::user(Prot::READ).with(AttrFlags::ACCESSED);
+    let owed = CursorMut::new(space.table(&cx), &space.tlb, range(9, 10))
+        .map(pfn, attrs)
+        .unwrap();
+    assert_eq!(look(), Err(Refusal::NotPresent(1)), "remembered");
+    owed.settle(&cx, &space.tlb);
+    assert_eq!(look(), Ok(pfn));
+    tlbs.load(0, None);
+    space.tlb.deactivate(0);
+    space.destroy();
+}
+
+/// F8: a full batch means another round, and nothing is dropped.
+#[test]
+fn f8_a_full_batch_flushes_and_goes_on() {
+    let frames = TestPlatform::machine(Long::default(), 64, 1024);
+    let space = Space::new(&frames);
+    space.tlb.activate(0);
+    for memory in ["there is", "there is none"] {
+        let before = frames.free_frames();
+        space.map_fresh(range(1, 200));
+        space.flushes();
+        if memory == "there is none" {
+            frames.platform().fail_from(1, u64::MAX);
+        }
+        assert_eq!(space.unmap(range(1, 200)).unwrap(), 199);
+        frames.platform().fail_none();
+        let rounds = if memory == "there is" {
+            1
+        } else {
+            199_usize.div_ceil(BATCH)
+        };
+        // The last round frees the tables, which are empty only then.
+        assert_eq!(space.flushes().len(), rounds, "memory: {memory}");
+        assert_eq!(frames.free_frames(), before);
+    }
+    space.tlb.deactivate(0);
+    space.destroy();
+}
+
+/// x86_64 crate, redox rmm: a table is linked zeroed. Free frames hold poison.
+#[test]
+fn a_fresh_table_is_empty_when_it_becomes_visible() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    space.map_fresh(range(100, 101));
+    let mut seen = Vec::new();
+    let cx = space.cx();
+    let all = space.table(&cx).user_pages();
+    Cursor::new(space.table(&cx), all).visit(|v| seen.push(v.pages));
+    assert_eq!(seen, [range(100, 101)]);
+    space.destroy();
+}
+
+/// ostd, aarch64-paging: hardware sets dirty between our load and our store.
+/// One CPU stores all the time, one toggles rights, one harvests: each store
+/// that came after a harvest is in the next.
+#[test]
+fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let tlbs = Arc::new(SoftTlbs::new(LongModeWalker::new(4), 3, 0));
+    frames.platform().set_flush_hook(tlbs.clone());
+    let space = Space::new(&frames);
+    space.map_fresh(range(0, 1));
+    space.tlb.activate(0);
+    tlbs.load(
+        0,
+        Some(Loaded {
+            root: space.root,
+            asid: 0,
+        }),
+    );
+    let (stores, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let ram = frames.platform().arena();
+            while !stop.load(Ordering::SeqCst) {
+                let store = || stores.fetch_add(1, Ordering::SeqCst);
+                let _ = tlbs.access(ram, 0, Vpn::new(0), Access::Write, Mode::User, |_| store());
+            }
+        });
+        s.spawn(|| {
+            on_cpu(1, || {
+                while !stop.load(Ordering::SeqCst) {
+                    space.protect(range(0, 1), Prot::READ).unwrap();
+                    space.protect(range(0, 1), Prot::RW).unwrap();
+                }
+            });
+        });
+        on_cpu(2, || {
+            let cx = space.cx();
+            let mut after = stores.load(Ordering::SeqCst);
+            for round in 0..20_000 {
+                let before = stores.load(Ordering::SeqCst);
+                let mut dirty = false;
+                CursorMut::new(space.table(&cx), &space.tlb, range(0, 1))
+                    .harvest(Harvest::Dirty, |_| dirty = true);
+                assert!(dirty || before == after, "round {round}: a store is lost");
+                after = stores.load(Ordering::SeqCst);
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        assert!(stores.load(Ordering::SeqCst) > 0);
+    });
+    tlbs.load(0, None);
+    space.tlb.deactivate(0);
+    space.destroy();
+}
+
+/// page-table-generic, patina#1238: one page out of a block.
+#[test]
+fn a_block_loses_one_page_and_keeps_the_others() {
+    let frames = TestPlatform::machine(Long::default(), 512, 4096);
+    let space = Space::new(&frames);
+    let cx = space.cx();
+    let block = frames.alloc(&cx, 10).unwrap();
+    let attrs = SPECIAL_RW.with_mem(MemType::WriteCombining);
+    space.map(range(1024, 2048), block, attrs).unwrap();
+    assert_eq!(space.entry(1500).unwrap().1, 2);
+    space.unmap(range(1500, 1501)).unwrap();
+    for page in 1024..2048 {
+        let (entry, level) = match space.entry(page) {
+            Some(found) => found,
+            None => {
+                assert_eq!(page, 1500);
+                continue;
+            }
+        };
+        let first = (page - 1024) as u64;
+        let (within, expect) = if page < 1536 {
+            (0, 1)
+        } else {
+            (first & 511, 2)
+        };
+        assert_eq!(level, expect);
+        // The PAT bit stands elsewhere in a block than in a page.
+        let pfn = block.saturating_add(first - within);
+        assert_eq!(entry, Entry::Leaf { pfn, attrs });
+    }
+    space.destroy();
+}
+
+/// C1: without memory for the table, a block is not cut and nothing changes.
+#[test]
+fn c1_a_block_that_cannot_be_shattered_stays_whole() {
+    let frames = TestPlatform::machine(Long::default(), 512, 4096);
+    let space = Space::new(&frames);
+    let cx = space.cx();
+    let block = frames.alloc(&cx, 9).unwrap();
+    space.map(range(512, 1024), block, SPECIAL_RW).unwrap();
+    frames.platform().fail_from(1, u64::MAX);
+    let oom = |at| {
+        Err(TableError {
+            at: Vpn::new(at),
+            why: Why::OutOfMemory,
+        })
+    };
+    assert_eq!(space.unmap(range(600, 700)).map(|_| ()), oom(600));
+    assert_eq!(space.protect(range(0, 700), Prot::READ), oom(699));
+    assert_eq!(space.entry(650), space.entry(512));
+    // Whole, it needs no memory.
+    space.unmap(range(0, 2000)).unwrap();
+    assert_eq!(space.entry(650), None);
+    frames.platform().fail_none();
+    space.destroy();
+}
+
+/// x86_64#561, page_table_multiarch#4: a swapped page occupies its entry.
+#[test]
+fn not_present_is_not_empty() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    let cx = space.cx();
+    let table = space.table(&cx);
+    let swap = NonPresent {
+        kind: NonPresentKind::Swap,
+        value: 77,
+    };
+    {
+        let guard = table.lock_leaf_or_create(Vpn::new(5), &space.tlb).unwrap();
+        let word = cx.format().encode_nonpresent(swap).unwrap();
+        guard.install(Vpn::new(5), word).settle(&cx, &space.tlb);
+        assert_eq!(guard.live(), 1);
+    }
+    let mut gather = TlbGather::new(&cx, &space.tlb);
+    table.prune(table.user_pages(), &mut gather);
+    assert_eq!(gather.finish().tables, 0, "the table is in use");
+    let exists = TableError {
+        at: Vpn::new(5),
+        why: Why::Exists,
+    };
+    assert_eq!(space.map(range(3, 8), Pfn::new(9), SPECIAL_RW), Err(exists));
+    assert_eq!(space.entry(3), None, "taken back");
+    space.protect(range(0, 10), Prot::RW).unwrap();
+    assert_eq!(space.entry(5).unwrap().0, Entry::NonPresent(swap));
+    let mut gather = TlbGather::new(&cx, &space.tlb);
+    CursorMut::new(table, &space.tlb, range(0, 10))
+        .unmap(&mut gather)
+        .unwrap();
+    let released = gather.finish();
+    assert_eq!((released.swap_entries, released.tables), (1, 3));
+    space.destroy();
+}
+
+/// asterinas#3162, aarch64-paging: every allocation of a map may fail; then
+/// tables, frames and entries are as before.
+#[test]
+fn c1_a_map_that_runs_out_of_memory_leaves_nothing() {
+    let frames = TestPlatform::machine(Long::default(), 64, 4096);
+    let space = Space::new(&frames);
+    space.tlb.activate(0);
+    let pages = range((1 << 18) - 3, (1 << 18) + 1500);
+    let before = frames.free_frames();
+    let mut failures = 0;
+    loop {
+        frames.platform().fail_nth(failures + 1);
+        let result = space.map(pages, Pfn::new(1 << 20), SPECIAL_RW);
+        frames.platform().fail_none();
+        let Err(e) = result else { break };
+        assert_eq!(e.why, Why::OutOfMemory);
+        assert!(pages.contains(e.at));
+        assert_eq!(frames.free_frames(), before);
+        assert!(pages.iter().all(|p| space.entry(p.as_usize()).is_none()));
+        failures += 1;
+    }
+    // Below the line: 3 tables; above: another 2 and 3 leaf tables.
+    assert_eq!(failures, 3 + 2 + 2);
+    space.unmap(pages).unwrap();
+    assert_eq!(frames.free_frames(), before);
+    for nth in 1..=4 {
+        frames.platform().fail_nth(nth);
+        let root = PageTable::create(&space.cx(), TableOwner::User, 2);
+        frames.platform().fail_none();
+        match root {
+            Ok(root) => {
+                assert!(nth > 1);
+                let cx = space.cx();
+                let table = PageTable::view(&cx, root, TableOwner::User, 2);
+                table.destroy(&SpaceTlb::new()).unwrap();
+            }
+            Err(OutOfMemory) => assert_eq!(nth, 1),
+        }
+        assert_eq!(frames.free_frames(), before);
+    }
+    space.tlb.deactivate(0);
+    space.destroy();
+}
+
+/// asterinas#1285, #2709: the last page of user space, and ranges past it.
+#[test]
+fn b2_the_end_of_the_address_space_is_reached_and_not_passed() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    let end = Long::default().user_end().as_usize();
+    space.map_fresh(range(end - 1, end));
+    assert!(space.entry(end - 1).is_some());
+    assert_eq!(space.entry(end), None);
+    let reach = |at| {
+        Err(TableError {
+            at: Vpn::new(at),
+            why: Why::OutOfReach,
+        })
+    };
+    assert_eq!(
+        space.map(range(end - 5, end + 1), Pfn::new(9), SPECIAL_RW),
+        reach(end)
+    );
+    assert_eq!(
+        space.map(range(end + 5, end + 6), Pfn::new(9), SPECIAL_RW),
+        reach(end + 5)
+    );
+    let cx = space.cx();
+    let kernel = Vpn::new(0xffff_8000_0000_0000 >> 12);
+    assert!(
+        space
+            .table(&cx)
+            .lock_leaf_or_create(kernel, &space.tlb)
+            .is_err()
+    );
+    space.protect(range(0, usize::MAX), Prot::READ).unwrap();
+    assert_eq!(space.unmap(range(end - 9, usize::MAX)).unwrap(), 1);
+    space.destroy();
+}
+
+/// svsm#1118: a walk over nothing ends; 128 TiB take a few looks.
+#[test]
+fn empty_ranges_are_skipped_by_whole_tables() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    let cx = space.cx();
+    let table = space.table(&cx);
+    let all = table.user_pages();
+    let mut seen = 0;
+    Cursor::new(table, all).visit(|_| seen += 1);
+    assert_eq!(seen, 0);
+    assert!(table.next_leaf(all).is_none());
+    space.map_fresh(range(1 << 34, (1 << 34) + 1));
+    Cursor::new(table, all).visit(|v| {
+        seen += 1;
+        assert_eq!(v.pages, range(1 << 34, (1 << 34) + 1));
+    });
+    assert_eq!(seen, 1);
+    assert_eq!(
+        table.next_leaf(all).unwrap().range(),
+        range(1 << 34, (1 << 34) + 512)
+    );
+    space.protect(all, Prot::READ).unwrap();
+    space.destroy();
+}
+
+/// x86_64#264: a table goes when its last entry goes, without a scan.
+#[test]
+fn empty_tables_are_freed_at_once() {
+    let frames = TestPlatform::machine(Long::default(), 64, 256);
+    let space = Space::new(&frames);
+    let before = frames.free_frames();
+    space.map_fresh(range(10, 12));
+    assert_eq!(frames.free_frames(), before - 5);
+    space.unmap(range(10, 11)).unwrap();
+    assert_eq!(frames.free_frames(), before - 4);
+    space.unmap(range(11, 12)).unwrap();
+    assert_eq!(
+        frames.free_frames(),
+        before,
+        "three tables went with the page"
+    );
+    space.destroy();
+}
+
+/// Three CPUs map and unmap pages of one leaf table's neighbourhood: tables
+/// are linked, found dead, and freed under each other's feet.
+#[test]
+fn neighbours_share_tables_and_lose_no_page() {
+    for seed in 0..4 {
+        let format = Tiny::<u64, SetsBoth>::new(4, 2);
+        let frames = TestPlatform::machine(format, 64, 1024);
+        let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Both, false);
+        let tlbs = Arc::new(SoftTlbs::new(walker, 3, seed));
+        frames.platform().set_flush_hook(tlbs.clone());
+        frames.platform().arena().set_free_hook(tlbs.clone());
+        let before = frames.free_frames();
+        let space = Space::new(&frames);
+        std::thread::scope(|s| {
+            for cpu in 0..3usize {
+                let (space, tlbs) = (&space, &tlbs);
+                s.spawn(move || on_cpu(cpu, || neighbour(space, tlbs, cpu, seed)));
+            }
+        });
+        space.destroy();
+        assert_eq!(frames.free_frames(), before, "seed {seed}");
+    }
+}
+
+/// Owns every third page.
+fn neighbour<W: mm_testkit::mmu::Walker>(
+    space: &Space<'_, Tiny<u64, SetsBoth>>,
+    tlbs: &SoftTlbs<W>,
+    cpu: usize,
+    seed: u64,
+) {
+    let mut random = Random::new(seed * 3 + cpu as u64);
+    let mut mine: BTreeMap<usize, Pfn> = BTreeMap::new();
+    space.tlb.activate(cpu);
+    tlbs.load(
+        cpu,
+        Some(Loaded {
+            root: space.root,
+            asid: 0,
+        }),
+    );
+    let ram = space.frames.platform().arena();
+    for _ in 0..3000 {
+        let page = random.below(20) as usize * 3 + cpu;
+        let one = range(page, page + 1);
+        match random.below(4) {
+            0 if !mine.contains_key(&page) => {
+                let cx = space.cx();
+                let Ok(pfn) = space.frames.alloc(&cx, 0) else {
+                    continue;
+                };
+                let cursor = &mut CursorMut::new(space.table(&cx), &space.tlb, one);
+                match cursor.map_each(&[pfn], Attrs::user(Prot::RW)) {
+                    Ok(owed) => {
+                        owed.settle(&cx, &space.tlb);
+                        mine.insert(page, pfn);
+                    }
+                    Err(e) => panic!("seed {seed}: {e:?}"),
+                }
+            }
+            1 => {
+                let was = mine.remove(&page);
+                assert_eq!(
+                    space.unmap(one).unwrap(),
+                    usize::from(was.is_some()),
+                    "seed {seed}"
+                );
+            }
+            _ => {
+                let got = tlbs.access(ram, cpu, one.start(), Access::Write, Mode::User, |p| p);
+                assert_eq!(
+                    got.ok(),
+                    mine.get(&page).copied(),
+                    "seed {seed}, page {page}"
+                );
+                let other = Vpn::new(random.below(60) as usize);
+                tlbs.speculate(ram, cpu, other);
+                let cx = space.cx();
+                space.table(&cx).translate(other);
+            }
+        }
+    }
+    tlbs.load(cpu, None);
+    space.tlb.deactivate(cpu);
+    for (page, pfn) in mine {
+        let Some((Entry::Leaf { pfn: found, .. }, 1)) = space.entry(page) else {
+            panic!("seed {seed}: page {page} is lost")
+        };
+        assert_eq!(found, pfn);
+    }
+}
+
+#[test]
+fn a_gather_is_small_enough_for_a_kernel_stack() {
+    assert!(size_of::<TlbGather<'_, '_, X86>>() <= 640);
+}
