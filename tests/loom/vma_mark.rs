@@ -47,7 +47,7 @@ impl Resolve<Vma> for Writer {
 impl Upkeep for Writer {
     type Context = NoContext;
     type Chains = ();
-    type Locked<'a> = ();
+    type Locked = ();
 
     fn context(&self) -> &NoContext {
         &NoContext

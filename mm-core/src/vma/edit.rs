@@ -45,9 +45,7 @@ pub trait Upkeep: Resolve<Vma> {
     /// Chains put aside.
     type Chains;
     /// The lock of an object's map of areas, and of an anon_vma's root.
-    type Locked<'a>
-    where
-        Self: 'a;
+    type Locked;
 
     /// Returns the context.
     fn context(&self) -> &Self::Context;
@@ -74,26 +72,26 @@ pub trait Upkeep: Resolve<Vma> {
     fn release(&self, vma: Handle<Vma>);
 
     /// Locks the object and the anon_vma root of these numbers (zero: none).
-    fn lock(&self, object: u32, anon: u32) -> Self::Locked<'_>;
+    fn lock(&self, object: u32, anon: u32) -> Self::Locked;
     /// Puts an area into its object's map.
-    fn map_insert(&self, locked: &mut Self::Locked<'_>, vma: Handle<Vma>);
+    fn map_insert(&self, locked: &mut Self::Locked, vma: Handle<Vma>);
     /// Takes an area out of its object's map.
-    fn map_remove(&self, locked: &mut Self::Locked<'_>, vma: Handle<Vma>);
+    fn map_remove(&self, locked: &mut Self::Locked, vma: Handle<Vma>);
     /// Takes an area's chains out of their anon_vmas' interval trees.
-    fn chains_hide(&self, locked: &mut Self::Locked<'_>, vma: Handle<Vma>);
+    fn chains_hide(&self, locked: &mut Self::Locked, vma: Handle<Vma>);
     /// Puts an area's chains back.
-    fn chains_show(&self, locked: &mut Self::Locked<'_>, vma: Handle<Vma>);
+    fn chains_show(&self, locked: &mut Self::Locked, vma: Handle<Vma>);
     /// Gives `to`, which has no anon_vma, that of `from`, and chains like its
     /// (shown).
     fn chains_copy(
         &self,
-        locked: &mut Self::Locked<'_>,
+        locked: &mut Self::Locked,
         to: Handle<Vma>,
         from: Handle<Vma>,
         reserve: &mut Self::Chains,
     );
     /// Moves anon_vma and (hidden) chains to `to`, which has none.
-    fn chains_move(&self, locked: &mut Self::Locked<'_>, to: Handle<Vma>, from: Handle<Vma>);
+    fn chains_move(&self, locked: &mut Self::Locked, to: Handle<Vma>, from: Handle<Vma>);
     /// Gives `to`, a copy of `from` in the child of a fork, chains to the
     /// anon_vmas of `from` and one of its own.
     ///
@@ -372,7 +370,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
 
     /// Lets the area that grows take over sticky flags, and the chains of an
     /// area that goes.
-    fn inherit(&self, locked: &mut U::Locked<'_>, heir: Handle<Vma>, step: &Step) {
+    fn inherit(&self, locked: &mut U::Locked, heir: Handle<Vma>, step: &Step) {
         let node = self.get(heir);
         let parts = step.gone.iter().map(|&h| self.get(h).flags());
         let flags = parts.fold(node.flags().absorbing(step.absorbed), VmaFlags::absorbing);
@@ -418,12 +416,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         self.up.free(vma);
     }
 
-    fn copy_chains(
-        &mut self,
-        locked: &mut U::Locked<'_>,
-        to: Handle<Vma>,
-        from: Option<Handle<Vma>>,
-    ) {
+    fn copy_chains(&mut self, locked: &mut U::Locked, to: Handle<Vma>, from: Option<Handle<Vma>>) {
         if let (Some(from), Some(reserve)) = (from, self.chains.as_mut()) {
             if self.up.get(from).anon_raw() != 0 {
                 self.up.chains_copy(locked, to, from, reserve);

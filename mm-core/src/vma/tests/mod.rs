@@ -104,7 +104,7 @@ impl Resolve<Vma> for Machine {
 impl Upkeep for Machine {
     type Context = NoContext;
     type Chains = Cell<u32>;
-    type Locked<'a> = Locked;
+    type Locked = Locked;
 
     fn context(&self) -> &NoContext {
         &NoContext
