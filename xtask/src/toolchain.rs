@@ -79,6 +79,11 @@ impl Bare {
         cargo
     }
 
+    /// Tells whether this way opens the compiler's unstable flags in any case.
+    pub fn is_unlocked(&self) -> bool {
+        matches!(self.source, Source::Debian)
+    }
+
     /// Says where `core` comes from, for the progress line.
     pub fn describe(&self) -> &'static str {
         match self.source {
