@@ -37,6 +37,9 @@ pub trait FlushHook: Send + Sync {
     fn flush(&self, cpus: CpuSet, flush: Flush);
 }
 
+/// What another CPU does at a chosen moment.
+type Interruption = Box<dyn FnOnce() + Send>;
+
 /// One allocation that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Allocation {
@@ -59,6 +62,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     fail_count: AtomicU64,
     log: Mutex<Log>,
     hook: Mutex<Option<Arc<dyn FlushHook>>>,
+    at_allocation: Mutex<Option<(u64, Interruption)>>,
     charged: AtomicI64,
     charge_limit: AtomicI64,
 }
@@ -88,6 +92,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             fail_count: AtomicU64::new(1),
             log: Mutex::default(),
             hook: Mutex::default(),
+            at_allocation: Mutex::default(),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
         }
@@ -127,6 +132,13 @@ impl<F: PageTableFormat> TestPlatform<F> {
     pub fn fail_none(&self) -> u64 {
         self.fail.store(0, Ordering::SeqCst);
         self.asked.swap(0, Ordering::SeqCst)
+    }
+
+    /// Runs `f` in the middle of the verb that asks for the `nth` allocation
+    /// from now (one is the next): a race that comes out the same each time.
+    /// No lock of the library is held there except outer ones.
+    pub fn interrupt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
+        *self.at_allocation.lock().unwrap() = Some((nth, Box::new(f)));
     }
 
     /// Returns what happened since the last call.
@@ -169,7 +181,24 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.log.lock().unwrap()
     }
 
+    fn interrupt(&self) {
+        let mut slot = self.at_allocation.lock().unwrap();
+        let due = match &mut *slot {
+            Some((nth, _)) => {
+                *nth -= 1;
+                *nth == 0
+            }
+            None => false,
+        };
+        let f = if due { slot.take() } else { None };
+        drop(slot);
+        if let Some((_, f)) = f {
+            f();
+        }
+    }
+
     fn permit(&self, allocation: Allocation) -> bool {
+        self.interrupt();
         let n = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let fail = self.fail.load(Ordering::SeqCst);
         let count = self.fail_count.load(Ordering::SeqCst);

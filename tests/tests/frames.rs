@@ -90,6 +90,27 @@ fn double_free_foreign_and_tail_are_errors_that_change_nothing() {
 }
 
 #[test]
+fn a_double_free_is_found_in_whichever_half_of_a_merged_block() {
+    let m = machine(0x100, 256);
+    for upper_last in [true, false] {
+        let pair = m.alloc(&CX, 1).unwrap();
+        m.free(&CX, pair).unwrap();
+        let (a, b) = (m.alloc(&CX, 0).unwrap(), m.alloc(&CX, 0).unwrap());
+        let (first, last) = if upper_last == (a < b) {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        m.free(&CX, first).unwrap();
+        m.free(&CX, last).unwrap();
+        let before = m.stats();
+        assert_eq!(m.free(&CX, first), Err(FreeError::DoubleFree));
+        assert_eq!(m.free(&CX, last), Err(FreeError::DoubleFree));
+        assert_eq!(m.stats(), before);
+    }
+}
+
+#[test]
 fn the_last_reference_frees_whoever_holds_it() {
     let m = machine(0x100, 128);
     let whole = m.free_frames();

@@ -481,6 +481,52 @@ fn whole_pages_are_written_without_a_read() {
     );
 }
 
+#[test]
+fn lesson_58_a_page_is_not_put_in_after_the_truncation_that_would_drop_it() {
+    // At each allocation of the lookup, somebody else empties the object.
+    for (file, nth) in [(true, 1), (true, 2), (true, 3), (false, 1), (false, 2)] {
+        let mm: &'static Mm<P> = Box::leak(Box::new(machine(128)));
+        let size = 1 << 20;
+        let facts = if file {
+            PagerFacts::file(1, size)
+        } else {
+            PagerFacts::memory(size)
+        };
+        let object: &'static _ = Box::leak(Box::new(mm.new_object(facts).unwrap()));
+        let cx = mm.cx();
+        mm.platform()
+            .interrupt_nth(nth, move || object.set_size(0).unwrap());
+        let found = object.view(&cx).find_or_create(200);
+        assert!(
+            matches!(found, Found::PastEof),
+            "allocation {nth}: {found:?}"
+        );
+        assert_eq!(object.object().cached_pages(), 0);
+    }
+}
+
+#[test]
+fn h3_who_loses_the_race_for_a_page_takes_the_winners() {
+    for nth in 1..=3 {
+        let mm: &'static Mm<P> = Box::leak(Box::new(machine(128)));
+        let object: &'static _ = Box::leak(Box::new(
+            mm.new_object(PagerFacts::memory(1 << 20)).unwrap(),
+        ));
+        let cx = mm.cx();
+        mm.platform().interrupt_nth(nth, move || {
+            let cx = mm.cx();
+            drop(page(object.view(&cx).find_or_create(200)));
+        });
+        let free = mm.frames().free_frames();
+        let page = page(object.view(&cx).find_or_create(200));
+        assert_eq!(page.record().refs(), 2, "allocation {nth}");
+        assert_eq!(object.object().cached_pages(), 1);
+        // One page, one slab of radix nodes.
+        mm.drain();
+        assert_eq!(mm.frames().free_frames(), free - 2, "allocation {nth}");
+    }
+}
+
 /// What a verb under injection changes must be all or nothing.
 fn inject(name: &str, file: bool, verb: impl Fn(&Mm<P>, &ObjectRef<'_, P>) -> bool) {
     let mut nth = 1;

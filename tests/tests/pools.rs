@@ -60,6 +60,43 @@ fn drain_returns_every_slab_and_only_empty_ones() {
     assert_eq!(m.free_frames(), free);
 }
 
+/// A node that fills its frame.
+struct Big {
+    link: AtomicU32,
+    _rest: [AtomicU32; 1023],
+}
+
+impl Node for Big {
+    const NAME: &'static str = "big";
+    fn new() -> Self {
+        Self {
+            link: AtomicU32::new(0),
+            _rest: [const { AtomicU32::new(0) }; 1023],
+        }
+    }
+    fn free_link(&self) -> &AtomicU32 {
+        &self.link
+    }
+}
+
+#[test]
+fn slabs_of_one_node_go_from_full_to_empty() {
+    let m = machine(64);
+    let cx = Cx::new(&m);
+    let pool: Pool<Big> = Pool::new();
+    let free = m.free_frames();
+    let mut nodes: Vec<_> = (0..5).map(|_| pool.alloc(&cx).unwrap()).collect();
+    pool.free(&cx, nodes.remove(2));
+    pool.free(&cx, nodes.remove(0));
+    nodes.extend((0..3).map(|_| pool.alloc(&cx).unwrap()));
+    assert_eq!(pool.slabs(), 6);
+    for node in nodes {
+        pool.free(&cx, node);
+    }
+    assert_eq!(pool.drain(&cx), 6);
+    assert_eq!(m.free_frames(), free);
+}
+
 #[test]
 fn a_stale_handle_reads_a_node_of_its_type() {
     let m = machine(128);

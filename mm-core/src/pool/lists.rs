@@ -55,7 +55,9 @@ impl Lists {
         if let Some(page) = slab_record(frames, slab) {
             set(page, LIVE, 0);
             set(page, FREE, places);
-            self.push(frames, List::Partial, slab);
+            // Empty until someone takes from it: another may have been faster,
+            // and a slab that nobody needs must be found when empty ones go.
+            self.push(frames, List::Empty, slab);
         }
     }
 

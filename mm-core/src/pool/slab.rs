@@ -68,16 +68,12 @@ impl<T: Node> Pool<T> {
         if !cx.platform().may_allocate_node(T::NAME) {
             return Err(OutOfMemory);
         }
-        if let Some(handle) = self.take(cx) {
+        if let Some(handle) = self.take(cx, None) {
             return Ok(handle);
         }
-        let (slab, nodes) = match self.build(cx) {
-            Ok(slab) => slab,
-            // Someone may have freed a node while we failed to get a frame.
-            Err(error) => return self.take(cx).ok_or(error),
-        };
-        self.lists.lock(cx, 0).add(cx.frames(), slab, nodes);
-        self.take(cx).ok_or(OutOfMemory)
+        // When there is no frame: someone may have freed a node meanwhile.
+        let slab = self.build(cx).ok();
+        self.take(cx, slab).ok_or(OutOfMemory)
     }
 
     /// Gives a node back. Lock-free readers may still look at it: its slab
@@ -169,10 +165,14 @@ impl<T: Node> Pool<T> {
         drained
     }
 
-    /// Takes a node from a slab that has one.
-    fn take<P: Platform>(&self, cx: &Cx<'_, P>) -> Option<Handle<T>> {
+    /// Takes a node from a slab that has one, after adding a new slab: in one
+    /// hold of the lock, or others might use it up.
+    fn take<P: Platform>(&self, cx: &Cx<'_, P>, new: Option<(u32, u32)>) -> Option<Handle<T>> {
         let frames = cx.frames();
         let mut lists = self.lists.lock(cx, 0);
+        if let Some((slab, nodes)) = new {
+            lists.add(frames, slab, nodes);
+        }
         let (slab, slot) = lists.take(frames, |slab, slot| {
             let node: &T = frames
                 .memory()
