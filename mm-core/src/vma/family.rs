@@ -30,12 +30,11 @@ pub fn duplicate<U: Upkeep>(
     let to = up.alloc()?;
     let new = up.get(to);
     new.fill(tree, old.range(), &VmaSpec { flags, ..spec });
-    if old.anon_raw() != 0
-        && !flags.contains(VmaFlags::WIPE_ON_FORK)
-        && let Err(error) = up.chains_fork(to, from)
-    {
-        up.free(to);
-        return Err(error);
+    if old.anon_raw() != 0 && !flags.contains(VmaFlags::WIPE_ON_FORK) {
+        if let Err(error) = up.chains_fork(to, from) {
+            up.free(to);
+            return Err(error);
+        }
     }
     new.attach();
     up.retain(to);
