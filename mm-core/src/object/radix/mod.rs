@@ -16,12 +16,16 @@
 //! object, if a node was reused under it: who peeks checks the page's record.
 //! A node that is not in use has only empty slots.
 
+mod node;
+
+pub use node::RadixNode;
+
 use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
 use crate::page::Frames;
 use crate::platform::Platform;
-use crate::pool::{AtomicHandle, Handle, Node, Pool, Reserve};
+use crate::pool::{AtomicHandle, Handle, Pool, Reserve};
 use crate::sync::{AtomicU32, AtomicUsize, Class, Mutex, Ordering};
 use arrayvec::ArrayVec;
 
@@ -33,111 +37,6 @@ const MAX_LEVELS: usize = 11;
 /// Nodes that one page may need: roots on top of a small tree and a new branch
 /// beside it.
 const MAX_NEW: usize = 2 * (MAX_LEVELS - 1);
-
-/// A node of an object's page index: 512 bytes.
-#[derive(Debug)]
-#[repr(C, align(512))]
-pub struct RadixNode {
-    slots: [AtomicU32; SLOTS],
-    dirty: [AtomicU32; 2],
-    /// Used slots.
-    used: AtomicU32,
-    /// 1: slots are frames, else nodes of the level below.
-    level: AtomicU32,
-    free: AtomicU32,
-}
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<RadixNode>() == 512);
-
-impl Node for RadixNode {
-    const NAME: &'static str = "radix node";
-
-    fn new() -> Self {
-        Self {
-            slots: core::array::from_fn(|_| AtomicU32::new(0)),
-            dirty: core::array::from_fn(|_| AtomicU32::new(0)),
-            used: AtomicU32::new(0),
-            level: AtomicU32::new(0),
-            free: AtomicU32::new(0),
-        }
-    }
-
-    fn free_link(&self) -> &AtomicU32 {
-        &self.free
-    }
-}
-
-impl RadixNode {
-    fn level(&self) -> u32 {
-        self.level.load(Ordering::Relaxed)
-    }
-
-    fn slot(&self, i: usize) -> u32 {
-        // Acquire: the node or page is seen as it was when it was linked.
-        self.slots
-            .get(i)
-            .map_or(0, |slot| slot.load(Ordering::Acquire))
-    }
-
-    fn set_slot(&self, i: usize, value: u32) {
-        if let Some(slot) = self.slots.get(i) {
-            slot.store(value, Ordering::Release);
-        }
-    }
-
-    fn child(&self, i: usize) -> Option<Handle<Self>> {
-        Handle::from_raw(self.slot(i))
-    }
-
-    fn is_dirty(&self, i: usize) -> bool {
-        let word = self
-            .dirty
-            .get(i / 32)
-            .map_or(0, |word| word.load(Ordering::Relaxed));
-        word & bit(i) != 0
-    }
-
-    fn has_dirty(&self) -> bool {
-        self.dirty
-            .iter()
-            .any(|word| word.load(Ordering::Relaxed) != 0)
-    }
-
-    fn set_dirty(&self, i: usize) {
-        if let Some(word) = self.dirty.get(i / 32) {
-            word.store(word.load(Ordering::Relaxed) | bit(i), Ordering::Relaxed);
-        }
-    }
-
-    fn clear_dirty(&self, i: usize) {
-        if let Some(word) = self.dirty.get(i / 32) {
-            word.store(word.load(Ordering::Relaxed) & !bit(i), Ordering::Relaxed);
-        }
-    }
-
-    /// Fills an empty slot.
-    fn fill(&self, i: usize, value: u32) {
-        self.used.store(
-            self.used.load(Ordering::Relaxed).saturating_add(1),
-            Ordering::Relaxed,
-        );
-        self.set_slot(i, value);
-    }
-
-    /// Empties a slot; true when it was the last used one.
-    fn empty(&self, i: usize) -> bool {
-        self.set_slot(i, 0);
-        self.clear_dirty(i);
-        let used = self.used.load(Ordering::Relaxed).saturating_sub(1);
-        self.used.store(used, Ordering::Relaxed);
-        used == 0
-    }
-}
-
-const fn bit(i: usize) -> u32 {
-    1u32.wrapping_shl((i & 31) as u32)
-}
 
 /// The pool of radix nodes and the memory they are in.
 pub(super) struct Nodes<'m, P: Platform> {
