@@ -26,7 +26,7 @@ use crate::error::OutOfMemory;
 use crate::page::Frames;
 use crate::platform::Platform;
 use crate::pool::{AtomicHandle, Handle, Pool, Reserve};
-use crate::sync::{AtomicU32, AtomicUsize, Class, Mutex, Ordering};
+use crate::sync::{AtomicUsize, Class, Mutex, Ordering};
 use arrayvec::ArrayVec;
 
 /// log2 of the number of slots.
