@@ -37,6 +37,7 @@ pub mod pool;
 pub mod prot;
 pub mod range;
 pub mod stats;
+pub mod rmap;
 pub mod sync;
 pub mod table;
 pub mod tlb;
