@@ -5,8 +5,8 @@
 //!
 //! | layer | module | what it knows |
 //! |---|---|---|
-//! | spaces | `space` | the verbs: map, unmap, protect, brk, fork, fault, ... |
-//! | faults | `fault` | resolves one fault |
+//! | spaces | [`space`] | the verbs: map, unmap, protect, brk, fork, fault, ... |
+//! | faults | [`fault`] | resolves one fault |
 //! | areas, owners | [`vma`], `rmap`, `object` | VMAs; who maps a page; cached pages |
 //! | tables | [`table`], [`tlb`] | one page table; what is freed after which flush |
 //! | frames | [`page`], `pool` | records and allocation of frames; typed nodes |
@@ -28,6 +28,7 @@
 pub mod addr;
 pub mod cx;
 pub mod error;
+pub mod fault;
 pub mod format;
 mod mm;
 pub mod object;
@@ -36,12 +37,15 @@ pub mod platform;
 pub mod pool;
 pub mod prot;
 pub mod range;
-pub mod stats;
 pub mod rmap;
+pub mod space;
+pub mod stats;
 pub mod sync;
 pub mod table;
 pub mod tlb;
 pub mod tree;
 pub mod vma;
 
+#[cfg(not(loom))]
+pub use mm::MmCell;
 pub use mm::{Mm, Usage};

@@ -1,18 +1,26 @@
 //! The memory of one machine.
 //!
-//! [`Mm`] holds the frames and one pool for each kind of node. Tests make ten.
+//! [`Mm`] holds the frames and one pool for each kind of node. Kernels keep
+//! one in a [`MmCell`]; tests make ten.
 
 use crate::cx::Cx;
 use crate::object::{Object, RadixNode};
 use crate::page::{FrameStats, Frames};
 use crate::platform::Platform;
 use crate::pool::Pool;
+use crate::rmap::{AnonVma, AnonVmaChain};
 use crate::stats::Stats;
+use crate::vma::SpaceNode;
+use crate::vma::Vma;
 use core::fmt;
 
 /// One per machine: frames, pools, counters.
 pub struct Mm<P: Platform> {
     pub(crate) frames: Frames<P>,
+    pub(crate) spaces: Pool<SpaceNode>,
+    pub(crate) vmas: Pool<Vma>,
+    pub(crate) anon_vmas: Pool<AnonVma>,
+    pub(crate) chains: Pool<AnonVmaChain>,
     pub(crate) objects: Pool<Object>,
     pub(crate) radix: Pool<RadixNode>,
     stats: Stats,
@@ -22,6 +30,14 @@ pub struct Mm<P: Platform> {
 /// of nodes is zero and the frames are as at boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
+    /// Address spaces.
+    pub spaces: usize,
+    /// Areas.
+    pub vmas: usize,
+    /// anon_vmas.
+    pub anon_vmas: usize,
+    /// Chains between areas and anon_vmas.
+    pub chains: usize,
     /// Objects.
     pub objects: usize,
     /// Nodes of objects' page indexes.
@@ -35,7 +51,14 @@ pub struct Usage {
 impl Usage {
     /// Returns whether no node is in use.
     pub fn is_clean(&self) -> bool {
-        let nodes = [self.objects, self.radix_nodes];
+        let nodes = [
+            self.spaces,
+            self.vmas,
+            self.anon_vmas,
+            self.chains,
+            self.objects,
+            self.radix_nodes,
+        ];
         nodes.iter().all(|&n| n == 0)
     }
 }
@@ -46,6 +69,10 @@ impl<P: Platform> Mm<P> {
     pub const fn new(platform: P) -> Self {
         Self {
             frames: Frames::new(platform),
+            spaces: Pool::new(),
+            vmas: Pool::new(),
+            anon_vmas: Pool::new(),
+            chains: Pool::new(),
             objects: Pool::new(),
             radix: Pool::new(),
             stats: Stats::new(),
@@ -57,6 +84,10 @@ impl<P: Platform> Mm<P> {
     pub fn new(platform: P) -> Self {
         Self {
             frames: Frames::new(platform),
+            spaces: Pool::new(),
+            vmas: Pool::new(),
+            anon_vmas: Pool::new(),
+            chains: Pool::new(),
             objects: Pool::new(),
             radix: Pool::new(),
             stats: Stats::new(),
@@ -94,6 +125,10 @@ impl<P: Platform> Mm<P> {
     /// Takes `Pool` and `Buddy`; waits for lock-free readers.
     pub fn drain(&self) {
         let cx = self.cx();
+        self.spaces.drain(&cx);
+        self.vmas.drain(&cx);
+        self.anon_vmas.drain(&cx);
+        self.chains.drain(&cx);
         self.objects.drain(&cx);
         self.radix.drain(&cx);
     }
@@ -101,11 +136,22 @@ impl<P: Platform> Mm<P> {
     /// Returns what is in use.
     pub fn usage(&self) -> Usage {
         Usage {
+            spaces: self.spaces.live(),
+            vmas: self.vmas.live(),
+            anon_vmas: self.anon_vmas.live(),
+            chains: self.chains.live(),
             objects: self.objects.live(),
             radix_nodes: self.radix.live(),
-            pool_frames: [self.objects.slabs(), self.radix.slabs()]
-                .iter()
-                .fold(0, |a, &b| a.saturating_add(b)),
+            pool_frames: [
+                self.spaces.slabs(),
+                self.vmas.slabs(),
+                self.anon_vmas.slabs(),
+                self.chains.slabs(),
+                self.objects.slabs(),
+                self.radix.slabs(),
+            ]
+            .iter()
+            .fold(0, |a, &b| a.saturating_add(b)),
             free_frames: self.frames.free_frames(),
         }
     }
@@ -116,5 +162,34 @@ impl<P: Platform> fmt::Debug for Mm<P> {
         f.debug_struct("Mm")
             .field("usage", &self.usage())
             .finish_non_exhaustive()
+    }
+}
+
+/// A place for the memory of a machine in a static: empty until [`Self::init`].
+#[cfg(not(loom))]
+pub struct MmCell<P: Platform>(crate::sync::Once<Mm<P>>);
+
+#[cfg(not(loom))]
+impl<P: Platform> MmCell<P> {
+    /// Makes an empty place.
+    pub const fn new() -> Self {
+        Self(crate::sync::Once::new())
+    }
+
+    /// Puts the machine there, once; later calls return the first.
+    pub fn init(&self, platform: P) -> &Mm<P> {
+        self.0.call_once(|| Mm::new(platform))
+    }
+
+    /// Returns the machine, once it is there.
+    pub fn get(&self) -> Option<&Mm<P>> {
+        self.0.get()
+    }
+}
+
+#[cfg(not(loom))]
+impl<P: Platform> Default for MmCell<P> {
+    fn default() -> Self {
+        Self::new()
     }
 }

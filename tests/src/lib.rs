@@ -6,6 +6,7 @@
 //! | [`platform`] | CPUs, preemption, flushes, wake-ups, failing allocations |
 //! | [`mmu`] | hardware walkers, written from the manuals |
 //! | [`tlb`] | TLBs and paging-structure caches that forget nothing |
+//! | [`world`] | all of it together, with programs and files |
 //! | [`random`] | seeded choices |
 
 pub mod arena;
@@ -13,3 +14,4 @@ pub mod mmu;
 pub mod platform;
 pub mod random;
 pub mod tlb;
+pub mod world;

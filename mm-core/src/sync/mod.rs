@@ -34,6 +34,8 @@ pub use core::sync::atomic::AtomicU32 as UserWord;
 #[cfg(any(loom, target_has_atomic = "64"))]
 pub use imp::AtomicU64;
 pub use imp::BitLock;
+#[cfg(not(loom))]
+pub use imp::Once;
 pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence, spin_hint};
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};

@@ -6,6 +6,8 @@ use super::Context;
 pub use core::sync::atomic::AtomicU64;
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
+pub use spin::Once;
+
 /// Tells the CPU that this is a wait loop.
 pub fn spin_hint() {
     core::hint::spin_loop();

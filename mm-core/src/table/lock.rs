@@ -83,16 +83,37 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         let cx = table.cx;
         let record = cx.frames().page(found.pfn)?.table();
         let lock = record.lock(cx, rank(cx.format(), found.pfn, found.level));
+        Some(Self::held(cx, lock, found, page))
+    }
+
+    /// Takes the lock of a table that nobody else can know.
+    pub(super) fn lock_fresh(
+        table: &PageTable<'c, 'm, P>,
+        found: &Found<'m, P>,
+        page: Vpn,
+    ) -> Option<Self> {
+        let cx = table.cx;
+        let record = cx.frames().page(found.pfn)?.table();
+        let lock = record.lock_fresh(cx, rank(cx.format(), found.pfn, found.level));
+        Some(Self::held(cx, lock, found, page))
+    }
+
+    fn held(
+        cx: &'c Cx<'m, P>,
+        lock: TableLock<'c, Cx<'m, P>>,
+        found: &Found<'m, P>,
+        page: Vpn,
+    ) -> Self {
         let mask = table_pages(cx.format(), found.level).wrapping_sub(1);
         let first = Vpn::new(page.as_usize() & !mask);
-        Some(Self {
+        Self {
             cx,
             lock,
             words: found.words,
             pfn: found.pfn,
             first,
             level: found.level,
-        })
+        }
     }
 
     /// Returns the pages that the table spans.

@@ -69,6 +69,17 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         self.lock_level(page, 1)
     }
 
+    /// As [`Self::lock_leaf`], for a table of a space that nobody else knows
+    /// yet (fork's child): its lock may be taken whatever tables are held.
+    ///
+    /// # Locks
+    /// Takes the table's lock (inner), which nobody can hold.
+    pub(crate) fn lock_leaf_fresh(&self, page: Vpn) -> Option<LeafGuard<'c, 'm, P>> {
+        let pin = self.cx.pin();
+        let found = self.descend(&pin, page, 1);
+        TableGuard::lock_fresh(self, &found, page).filter(|guard| guard.level() == 1)
+    }
+
     /// Locks the table of a level that spans a page, if there is one.
     pub(crate) fn lock_level(&self, page: Vpn, level: u8) -> Option<TableGuard<'c, 'm, P>> {
         match self.lock_found(page, level)? {

@@ -33,14 +33,14 @@
 //! its guard, and [`TlbGather::flush`] makes room (F8: overflow means another
 //! round, never a drop).
 
-use super::{FLUSH_CEILING_PAGES, SpaceTlb, hull};
+use super::{FLUSH_CEILING_PAGES, MapFlush, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
 use crate::format::{Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
 use crate::range::PageRange;
-use crate::table::{Detached, Taken};
+use crate::table::{Detached, LeafGuard, Taken};
 use arrayvec::ArrayVec;
 
 /// Words that a gather holds without a spare frame.
@@ -170,6 +170,31 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         }
         taken.consume();
         Ok(())
+    }
+
+    /// Replaces an entry by way of an empty one: clears it, drops the page on
+    /// all CPUs of the space, and only then shows the new word (break before
+    /// make; E11). What the old entry led to is given back with the gather,
+    /// without another flush.
+    ///
+    /// # Locks
+    /// Called with the table's guard; the gather was made before it and has
+    /// room (a fresh one does).
+    #[must_use = "some machines remember that the page was invalid: settle it"]
+    pub(crate) fn exchange(
+        &mut self,
+        leaf: &LeafGuard<'_, 'm, P>,
+        page: Vpn,
+        word: FormatWord<P>,
+    ) -> MapFlush {
+        if let Some(taken) = leaf.take(page) {
+            self.flush_page_now(page);
+            let (old, level) = (taken.word(), taken.level());
+            let stored = !owns(self.cx.format(), old, level) || self.store(old);
+            debug_assert!(stored, "an exchange needs room in the gather");
+            taken.consume();
+        }
+        leaf.install(page, word)
     }
 
     /// Returns how many more entries surely find room.

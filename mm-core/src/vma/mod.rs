@@ -16,6 +16,7 @@
 //! | `split`, `merge` | pure decisions: what remains, what joins |
 //! | `plan` | what an edit will do: limits are checked against it |
 //! | `edit` | reserve, mark, commit |
+//! | `owner`, `limits` | the node of the space that areas belong to, its bounds and counts |
 //! | `family` | copies for fork; whose anon_vma a first page gets |
 //!
 //! A verb of `space` that changes areas makes a [`Plan`] under the space lock,
@@ -25,9 +26,11 @@
 mod edit;
 mod family;
 mod flags;
+mod limits;
 mod mark;
 mod merge;
 mod node;
+mod owner;
 mod plan;
 mod protmap;
 mod shape;
@@ -39,8 +42,10 @@ mod tree;
 pub use edit::{Done, Edit, Upkeep};
 pub use family::{anon_candidate, duplicate};
 pub use flags::VmaFlags;
+pub use limits::{PageCount, SpaceLimits};
 pub use merge::{Join, join_changed, join_new};
 pub use node::{Vma, VmaReadGuard};
+pub use owner::{Counts, Layout, SpaceNode};
 pub use plan::{Change, Delta, NewVma, Plan};
 pub use protmap::DirtyTracking;
 pub use shape::{AnonLink, Shape, VmaSpec};

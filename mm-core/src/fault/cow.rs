@@ -1,0 +1,144 @@
+//! A store to a write-protected page.
+//!
+//! ```text
+//!  shared area ────────────────────────────► dirty, writable     (do_shared_fault, page_mkwrite)
+//!  private, zero page or device ───────────► zeroed / copied own page
+//!  private, cached page ───────────────────► copied own page     (do_cow_fault)
+//!  private, anonymous, EXCLUSIVE ──────────► reuse               (wp_page_reuse)
+//!  private, anonymous, only reference ─────► becomes EXCLUSIVE, reuse
+//!  private, anonymous, otherwise ──────────► copy                (wp_page_copy)
+//! ```
+//!
+//! Why the decision is safe: it is made under the lock of the table that holds
+//! the entry. EXCLUSIVE is cleared only by fork, under the same lock. With one
+//! reference and one map, both are this entry's: another could only come from
+//! this entry (fork, a pin), again under this lock (E9).
+
+use super::{Faulting, Resolution, Step, Stop, WordOf, copy_page, counted};
+use crate::addr::Pfn;
+use crate::format::{AdBit, Entry, PageTableFormat};
+use crate::page::{Page, PageFlags};
+use crate::platform::Platform;
+use crate::stats::Counter;
+use crate::table::LeafGuard;
+use crate::tlb::TlbGather;
+use crate::vma::VmaFlags;
+
+impl<'m, P: Platform> Faulting<'_, 'm, P> {
+    /// Resolves a store to a present entry without the right to write
+    /// (Linux: do_wp_page).
+    pub(super) fn write_to_protected(
+        &self,
+        leaf: LeafGuard<'_, 'm, P>,
+        word: WordOf<P>,
+        pfn: Pfn,
+    ) -> Step<'m, P> {
+        let page = counted(self.cx, pfn);
+        if self.vma.flags().contains(VmaFlags::SHARED) {
+            drop(leaf);
+            return self.write_to_shared(word, pfn);
+        }
+        match page {
+            Some(page) if page.has(PageFlags::ANON) && is_only_owner(page) => {
+                page.set(PageFlags::EXCLUSIVE);
+                page.clear(PageFlags::CODE_CLEAN);
+                self.make_writable(leaf, Counter::CowReuse)
+            }
+            _ => self.copy(leaf, word, pfn),
+        }
+    }
+
+    /// Marks a page of a shared area dirty, then lets it be written to
+    /// (Linux: do_page_mkwrite).
+    fn write_to_shared(&self, word: WordOf<P>, pfn: Pfn) -> Step<'m, P> {
+        if let Some(view) = self.object() {
+            let pgoff = self.vma.pgoff_of(self.page) as u64;
+            // Truncated meanwhile: the entry goes too.
+            let page = view.find_page(pgoff).filter(|page| page.pfn() == pfn);
+            let page = page.ok_or(Stop::Retry)?;
+            page.record().clear(PageFlags::CODE_CLEAN);
+            view.set_dirty(&page);
+        }
+        let leaf = self
+            .table
+            .lock_leaf(self.page)
+            .filter(|leaf| self.is_still(leaf, word));
+        match leaf {
+            Some(leaf) => self.make_writable(leaf, Counter::FaultShared),
+            None => Err(Stop::Retry),
+        }
+    }
+
+    /// Adds the right to write; rights only grow, so stale translations are
+    /// resolved by spurious faults and only this CPU forgets at once.
+    fn make_writable(&self, leaf: LeafGuard<'_, 'm, P>, counter: Counter) -> Step<'m, P> {
+        let format = self.cx.format();
+        let prot = self.vma.flags().writable_page_prot();
+        let _kept = leaf.replace_nonempty(self.page, |word| {
+            let word = format.with_dirty(format.with_young(word, AdBit::Set), AdBit::Set);
+            format.with_prot(word, prot, 1).unwrap_or(word)
+        });
+        drop(leaf);
+        self.node.tlb.flush_local(self.cx, self.one_page());
+        self.mm.stats().count(counter);
+        Ok(Resolution::Minor)
+    }
+
+    /// Gives the area a page of its own with the same bytes
+    /// (Linux: wp_page_copy).
+    fn copy(&self, leaf: LeafGuard<'_, 'm, P>, word: WordOf<P>, old: Pfn) -> Step<'m, P> {
+        let page = counted(self.cx, old);
+        // Keeps the old page while no lock is held.
+        if let Some(page) = page {
+            page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
+        }
+        drop(leaf);
+        let result = self.copy_referenced(word, old);
+        if page.is_some() {
+            let freed = self.cx.frames().free(self.cx, old);
+            debug_assert_eq!(freed, Ok(()));
+        }
+        result
+    }
+
+    fn copy_referenced(&self, word: WordOf<P>, old: Pfn) -> Step<'m, P> {
+        let new = self.new_own_page()?;
+        copy_page(self.cx, old, new);
+        self.sync_if_code(new);
+        let entry = match self.encode_own(new) {
+            Ok(entry) => entry,
+            Err(stop) => {
+                self.drop_own_page(new);
+                return Err(stop);
+            }
+        };
+        let mut gather = TlbGather::new(self.cx, &self.node.tlb);
+        let leaf = self.table.lock_leaf(self.page);
+        let Some(leaf) = leaf.filter(|leaf| self.is_still(leaf, word)) else {
+            self.drop_own_page(new);
+            return Ok(Resolution::Minor);
+        };
+        let owed = gather.exchange(&leaf, self.page, entry);
+        drop(leaf);
+        self.settle(owed);
+        self.node.counts.anon.add(1);
+        self.node.released(self.cx.platform(), gather.finish());
+        self.mm.stats().count(Counter::CowCopy);
+        Ok(Resolution::Minor)
+    }
+
+    /// Returns whether the entry still leads to the same page, protected:
+    /// hardware may have marked it accessed meanwhile.
+    fn is_still(&self, leaf: &LeafGuard<'_, 'm, P>, word: WordOf<P>) -> bool {
+        let format = self.cx.format();
+        let now = format.with_young(leaf.word(self.page), AdBit::Set);
+        now == format.with_young(word, AdBit::Set)
+            && matches!(leaf.entry(self.page), Entry::Leaf { .. })
+    }
+}
+
+/// Returns whether the entry that is being looked at is the only way to an
+/// anonymous page.
+fn is_only_owner(page: &Page) -> bool {
+    page.has(PageFlags::EXCLUSIVE) || (page.refs() == 1 && page.user().maps() == 1)
+}

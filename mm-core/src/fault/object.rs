@@ -1,0 +1,174 @@
+//! A fault on an empty entry of an area that maps an object.
+//!
+//! ```text
+//!             cached, up to date?  ── no ──► Wait (read it), PastEof: SIGBUS
+//!                      │
+//!   load ──────────────┼──► entry without WRITE, pages around it too  (do_read_fault)
+//!   store, private ────┼──► copy to an own page                       (do_cow_fault)
+//!   store, shared ─────┴──► dirty, entry with WRITE                   (do_shared_fault)
+//! ```
+//!
+//! The page is looked up without the table lock, then installed under it if
+//! the object still reaches that far: see [`super`] for why that is enough
+//! against truncation.
+
+use super::{Faulting, Resolution, Signal, Step, Stop};
+use crate::addr::Vpn;
+use crate::format::AttrFlags;
+use crate::object::{CachedPage, Found, ObjectKind, ObjectView};
+use crate::page::PageFlags;
+use crate::platform::Platform;
+use crate::pool::Handle;
+use crate::prot::Access;
+use crate::range::PageRange;
+use crate::stats::Counter;
+use crate::tlb::MapFlush;
+use crate::vma::VmaFlags;
+use arrayvec::ArrayVec;
+
+/// Pages that one file fault looks at: its own and its neighbours in an aligned
+/// window (Linux: fault_around_bytes, 64 KiB).
+const AROUND: usize = 16;
+
+impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
+    /// Resolves a fault on an empty entry (Linux: do_fault).
+    pub(super) fn map_object_page(&self) -> Step<'m, P> {
+        let Some(view) = self.object() else {
+            return Err(Stop::Bug);
+        };
+        let pgoff = self.vma.pgoff_of(self.page) as u64;
+        let page = match view.find_or_create(pgoff) {
+            Found::Page(page) => page,
+            Found::Wait(ticket) => return Err(Stop::Wait(ticket)),
+            Found::OutOfMemory => return Err(Stop::OutOfMemory),
+            Found::PastEof => {
+                let addr = self
+                    .page
+                    .addr(<P::Format as crate::format::PageTableFormat>::PAGE_SHIFT);
+                return Err(Stop::Signal(Signal::BusAdrErr(addr)));
+            }
+        };
+        // The first access after the read is the one that waited for it.
+        let read = view.object().kind() == ObjectKind::File
+            && !page
+                .record()
+                .set(PageFlags::REFERENCED)
+                .contains(PageFlags::REFERENCED);
+        let how = if read {
+            Resolution::Major
+        } else {
+            Resolution::Minor
+        };
+        let shared = self.vma.flags().contains(VmaFlags::SHARED);
+        if self.access == Access::Write && !shared {
+            self.copy_cached(&page, || view.reaches(pgoff))?;
+        } else {
+            self.map_cached(view, page, pgoff)?;
+        }
+        Ok(how)
+    }
+
+    /// Returns the object of the area, which keeps it alive.
+    pub(super) fn object(&self) -> Option<ObjectView<'c, 'm, P>> {
+        let handle = Handle::from_raw(self.vma.object_raw())?;
+        Some(ObjectView::new(self.mm, self.cx, handle))
+    }
+
+    /// Gives a private area its own copy of a cached page.
+    fn copy_cached(
+        &self,
+        page: &CachedPage<'_, 'm, P>,
+        still: impl Fn() -> bool,
+    ) -> Result<(), Stop<'m, P>> {
+        let own = self.new_own_page()?;
+        super::copy_page(self.cx, page.pfn(), own);
+        self.sync_if_code(own);
+        self.install_own(own, Counter::CowCopy, still)?;
+        Ok(())
+    }
+
+    /// Maps a cached page itself, and cached neighbours when it is only read.
+    fn map_cached(
+        &self,
+        view: ObjectView<'c, 'm, P>,
+        page: CachedPage<'c, 'm, P>,
+        pgoff: u64,
+    ) -> Result<(), Stop<'m, P>> {
+        let stores = self.access == Access::Write;
+        let mut pages: ArrayVec<(Vpn, CachedPage<'c, 'm, P>), AROUND> = ArrayVec::new();
+        if stores {
+            view.set_dirty(&page);
+        } else if !self.vma.flags().contains(VmaFlags::RAND_READ) {
+            for near in self.window().iter().filter(|&near| near != self.page) {
+                let found = view.find_page(self.vma.pgoff_of(near) as u64);
+                if let Some(found) = found
+                    && pages.remaining_capacity() > 1
+                {
+                    found.record().set(PageFlags::REFERENCED);
+                    pages.push((near, found));
+                }
+            }
+        }
+        let fits = pages.try_push((self.page, page));
+        debug_assert!(fits.is_ok(), "room is kept for the page itself");
+        for (_, page) in &pages {
+            self.sync_if_code(page.pfn());
+        }
+        self.install_cached(view, pages, pgoff)
+    }
+
+    /// Returns the pages around the fault that may be mapped with it: in an
+    /// aligned window, the area, and one table page.
+    fn window(&self) -> PageRange {
+        let low = Vpn::new(self.page.as_usize() & !AROUND.wrapping_sub(1));
+        let window = PageRange::new(low, low.saturating_add(AROUND));
+        window.intersect(self.vma.range())
+    }
+
+    /// Enters pages that are still the object's into entries that are still
+    /// empty. The fault's own page is the last.
+    fn install_cached(
+        &self,
+        view: ObjectView<'c, 'm, P>,
+        pages: ArrayVec<(Vpn, CachedPage<'c, 'm, P>), AROUND>,
+        pgoff: u64,
+    ) -> Result<(), Stop<'m, P>> {
+        let protected = self.protected_prot();
+        let mut owed = MapFlush::NONE;
+        let mut installed = 0usize;
+        // Pages that are not needed are given back after the table is unlocked.
+        let mut kept: ArrayVec<CachedPage<'c, 'm, P>, AROUND> = ArrayVec::new();
+        let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
+        if !view.reaches(pgoff) {
+            drop(leaf);
+            return Err(Stop::Retry);
+        }
+        for (at, page) in pages {
+            let stores = at == self.page && self.access == Access::Write;
+            let word = if stores {
+                self.encode_own(page.pfn())
+            } else {
+                self.encode(page.pfn(), protected, AttrFlags::empty())
+            };
+            let free = leaf.range().contains(at)
+                && matches!(leaf.entry(at), crate::format::Entry::Empty)
+                && view.reaches(self.vma.pgoff_of(at) as u64);
+            match word {
+                Ok(word) if free && page.record().user().add_maps(1).is_ok() => {
+                    let _entered = page.into_pfn();
+                    owed = owed.join(leaf.install(at, word));
+                    installed = installed.saturating_add(1);
+                }
+                _ => kept.push(page),
+            }
+        }
+        drop(leaf);
+        drop(kept);
+        self.settle(owed);
+        self.node.counts.file.add(installed);
+        let stats = self.mm.stats();
+        stats.count(Counter::FaultFile);
+        stats.add(Counter::FaultAround, installed.saturating_sub(1));
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! `advise`: what the program says of its future (madvise(2)).
+
+use super::AddressSpace;
+use super::unmap::zap;
+use super::upkeep::Nodes;
+use crate::addr::VirtAddr;
+use crate::error::MmError;
+use crate::platform::Platform;
+use crate::range::PageRange;
+use crate::tlb::TlbGather;
+use crate::vma::{Edit, Plan, VmaFlags, VmaSpec};
+
+/// An advice of madvise(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// Drop the pages: anonymous memory reads as zero again, files are read
+    /// again (`MADV_DONTNEED`).
+    DontNeed,
+    /// No special treatment (`MADV_NORMAL`).
+    Normal,
+    /// Read from front to back (`MADV_SEQUENTIAL`).
+    Sequential,
+    /// Read at random (`MADV_RANDOM`).
+    Random,
+    /// A fork's child does not get the area (`MADV_DONTFORK`).
+    DontFork,
+    /// Undoes [`Self::DontFork`] (`MADV_DOFORK`).
+    DoFork,
+    /// A fork's child finds the area empty (`MADV_WIPEONFORK`).
+    WipeOnFork,
+    /// Undoes [`Self::WipeOnFork`] (`MADV_KEEPONFORK`).
+    KeepOnFork,
+    /// Left out of core dumps (`MADV_DONTDUMP`).
+    DontDump,
+    /// Undoes [`Self::DontDump`] (`MADV_DODUMP`).
+    DoDump,
+}
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Takes advice about a byte range (madvise(2)). Pages without an area are
+    /// passed over and reported at the end, as on Linux.
+    ///
+    /// # Errors
+    /// `Invalid` for an unaligned address or a range that wraps, and where the
+    /// advice does not fit the area (`DontNeed` of locked or device memory,
+    /// `WipeOnFork` of files): the part before stays advised. `Unmapped` at
+    /// the first hole, after all mapped parts were advised. `Limit`,
+    /// `OutOfMemory`: nothing has changed.
+    ///
+    /// # Locks
+    /// `DontNeed` takes the space lock for reading, the others for writing.
+    pub fn advise(&self, addr: VirtAddr, len: usize, advice: Advice) -> Result<(), MmError> {
+        if !addr.is_page_aligned(Self::SHIFT) {
+            return Err(MmError::Invalid(addr));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
+        if advice == Advice::DontNeed {
+            return self.drop_pages(range);
+        }
+        let cx = self.mm.cx();
+        let node = self.node();
+        let layout = node.lock.write(&cx, self.key());
+        let nodes = Nodes::new(&cx, self.mm);
+        let (part, stopped) = self.advisable(&nodes, range, advice);
+        if !part.is_empty() {
+            let change = |spec: &VmaSpec| advised(spec.flags, advice);
+            let plan = Plan::modify(&node.vmas, &nodes, part, &change);
+            self.check_limits(&layout, &plan.delta())?;
+            let delta = plan.delta();
+            let edit = Edit::reserve(&node.vmas, &nodes, plan)?;
+            drop(edit.commit());
+            self.count(&delta);
+        }
+        stopped.map_or(Ok(()), Err)
+    }
+
+    fn drop_pages(&self, range: PageRange) -> Result<(), MmError> {
+        let cx = self.mm.cx();
+        let node = self.node();
+        let _layout = node.lock.read(&cx, self.key());
+        let nodes = Nodes::new(&cx, self.mm);
+        let (part, stopped) = self.advisable(&nodes, range, Advice::DontNeed);
+        let mut gather = TlbGather::new(&cx, &node.tlb);
+        for vma in node.vmas.overlapping(&nodes, part) {
+            let mapped = nodes.vma(vma).range().intersect(part);
+            zap(&self.table(&cx), mapped, &mut gather);
+        }
+        self.released(gather.finish());
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// Returns the part of a range up to the first area that the advice does
+    /// not fit, and the error to report afterwards.
+    fn advisable(
+        &self,
+        nodes: &Nodes<'_, 'm, P>,
+        range: PageRange,
+        advice: Advice,
+    ) -> (PageRange, Option<MmError>) {
+        let mut at = range.start();
+        let mut hole = None;
+        for vma in self.node().vmas.overlapping(nodes, range) {
+            let vma = nodes.vma(vma);
+            if vma.start() > at && hole.is_none() {
+                hole = Some(MmError::Unmapped(at.addr(Self::SHIFT)));
+            }
+            if !fits(vma.flags(), vma.object_raw(), advice) {
+                let stop = vma.start().max(range.start());
+                let error = MmError::Invalid(stop.addr(Self::SHIFT));
+                return (PageRange::new(range.start(), stop), Some(error));
+            }
+            at = vma.end();
+        }
+        if at < range.end() && hole.is_none() {
+            hole = Some(MmError::Unmapped(at.addr(Self::SHIFT)));
+        }
+        (range, hole)
+    }
+}
+
+fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
+    match advice {
+        Advice::DontNeed => !flags.intersects(VmaFlags::LOCKED | VmaFlags::PFN_MAP),
+        Advice::WipeOnFork => object == 0 && !flags.contains(VmaFlags::SHARED),
+        Advice::DoFork => !flags.contains(VmaFlags::IO),
+        _ => true,
+    }
+}
+
+fn advised(flags: VmaFlags, advice: Advice) -> VmaFlags {
+    let pace = VmaFlags::SEQ_READ | VmaFlags::RAND_READ;
+    match advice {
+        Advice::DontNeed => flags,
+        Advice::Normal => flags.difference(pace),
+        Advice::Sequential => flags.difference(pace) | VmaFlags::SEQ_READ,
+        Advice::Random => flags.difference(pace) | VmaFlags::RAND_READ,
+        Advice::DontFork => flags | VmaFlags::DONT_COPY,
+        Advice::DoFork => flags.difference(VmaFlags::DONT_COPY),
+        Advice::WipeOnFork => flags | VmaFlags::WIPE_ON_FORK,
+        Advice::KeepOnFork => flags.difference(VmaFlags::WIPE_ON_FORK),
+        Advice::DontDump => flags | VmaFlags::DONT_DUMP,
+        Advice::DoDump => flags.difference(VmaFlags::DONT_DUMP),
+    }
+}

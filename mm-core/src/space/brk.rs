@@ -1,0 +1,87 @@
+//! `brk`: the heap's end (brk(2)).
+//!
+//! The end is a byte address, returned exactly as it was set; the area behind
+//! it consists of whole pages. On failure the old end is returned, as the
+//! system call does.
+
+use super::AddressSpace;
+use crate::addr::{VirtAddr, page_mask};
+use crate::cx::Cx;
+use crate::platform::Platform;
+use crate::prot::Prot;
+use crate::range::PageRange;
+use crate::vma::{NewVma, VmaFlags, VmaSpec};
+
+use super::Layout;
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Sets where the heap starts; it is empty then. The loader calls it once.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing.
+    pub fn set_brk_start(&self, start: VirtAddr) {
+        let cx = self.mm.cx();
+        let start = start.as_usize();
+        self.node().lock.write(&cx, self.key()).brk = Some((start, start));
+    }
+
+    /// Moves the heap's end if it can, and returns where it is (brk(2));
+    /// `None` only asks.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing, then what [`Self::map`] takes.
+    pub fn brk(&self, to: Option<VirtAddr>) -> VirtAddr {
+        let cx = self.mm.cx();
+        let mut layout = self.node().lock.write(&cx, self.key());
+        let Some((start, end)) = layout.brk else {
+            return VirtAddr::new(0);
+        };
+        let Some(to) = to.map(VirtAddr::as_usize).filter(|&to| to >= start) else {
+            return VirtAddr::new(end);
+        };
+        if self.move_brk(&cx, &layout, start, end, to).is_none() {
+            return VirtAddr::new(end);
+        }
+        layout.brk = Some((start, to));
+        VirtAddr::new(to)
+    }
+
+    fn move_brk(
+        &self,
+        cx: &Cx<'m, P>,
+        layout: &Layout,
+        start: usize,
+        end: usize,
+        to: usize,
+    ) -> Option<()> {
+        let page_up = |a: usize| {
+            a.checked_add(page_mask(Self::SHIFT))
+                .map(|a| VirtAddr::new(a).vpn(Self::SHIFT))
+        };
+        let (old, new) = (page_up(end)?, page_up(to)?);
+        if new < old {
+            return self.remove(cx, layout, PageRange::new(new, old)).ok();
+        }
+        if new == old {
+            return Some(());
+        }
+        let bytes = to.saturating_sub(start);
+        if bytes > layout.limits.data || new > self.user_end() {
+            return None;
+        }
+        let nodes = super::upkeep::Nodes::new(cx, self.mm);
+        let range = PageRange::new(old, new);
+        let vmas = &self.node().vmas;
+        if !vmas.is_free(&nodes, range) {
+            return None;
+        }
+        let flags = VmaFlags::from_prot(Prot::RW) | VmaFlags::MAY | VmaFlags::ACCOUNT;
+        let spec = VmaSpec {
+            flags,
+            pgoff: old.as_usize(),
+            ..VmaSpec::default()
+        };
+        self.insert(cx, layout, range, NewVma { spec, like: None })
+            .ok()
+    }
+}

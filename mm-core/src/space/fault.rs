@@ -1,0 +1,216 @@
+//! `fault`: from a trap to its outcome.
+//!
+//! ```text
+//! lock (read) ─► find area ──found──► resolve ─► outcome
+//!                    │ none                 └─ needs an anon_vma: make one, again
+//!                    ▼
+//!            lock (write) ─► grow a stack? ─► again, or SIGSEGV
+//! ```
+//!
+//! That there is no area is decided under the space lock only.
+
+use super::upkeep::Nodes;
+use super::{AddressSpace, Layout};
+use crate::addr::Vpn;
+use crate::cx::Cx;
+use crate::error::OutOfMemory;
+use crate::fault::{Fault, FaultOutcome, Faulting, Mode, Resolution, Signal, Stop};
+use crate::platform::Platform;
+use crate::prot::Access;
+use crate::range::PageRange;
+use crate::stats::Counter;
+use crate::vma::{NewVma, Vma, VmaFlags, anon_candidate};
+
+/// Turns after which a fault is reported as resolved though it kept racing:
+/// the access simply faults again, and interrupts get their chance (D1).
+const TURNS: usize = 16;
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Resolves a page fault (Linux: handle_mm_fault).
+    ///
+    /// Never waits: when a page must be read first, the outcome carries the
+    /// ticket of the transfer.
+    ///
+    /// # Locks
+    /// Takes the space lock for reading (for writing to grow a stack), then
+    /// object, anon_vma and table locks. The caller holds none.
+    pub fn fault(&self, fault: &Fault) -> FaultOutcome<'m, P> {
+        let cx = self.mm.cx();
+        let page = fault.addr.vpn(Self::SHIFT);
+        if page >= self.user_end() {
+            return match fault.mode {
+                Mode::User => self.signal(Signal::SegvMapErr(fault.addr)),
+                Mode::Kernel => FaultOutcome::KernelBug,
+            };
+        }
+        self.fault_page(&cx, page, fault.access, fault.addr)
+    }
+
+    /// Resolves a fault on a page of user space, for this verb and for those
+    /// that touch memory on behalf of the user.
+    pub(super) fn fault_page(
+        &self,
+        cx: &Cx<'m, P>,
+        page: Vpn,
+        access: Access,
+        addr: crate::addr::VirtAddr,
+    ) -> FaultOutcome<'m, P> {
+        for _ in 0..TURNS {
+            match self.fault_once(cx, page, access) {
+                Ok(how) => return FaultOutcome::Resolved(how),
+                Err(Stop::Retry) => {}
+                Err(Stop::Wait(ticket)) => {
+                    self.mm.stats().count(Counter::FaultWait);
+                    return FaultOutcome::Wait(ticket);
+                }
+                Err(Stop::OutOfMemory) => {
+                    self.mm.stats().count(Counter::OutOfMemory);
+                    return FaultOutcome::OutOfMemory;
+                }
+                Err(Stop::Signal(signal)) => return self.signal(at(signal, addr)),
+                Err(Stop::NeedsAnonVma | Stop::Bug) => return FaultOutcome::KernelBug,
+            }
+        }
+        FaultOutcome::Resolved(Resolution::Minor)
+    }
+
+    fn fault_once(
+        &self,
+        cx: &Cx<'m, P>,
+        page: Vpn,
+        access: Access,
+    ) -> Result<Resolution, Stop<'m, P>> {
+        let node = self.node();
+        let nodes = Nodes::new(cx, self.mm);
+        let layout = node.lock.read(cx, self.key());
+        let Some(handle) = node.vmas.find(&nodes, page) else {
+            drop(layout);
+            return self.grow_stack(cx, page);
+        };
+        let vma = nodes.vma(handle);
+        // Counted in as a reader: what changes the area marks it first.
+        let Some(reader) = vma.try_read(cx, self.key(), page) else {
+            return Err(Stop::Retry);
+        };
+        let faulting = Faulting {
+            cx,
+            mm: self.mm,
+            node,
+            table: self.table(cx),
+            vma: &reader,
+            page,
+            access,
+        };
+        match faulting.resolve() {
+            Err(Stop::NeedsAnonVma) => {
+                drop(reader);
+                self.prepare_anon(&nodes, handle)?;
+                drop(layout);
+                Err(Stop::Retry)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Gives an area its first anon_vma: a neighbour's where the two could be
+    /// one area, so that merges come out as Linux's (anon_vma_prepare).
+    fn prepare_anon(
+        &self,
+        nodes: &Nodes<'_, 'm, P>,
+        handle: crate::pool::Handle<Vma>,
+    ) -> Result<(), OutOfMemory> {
+        let node = self.node();
+        let neighbour =
+            || anon_candidate(&node.vmas, nodes, handle).and_then(crate::pool::Handle::from_raw);
+        nodes.prepare_anon(&node.anon, handle, neighbour)
+    }
+
+    /// Grows the stack area above `page` down to it, if there is one and its
+    /// limit and guard gap allow (Linux: expand_stack).
+    fn grow_stack(&self, cx: &Cx<'m, P>, page: Vpn) -> Result<Resolution, Stop<'m, P>> {
+        let segv = Stop::Signal(Signal::SegvMapErr(page.addr(Self::SHIFT)));
+        let node = self.node();
+        let nodes = Nodes::new(cx, self.mm);
+        // Most wild accesses end here, without anyone being held up.
+        if self.stack_above(cx, &nodes, page).is_none() {
+            return Err(segv);
+        }
+        let layout = node.lock.write(cx, self.key());
+        if node.vmas.find(&nodes, page).is_some() {
+            return Err(Stop::Retry);
+        }
+        let Some(handle) = node.vmas.first_ending_above(&nodes, page) else {
+            return Err(segv);
+        };
+        let vma = nodes.vma(handle);
+        if !vma.flags().contains(VmaFlags::GROWS_DOWN) || !self.may_grow(&nodes, &layout, vma, page)
+        {
+            return Err(segv);
+        }
+        let grown = PageRange::new(page, vma.start());
+        let mut spec = vma.spec();
+        let Some(pgoff) = spec.pgoff.checked_sub(grown.pages()) else {
+            return Err(segv);
+        };
+        spec.pgoff = pgoff;
+        let new = NewVma {
+            spec,
+            like: Some(handle),
+        };
+        match self.insert(cx, &layout, grown, new) {
+            Ok(()) => {
+                self.mm.stats().count(Counter::FaultGrow);
+                Err(Stop::Retry)
+            }
+            Err(crate::error::MmError::OutOfMemory) => Err(Stop::OutOfMemory),
+            Err(_) => Err(segv),
+        }
+    }
+
+    fn stack_above(
+        &self,
+        cx: &Cx<'m, P>,
+        nodes: &Nodes<'_, 'm, P>,
+        page: Vpn,
+    ) -> Option<crate::pool::Handle<Vma>> {
+        let node = self.node();
+        let _layout = node.lock.read(cx, self.key());
+        let above = node.vmas.first_ending_above(nodes, page)?;
+        nodes
+            .vma(above)
+            .flags()
+            .contains(VmaFlags::GROWS_DOWN)
+            .then_some(above)
+    }
+
+    /// Returns whether a stack may reach down to `page`: within its limit,
+    /// above what no user maps, and with the guard gap below it, unless the
+    /// neighbour is a stack too or allows no access (D4).
+    fn may_grow(&self, nodes: &Nodes<'_, 'm, P>, layout: &Layout, vma: &Vma, page: Vpn) -> bool {
+        let most = super::SpaceLimits::pages(layout.limits.stack, Self::SHIFT);
+        if vma.end().pages_since(page) > most || page < self.user_range(&layout.limits).start() {
+            return false;
+        }
+        let below = self.node().vmas.last_starting_below(nodes, page);
+        below.map(|h| nodes.vma(h)).is_none_or(|below| {
+            let flags = below.flags();
+            flags.contains(VmaFlags::GROWS_DOWN)
+                || !flags.intersects(VmaFlags::RIGHTS)
+                || page.pages_since(below.end()) >= self.stack_guard(layout)
+        })
+    }
+
+    fn signal(&self, signal: Signal) -> FaultOutcome<'m, P> {
+        self.mm.stats().count(Counter::FaultSignal);
+        FaultOutcome::Signal(signal)
+    }
+}
+
+/// Returns the signal with the address that was accessed, not its page's.
+fn at(signal: Signal, addr: crate::addr::VirtAddr) -> Signal {
+    match signal {
+        Signal::SegvMapErr(_) => Signal::SegvMapErr(addr),
+        Signal::SegvAccErr(_) => Signal::SegvAccErr(addr),
+        Signal::BusAdrErr(_) => Signal::BusAdrErr(addr),
+    }
+}

@@ -1,0 +1,262 @@
+//! `fork`: a copy of the space, its private pages shared until written to
+//! (Linux: dup_mm, dup_mmap, copy_page_range).
+//!
+//! ```text
+//! lock parent (write) ─► write-mark every area            no fault is inside
+//!   for each area:  node, chains, object's map           may fail
+//!                   entries: table by table               may fail
+//! flush the parent ─► unmark                              stores fault from here on
+//! ```
+//!
+//! The marks stay until the flush is done: otherwise a sibling's store could
+//! go through an old writable translation to a page that a copy-on-write fault
+//! has just copied for the child (E3). A page is shared under the lock of the
+//! parent's table: counted first, then EXCLUSIVE cleared, then protected, so
+//! whoever decides about reuse sees all or nothing of it (E9).
+//!
+//! | area | the child gets |
+//! |---|---|
+//! | `DONT_COPY` | nothing |
+//! | `WIPE_ON_FORK` | the area, empty |
+//! | shared, or no page of its own yet | the area; its pages come with faults |
+//! | private with pages | the area and its entries, all write-protected |
+//! | device | the area and its entries |
+//!
+//! When something fails, the child is dropped like any space, which gives every
+//! count back; the parent's entries may stay write-protected, which nobody
+//! can observe.
+
+use super::AddressSpace;
+use super::upkeep::Nodes;
+use crate::addr::Pfn;
+use crate::cx::Cx;
+use crate::error::{MmError, OutOfMemory};
+use crate::fault::WordOf;
+use crate::format::{AdBit, Entry, NonPresentKind, PageTableFormat};
+use crate::page::{Kind, Page, PageFlags};
+use crate::platform::Platform;
+use crate::prot::Prot;
+use crate::range::PageRange;
+use crate::stats::Counter;
+use crate::table::LeafGuard;
+use crate::tlb::TlbGather;
+use crate::vma::{Delta, Vma, VmaFlags, duplicate};
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Makes a copy of the space. Threads of the parent may go on running.
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`]; the parent is as before.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing and marks every area; then objects',
+    /// anon_vmas' and table locks.
+    pub fn fork(&self) -> Result<Self, MmError> {
+        let cx = self.mm.cx();
+        let child = Self::fresh(self.mm, &cx)?;
+        let node = self.node();
+        let layout = node.lock.write(&cx, self.key());
+        // Nobody else knows the child: its lock is free whatever is held.
+        *child.node().lock.write_fresh(&cx, child.key()) = *layout;
+        let charged = node.counts.anon.get();
+        self.mm.platform().try_charge(charged)?;
+        let nodes = Nodes::new(&cx, self.mm);
+        let everything = PageRange::new(crate::addr::Vpn::new(0), self.user_end());
+        for vma in node.vmas.overlapping(&nodes, everything) {
+            nodes.vma(vma).write_mark(&cx);
+        }
+        let mut gather = TlbGather::new(&cx, &node.tlb);
+        let copied = self.copy_areas(&cx, &nodes, &child, &mut gather);
+        // Also after a failure: entries have lost WRITE.
+        self.released(gather.finish());
+        for vma in node.vmas.overlapping(&nodes, everything) {
+            nodes.vma(vma).unmark();
+        }
+        let shared = child.node().counts.anon.get();
+        self.mm.platform().uncharge(charged.saturating_sub(shared));
+        drop(layout);
+        copied?;
+        self.mm.stats().count(Counter::Fork);
+        Ok(child)
+    }
+
+    fn copy_areas(
+        &self,
+        cx: &Cx<'m, P>,
+        nodes: &Nodes<'_, 'm, P>,
+        child: &Self,
+        gather: &mut TlbGather<'_, 'm, P>,
+    ) -> Result<(), OutOfMemory> {
+        let (parent, node) = (self.node(), child.node());
+        let mut at = parent.vmas.first(nodes);
+        while let Some(handle) = at {
+            at = parent.vmas.next(nodes, handle);
+            let vma = nodes.vma(handle);
+            if vma.flags().contains(VmaFlags::DONT_COPY) {
+                continue;
+            }
+            let twin = duplicate(nodes, handle, &node.vmas)?;
+            child.count(&Delta::of_area(nodes.vma(twin)));
+            if has_entries(vma) {
+                self.copy_entries(cx, child, vma, gather)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the entries of one area, one table page at a time.
+    fn copy_entries(
+        &self,
+        cx: &Cx<'m, P>,
+        child: &Self,
+        vma: &Vma,
+        gather: &mut TlbGather<'_, 'm, P>,
+    ) -> Result<(), OutOfMemory> {
+        let (from, to) = (self.table(cx), child.table(cx));
+        let range = vma.range();
+        let mut at = range.start();
+        loop {
+            let Some(leaf) = from.next_leaf(PageRange::new(at, range.end())) else {
+                return Ok(());
+            };
+            let part = leaf.range().intersect(PageRange::new(at, range.end()));
+            drop(leaf);
+            // The child's table is made while no table is locked. The marks
+            // keep faults out, so the parent's is the same afterwards, or empty.
+            drop(to.lock_leaf_or_create(part.start(), &child.node().tlb)?);
+            if let (Some(old), Some(new)) = (
+                from.lock_leaf(part.start()),
+                to.lock_leaf_fresh(part.start()),
+            ) {
+                let copy = LeafCopy {
+                    cx,
+                    old,
+                    new,
+                    gather,
+                    copied: Copied::default(),
+                };
+                let (copied, outcome) = copy.run(part, vma);
+                child.node().counts.anon.add(copied.anon);
+                child.node().counts.file.add(copied.file);
+                self.mm
+                    .stats()
+                    .add(Counter::ForkPages, copied.anon.saturating_add(copied.file));
+                outcome?;
+            }
+            at = part.end();
+        }
+    }
+}
+
+/// Returns whether faults would not bring the area's pages back by themselves.
+fn has_entries(vma: &Vma) -> bool {
+    let flags = vma.flags();
+    if flags.contains(VmaFlags::WIPE_ON_FORK) {
+        return false;
+    }
+    flags.contains(VmaFlags::PFN_MAP) || vma.anon_raw() != 0
+}
+
+#[derive(Clone, Copy, Default)]
+struct Copied {
+    anon: usize,
+    file: usize,
+}
+
+/// The copy of one table page.
+struct LeafCopy<'a, 'c, 'g, 'm, P: Platform> {
+    cx: &'a Cx<'m, P>,
+    old: LeafGuard<'c, 'm, P>,
+    new: LeafGuard<'c, 'm, P>,
+    gather: &'a mut TlbGather<'g, 'm, P>,
+    copied: Copied,
+}
+
+impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
+    fn run(mut self, range: PageRange, vma: &Vma) -> (Copied, Result<(), OutOfMemory>) {
+        let format = self.cx.format();
+        for page in range.iter() {
+            let word = self.old.word(page);
+            let (pfn, np) = match format.decode(word, 1) {
+                Entry::Leaf { pfn, .. } => (pfn, false),
+                Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => match np.pfn() {
+                    Some(pfn) => (pfn, true),
+                    None => continue,
+                },
+                // Empty; guards are copied, swap and migration come later.
+                Entry::NonPresent(np) if np.kind == NonPresentKind::Guard => {
+                    let _owed = self.new.install(page, word);
+                    continue;
+                }
+                _ => continue,
+            };
+            if let Err(error) = self.share(pfn) {
+                return (self.copied, Err(error));
+            }
+            if !np && !vma.flags().contains(VmaFlags::PFN_MAP) {
+                self.protect(page);
+            }
+            // Again: hardware may have marked it dirty, protect took WRITE.
+            let word = self.old.word(page);
+            let word = if np {
+                word
+            } else {
+                format.with_young(word, AdBit::Clear)
+            };
+            // The child's CPUs have not run it: nothing invalid is remembered.
+            let _owed = self.new.install(page, word);
+        }
+        (self.copied, Ok(()))
+    }
+
+    /// Counts the child's entry.
+    fn share(&mut self, pfn: Pfn) -> Result<(), OutOfMemory> {
+        let Some(page) = self
+            .cx
+            .frames()
+            .page(pfn)
+            .filter(|p| p.kind() == Kind::User)
+        else {
+            return Ok(());
+        };
+        get_both(page)?;
+        if page.has(PageFlags::ANON) {
+            page.clear(PageFlags::EXCLUSIVE);
+            self.copied.anon = self.copied.anon.saturating_add(1);
+        } else {
+            self.copied.file = self.copied.file.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Takes WRITE from the parent's entry.
+    fn protect(&mut self, page: crate::addr::Vpn) {
+        let format = self.cx.format();
+        if let Some((old, new)) = self
+            .old
+            .replace_nonempty(page, |w| write_protect::<P>(format, w))
+            && old != new
+        {
+            self.gather
+                .flush_range(PageRange::new(page, page.saturating_add(1)));
+        }
+    }
+}
+
+fn write_protect<P: Platform>(format: P::Format, word: WordOf<P>) -> WordOf<P> {
+    match format.decode(word, 1) {
+        Entry::Leaf { attrs, .. } if attrs.prot.contains(Prot::WRITE) => format.write_protect(word),
+        _ => word,
+    }
+}
+
+/// Takes a reference and a map count, or neither.
+fn get_both(page: &Page) -> Result<(), OutOfMemory> {
+    page.get_refs(1).map_err(|_| OutOfMemory)?;
+    if page.user().add_maps(1).is_err() {
+        let last = page.put_refs(1);
+        debug_assert!(!last, "the parent's entry holds a reference");
+        return Err(OutOfMemory);
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! `map`: put an area somewhere (mmap(2)).
+//!
+//! ```text
+//! check arguments ─► lock (write) ─► place ─► plan ─► limits ─► reserve     may fail
+//!      ─► mark ─► zap what was there ─► flush ─► commit ─► count             cannot fail
+//! ```
+//!
+//! Everything that can fail comes before the first change, also for `FIXED`
+//! over existing areas (C2).
+
+use super::upkeep::Nodes;
+use super::{AddressSpace, Backing, Layout, MapFlags, MapRequest};
+use crate::addr::VirtAddr;
+use crate::cx::Cx;
+use crate::error::MmError;
+use crate::format::{AttrFlags, Attrs, PageTableFormat};
+use crate::object::PagerFacts;
+use crate::platform::Platform;
+use crate::prot::{MemType, Prot};
+use crate::range::PageRange;
+use crate::tlb::MapFlush;
+use crate::tree::{Direction, GapRequest};
+use crate::vma::{DirtyTracking, Edit, NewVma, Plan, VmaFlags, VmaSpec};
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Maps an area and returns its address (mmap(2)).
+    ///
+    /// Nothing is read or allocated for its pages: they come on first touch.
+    /// For `MAP_POPULATE` and locked areas call [`Self::populate`] next.
+    ///
+    /// # Errors
+    /// As mmap(2), see [`MmError::errno`]; nothing has changed then, also with
+    /// `FIXED`.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing, then VMA marks, the object's and the
+    /// anon_vmas' locks, table locks.
+    pub fn map(&self, request: &MapRequest<'_, 'm, P>) -> Result<VirtAddr, MmError> {
+        let cx = self.mm.cx();
+        let pages = self.check_length(request.len)?;
+        // Shared anonymous memory is an object that no file stands behind.
+        let own;
+        let (object, spec) = match &request.backing {
+            Backing::Anonymous if request.flags.contains(MapFlags::SHARED) => {
+                own = self
+                    .mm
+                    .new_object(PagerFacts::memory((pages as u64).wrapping_shl(Self::SHIFT)))?;
+                (
+                    Some(&own),
+                    self.spec(request, 0, own.handle().into_raw(), MemType::WriteBack)?,
+                )
+            }
+            Backing::Anonymous => (None, self.spec(request, 0, 0, MemType::WriteBack)?),
+            Backing::Object { object, offset } => {
+                let pgoff = object_pgoff::<P>(*offset, pages)?;
+                (
+                    Some(*object),
+                    self.spec(
+                        request,
+                        pgoff,
+                        object.handle().into_raw(),
+                        MemType::WriteBack,
+                    )?,
+                )
+            }
+            Backing::Device { pfn, mem } => (None, self.spec(request, pfn.as_usize(), 0, *mem)?),
+        };
+        let layout = self.node().lock.write(&cx, self.key());
+        let range = self.place(&cx, &layout, request, pages)?;
+        let anonymous = object.is_none() && !spec.flags.contains(VmaFlags::PFN_MAP);
+        let pgoff = if anonymous {
+            range.start().as_usize()
+        } else {
+            spec.pgoff
+        };
+        self.insert(
+            &cx,
+            &layout,
+            range,
+            NewVma {
+                spec: VmaSpec { pgoff, ..spec },
+                like: None,
+            },
+        )?;
+        Ok(range.start().addr(Self::SHIFT))
+    }
+
+    /// Puts an area over a range, in place of what is there. Shared by map,
+    /// brk and stack growth.
+    pub(super) fn insert(
+        &self,
+        cx: &Cx<'m, P>,
+        layout: &Layout,
+        range: PageRange,
+        new: NewVma,
+    ) -> Result<(), MmError> {
+        let node = self.node();
+        let nodes = Nodes::new(cx, self.mm);
+        let plan = Plan::replace(&node.vmas, &nodes, range, new);
+        self.check_unsealed(&nodes, range)?;
+        self.check_limits(layout, &plan.delta())?;
+        let removed = plan.removed_pages();
+        let delta = plan.delta();
+        let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
+        let device = new.spec.flags.contains(VmaFlags::PFN_MAP);
+        if device {
+            self.make_tables(cx, range)?;
+        }
+        edit.mark();
+        if removed > 0 {
+            self.zap_now(cx, range);
+        }
+        if device {
+            self.enter_device(cx, range, &new.spec)?;
+        }
+        let done = edit.commit();
+        self.count(&delta);
+        drop(done);
+        Ok(())
+    }
+
+    fn check_length(&self, len: usize) -> Result<usize, MmError> {
+        if len == 0 {
+            return Err(MmError::Invalid(VirtAddr::new(0)));
+        }
+        let pages = PageRange::from_bytes(VirtAddr::new(0), len, Self::SHIFT)
+            .map_or(usize::MAX, PageRange::pages);
+        if pages > self.user_end().as_usize() {
+            return Err(MmError::NoGap(len));
+        }
+        Ok(pages)
+    }
+
+    fn spec(
+        &self,
+        request: &MapRequest<'_, 'm, P>,
+        pgoff: usize,
+        object: u32,
+        mem: MemType,
+    ) -> Result<VmaSpec, MmError> {
+        if !request.max_prot.contains(request.prot) {
+            return Err(MmError::Denied(request.addr.unwrap_or_default()));
+        }
+        let mut flags = VmaFlags::from_prot(request.prot) | VmaFlags::from_may(request.max_prot);
+        for (asked, flag) in [
+            (MapFlags::SHARED, VmaFlags::SHARED),
+            (MapFlags::GROWS_DOWN, VmaFlags::GROWS_DOWN),
+            (MapFlags::NO_RESERVE, VmaFlags::NO_RESERVE),
+            (MapFlags::LOCKED, VmaFlags::LOCKED),
+        ] {
+            flags.set(flag, request.flags.contains(asked));
+        }
+        if matches!(request.backing, Backing::Device { .. }) {
+            flags |= VmaFlags::PFN_MAP | VmaFlags::IO | VmaFlags::DONT_EXPAND;
+        }
+        if flags.contains(VmaFlags::GROWS_DOWN) && !matches!(request.backing, Backing::Anonymous) {
+            return Err(MmError::Invalid(request.addr.unwrap_or_default()));
+        }
+        let accounts = flags.is_data() && !flags.contains(VmaFlags::NO_RESERVE);
+        flags.set(VmaFlags::ACCOUNT, accounts);
+        Ok(VmaSpec {
+            flags,
+            pgoff,
+            object,
+            hook: 0,
+            mem,
+        })
+    }
+
+    /// Chooses where the area goes.
+    fn place(
+        &self,
+        cx: &Cx<'m, P>,
+        layout: &Layout,
+        request: &MapRequest<'_, 'm, P>,
+        pages: usize,
+    ) -> Result<PageRange, MmError> {
+        let nodes = Nodes::new(cx, self.mm);
+        let user = self.user_range(&layout.limits);
+        let vmas = &self.node().vmas;
+        let exact = request
+            .flags
+            .intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
+        if let Some(addr) = request.addr {
+            if exact && !addr.is_page_aligned(Self::SHIFT) {
+                return Err(MmError::Invalid(addr));
+            }
+            let range = PageRange::with_len(addr.vpn(Self::SHIFT), pages);
+            let inside = range.filter(|r| r.end() <= user.end());
+            match (inside, exact) {
+                (Some(range), true) => {
+                    if range.start() < user.start() {
+                        return Err(MmError::NotPermitted(addr));
+                    }
+                    let noreplace = request.flags.contains(MapFlags::FIXED_NOREPLACE);
+                    if noreplace && vmas.overlapping(&nodes, range).next().is_some() {
+                        return Err(MmError::Exists(addr));
+                    }
+                    return Ok(range);
+                }
+                (None, true) => return Err(MmError::OutOfRange(addr)),
+                (Some(range), false)
+                    if range.start() >= user.start() && vmas.is_free(&nodes, range) =>
+                {
+                    return Ok(range);
+                }
+                _ => {}
+            }
+        } else if exact {
+            return Err(MmError::Invalid(VirtAddr::new(0)));
+        }
+        let base = layout.limits.mmap_base.vpn(Self::SHIFT);
+        let grows = request.flags.contains(MapFlags::GROWS_DOWN);
+        let below = GapRequest {
+            low: user.start().as_usize(),
+            high: base.min(user.end()).as_usize(),
+            guard: if grows { self.stack_guard(layout) } else { 0 },
+            direction: Direction::Highest,
+            ..GapRequest::new(pages)
+        };
+        let high = user.end().as_usize();
+        let anywhere = GapRequest {
+            high,
+            direction: Direction::Lowest,
+            ..below
+        };
+        let first = if request.flags.contains(MapFlags::BOTTOM_UP) {
+            anywhere
+        } else {
+            below
+        };
+        vmas.find_gap(&nodes, &first)
+            .or_else(|| vmas.find_gap(&nodes, &anywhere))
+            .and_then(|start| PageRange::with_len(start, pages))
+            .ok_or(MmError::NoGap(request.len))
+    }
+
+    /// Makes the tables of a range, so that entering pages cannot fail later.
+    fn make_tables(&self, cx: &Cx<'m, P>, range: PageRange) -> Result<(), MmError> {
+        let table = self.table(cx);
+        let mut at = range.start();
+        while at < range.end() {
+            match table.lock_leaf_or_create(at, &self.node().tlb) {
+                Ok(leaf) => at = leaf.range().end(),
+                Err(error) => {
+                    let mut gather = crate::tlb::TlbGather::new(cx, &self.node().tlb);
+                    table.prune(range, &mut gather);
+                    self.released(gather.finish());
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters the frames of a device.
+    fn enter_device(
+        &self,
+        cx: &Cx<'m, P>,
+        range: PageRange,
+        spec: &VmaSpec,
+    ) -> Result<(), MmError> {
+        let prot = spec.flags.page_prot(DirtyTracking::None) | (spec.flags.prot() & Prot::WRITE);
+        if prot.is_empty() {
+            return Ok(());
+        }
+        let attrs = Attrs::user(prot)
+            .with(AttrFlags::SPECIAL | AttrFlags::ACCESSED | AttrFlags::DIRTY)
+            .with_mem(spec.mem);
+        let format = cx.format();
+        let first = crate::addr::Pfn::new(spec.pgoff as u64);
+        let mut word = format
+            .encode_leaf(first, attrs, 1)
+            .map_err(|_| MmError::NotSupported)?;
+        let table = self.table(cx);
+        let mut owed = MapFlush::NONE;
+        let mut at = range.start();
+        while at < range.end() {
+            // The tables were made before: nothing fails here.
+            let Some(leaf) = table.lock_leaf(at) else {
+                break;
+            };
+            for page in leaf.range().intersect(range.from(at)).iter() {
+                owed = owed.join(leaf.install(page, word));
+                word = format.next_page(word, 1);
+            }
+            at = leaf.range().end();
+        }
+        owed.settle(cx, &self.node().tlb);
+        Ok(())
+    }
+
+    pub(super) fn stack_guard(&self, layout: &Layout) -> usize {
+        super::SpaceLimits::pages(layout.limits.stack_guard, Self::SHIFT)
+    }
+}
+
+/// Turns a byte offset into pages of the object.
+fn object_pgoff<P: Platform>(offset: u64, pages: usize) -> Result<usize, MmError> {
+    let shift = <P::Format as PageTableFormat>::PAGE_SHIFT;
+    let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
+    if offset & mask != 0 {
+        return Err(MmError::Invalid(VirtAddr::new(0)));
+    }
+    let first = usize::try_from(offset.wrapping_shr(shift)).map_err(|_| MmError::TooBig)?;
+    first
+        .checked_add(pages)
+        .map(|_| first)
+        .ok_or(MmError::TooBig)
+}

@@ -1,0 +1,186 @@
+//! Address spaces: the verbs, one a file.
+//!
+//! ```text
+//!   kernel ──► map unmap protect brk advise populate read/write fork query   verbs: this folder
+//!                 │      each makes one Cx, takes the space lock, never calls another verb
+//!                 ▼
+//!   edit of areas (crate::vma)   zap, entries (crate::table, crate::tlb)   fault (crate::fault)
+//! ```
+//!
+//! | verb | space lock | may answer `Wait` |
+//! |---|---|---|
+//! | map, unmap, protect, brk, advise(flags) | write | no |
+//! | advise(DONTNEED) | read | no |
+//! | fork | write, and the child's | no |
+//! | fault | read; write for stack growth | yes |
+//! | populate, read, write | read, page by page | yes, with progress |
+//! | query | read | no |
+//!
+//! [`AddressSpace`] is a counted handle (`vma::owner` says what is counted): clone
+//! it for each thread (CLONE_VM) and vfork child, drop it at exit.
+
+mod access;
+mod active;
+mod advise;
+mod brk;
+mod fault;
+mod fork;
+mod map;
+mod populate;
+mod protect;
+mod query;
+mod request;
+mod unmap;
+mod upkeep;
+
+pub use active::{Active, Root};
+pub use advise::Advice;
+pub use query::{Maps, VmaInfo};
+pub use request::{Backing, MapFlags, MapRequest};
+
+use crate::addr::Vpn;
+use crate::cx::Cx;
+use crate::error::MmError;
+use crate::format::{PageTableFormat, TableOwner};
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::pool::Handle;
+use crate::range::PageRange;
+use crate::table::PageTable;
+pub use crate::vma::{Counts, Layout, PageCount, SpaceLimits, SpaceNode};
+use core::fmt;
+
+/// A counted handle to an address space: a *user* of it.
+///
+/// The last one dropped unmaps everything (Linux: mmput, exit_mmap).
+pub struct AddressSpace<'m, P: Platform> {
+    mm: &'m Mm<P>,
+    handle: Handle<SpaceNode>,
+}
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Makes an empty space (Linux: mm_alloc).
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`].
+    pub fn new(mm: &'m Mm<P>, limits: SpaceLimits) -> Result<Self, MmError> {
+        let cx = mm.cx();
+        let space = Self::fresh(mm, &cx)?;
+        space.node().lock.write(&cx, space.key()).limits = limits;
+        Ok(space)
+    }
+
+    /// Makes a space without limits set, for `new` and `fork`.
+    fn fresh(mm: &'m Mm<P>, cx: &Cx<'m, P>) -> Result<Self, MmError> {
+        let handle = mm.spaces.alloc(cx)?;
+        match PageTable::create(cx, TableOwner::User, handle.into_raw()) {
+            Ok(root) => {
+                let node = mm.spaces.get(mm.frames(), handle);
+                node.start(root);
+                node.vmas.set_space(handle.into_raw());
+                Ok(Self { mm, handle })
+            }
+            Err(error) => {
+                mm.spaces.free(cx, handle);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Returns the machine.
+    pub fn mm(&self) -> &'m Mm<P> {
+        self.mm
+    }
+
+    /// Returns a number that is this space's alone while it lives.
+    pub fn id(&self) -> u32 {
+        self.handle.into_raw()
+    }
+
+    /// Returns the page counts.
+    pub fn counts(&self) -> &'m Counts {
+        &self.node().counts
+    }
+
+    /// Returns the number of users of the space.
+    pub fn users(&self) -> u32 {
+        self.node().users()
+    }
+
+    /// Returns the bounds of the space.
+    ///
+    /// # Locks
+    /// Takes the space lock for reading.
+    pub fn limits(&self) -> SpaceLimits {
+        let cx = self.mm.cx();
+        self.node().lock.read(&cx, self.key()).limits
+    }
+
+    /// Changes the bounds (setrlimit(2)); what is mapped stays.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing.
+    pub fn set_limits(&self, limits: SpaceLimits) {
+        let cx = self.mm.cx();
+        self.node().lock.write(&cx, self.key()).limits = limits;
+    }
+
+    pub(crate) fn node(&self) -> &'m SpaceNode {
+        self.mm.spaces.get(self.mm.frames(), self.handle)
+    }
+
+    /// Returns the key that orders this space's lock among spaces.
+    pub(crate) fn key(&self) -> u32 {
+        self.handle.into_raw()
+    }
+
+    pub(crate) fn table<'c>(&self, cx: &'c Cx<'m, P>) -> PageTable<'c, 'm, P> {
+        PageTable::view(
+            cx,
+            self.node().root(),
+            TableOwner::User,
+            self.handle.into_raw(),
+        )
+    }
+
+    /// Returns the page shift of the format.
+    pub(crate) const SHIFT: u32 = <P::Format as PageTableFormat>::PAGE_SHIFT;
+
+    /// Returns the pages that users may map under these bounds.
+    pub(crate) fn user_range(&self, limits: &SpaceLimits) -> PageRange {
+        PageRange::new(limits.min_page(Self::SHIFT), self.user_end())
+    }
+
+    /// Returns the end of user space.
+    pub(crate) fn user_end(&self) -> Vpn {
+        self.mm.platform().format().user_end()
+    }
+}
+
+impl<P: Platform> Clone for AddressSpace<'_, P> {
+    /// Adds a user: a thread, or a vfork child until it execs.
+    fn clone(&self) -> Self {
+        self.node().get_user();
+        Self {
+            mm: self.mm,
+            handle: self.handle,
+        }
+    }
+}
+
+impl<P: Platform> Drop for AddressSpace<'_, P> {
+    fn drop(&mut self) {
+        if !self.node().put_user() {
+            return;
+        }
+        let cx = self.mm.cx();
+        self.unmap_everything(&cx);
+        active::put_space_ref(self.mm, &cx, self.handle);
+    }
+}
+
+impl<P: Platform> fmt::Debug for AddressSpace<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AddressSpace({:?}, {} users)", self.handle, self.users())
+    }
+}

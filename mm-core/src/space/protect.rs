@@ -1,0 +1,207 @@
+//! `protect`: other rights for a range (mprotect(2)).
+//!
+//! ```text
+//! prefix without hole and denial ─► plan ─► limits ─► reserve     may fail
+//!      ─► mark ─► commit ─► rewrite entries ─► flush ─► unmark     cannot fail
+//! ```
+//!
+//! Entries are rewritten as the table says; rights that are added beyond it
+//! come with the next fault, which decides about copy-on-write (E5: giving
+//! WRITE back never makes a shared frame writable).
+//!
+//! | entry | new rights of the area | becomes |
+//! |---|---|---|
+//! | leaf | none | PROT_NONE entry, page kept |
+//! | leaf, writable | with WRITE | leaf, writable |
+//! | leaf | any | leaf with the rights of `page_prot` |
+//! | leaf, code not made visible | with EXEC | leaf without EXEC until it faults |
+//! | PROT_NONE | any | leaf with the rights of `page_prot` |
+
+use super::AddressSpace;
+use super::upkeep::Nodes;
+use crate::addr::VirtAddr;
+use crate::cx::Cx;
+use crate::error::MmError;
+use crate::format::{AdBit, AttrFlags, Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat};
+use crate::page::{Kind, PageFlags};
+use crate::platform::Platform;
+use crate::prot::Prot;
+use crate::range::PageRange;
+use crate::tlb::TlbGather;
+use crate::vma::{DirtyTracking, Edit, Plan, Vma, VmaFlags, VmaSpec};
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Gives a byte range other rights (mprotect(2)).
+    ///
+    /// # Errors
+    /// `Invalid` for an unaligned address; `Unmapped` at the first page
+    /// without an area, `Denied` at the first area whose backing does not
+    /// allow the rights: then exactly the pages before that address have
+    /// been changed, as on Linux. `Limit`, `OutOfMemory`, `NotPermitted`:
+    /// nothing has changed.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing, then what [`Self::map`] takes.
+    pub fn protect(&self, addr: VirtAddr, len: usize, prot: Prot) -> Result<(), MmError> {
+        if !addr.is_page_aligned(Self::SHIFT) {
+            return Err(MmError::Invalid(addr));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let range =
+            PageRange::from_bytes(addr, len, Self::SHIFT).map_err(|_| MmError::Unmapped(addr))?;
+        let cx = self.mm.cx();
+        let layout = self.node().lock.write(&cx, self.key());
+        let nodes = Nodes::new(&cx, self.mm);
+        let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
+        if !prefix.is_empty() {
+            let change = |spec: &VmaSpec| spec.flags.with_prot(prot);
+            self.check_unsealed(&nodes, prefix)?;
+            let node = self.node();
+            let plan = Plan::modify(&node.vmas, &nodes, prefix, &change);
+            self.check_limits(&layout, &plan.delta())?;
+            let delta = plan.delta();
+            let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
+            edit.mark();
+            let done = edit.commit();
+            self.count(&delta);
+            self.rewrite(&cx, &nodes, prefix);
+            drop(done);
+        }
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// Returns the longest prefix that may get the rights, and why it ends.
+    fn allowed_prefix(
+        &self,
+        nodes: &Nodes<'_, 'm, P>,
+        range: PageRange,
+        prot: Prot,
+    ) -> (PageRange, Option<MmError>) {
+        let mut at = range.start();
+        for vma in self.node().vmas.overlapping(nodes, range) {
+            let vma = nodes.vma(vma);
+            if vma.start() > at {
+                break;
+            }
+            if !vma.flags().may().contains(prot) {
+                let stop = MmError::Denied(at.addr(Self::SHIFT));
+                return (PageRange::new(range.start(), at), Some(stop));
+            }
+            at = vma.end().min(range.end());
+        }
+        let stop = (at < range.end()).then(|| MmError::Unmapped(at.addr(Self::SHIFT)));
+        (PageRange::new(range.start(), at), stop)
+    }
+
+    /// Gives the entries of a range the rights of their areas.
+    fn rewrite(&self, cx: &Cx<'m, P>, nodes: &Nodes<'_, 'm, P>, range: PageRange) {
+        let mut gather = TlbGather::new(cx, &self.node().tlb);
+        for vma in self.node().vmas.overlapping(nodes, range) {
+            let vma = nodes.vma(vma);
+            let part = vma.range().intersect(range);
+            self.rewrite_area(cx, vma, part, &mut gather);
+        }
+        self.released(gather.finish());
+    }
+
+    fn rewrite_area(
+        &self,
+        cx: &Cx<'m, P>,
+        vma: &Vma,
+        range: PageRange,
+        gather: &mut TlbGather<'_, 'm, P>,
+    ) {
+        let rights = Rights::of(vma);
+        let table = self.table(cx);
+        let mut at = range.start();
+        while let Some(leaf) = table.next_leaf(PageRange::new(at, range.end())) {
+            let part = leaf.range().intersect(PageRange::new(at, range.end()));
+            for page in part.iter() {
+                if let Some((old, new)) = leaf.replace_nonempty(page, |w| rights.apply(cx, w))
+                    && old != new
+                {
+                    gather.flush_range(PageRange::new(page, page.saturating_add(1)));
+                }
+            }
+            at = part.end();
+        }
+    }
+}
+
+/// What the entries of one area may allow.
+struct Rights {
+    /// On an entry that must fault on the first store.
+    protected: Prot,
+    /// Stores are allowed by the area.
+    writable: bool,
+    mem: crate::prot::MemType,
+    special: bool,
+}
+
+impl Rights {
+    fn of(vma: &Vma) -> Self {
+        let flags = vma.flags();
+        let tracking = if vma.object_raw() == 0 || flags.contains(VmaFlags::PFN_MAP) {
+            DirtyTracking::None
+        } else {
+            DirtyTracking::ByFault
+        };
+        Self {
+            protected: flags.page_prot(tracking),
+            writable: flags.contains(VmaFlags::WRITE),
+            mem: vma.mem(),
+            special: flags.contains(VmaFlags::PFN_MAP),
+        }
+    }
+
+    /// Returns the word with the rights of the area; unchanged where the
+    /// format cannot say it, which is never more than it said before.
+    fn apply<P: Platform>(
+        &self,
+        cx: &Cx<'_, P>,
+        word: <P::Format as PageTableFormat>::Word,
+    ) -> <P::Format as PageTableFormat>::Word {
+        let format = cx.format();
+        match format.decode(word, 1) {
+            Entry::Leaf { pfn, attrs } => {
+                let mut prot = self.protected;
+                if self.writable {
+                    prot |= attrs.prot & Prot::WRITE;
+                }
+                let code_clean = attrs.prot.contains(Prot::EXEC)
+                    || cx.frames().page(pfn).is_none_or(|page| {
+                        page.kind() != Kind::User || page.has(PageFlags::CODE_CLEAN)
+                    });
+                if !code_clean {
+                    prot = prot.difference(Prot::EXEC);
+                }
+                if prot.is_empty() {
+                    let young = attrs.flags.contains(AttrFlags::ACCESSED);
+                    let dirty = attrs.flags.contains(AttrFlags::DIRTY);
+                    let kept = NonPresent::prot_none(pfn, young, dirty);
+                    return format.encode_nonpresent(kept).unwrap_or(word);
+                }
+                format.with_prot(word, prot, 1).unwrap_or(word)
+            }
+            Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => {
+                let Some(pfn) = np.pfn() else { return word };
+                let prot = self.protected.difference(Prot::EXEC);
+                if prot.is_empty() {
+                    return word;
+                }
+                let zero = cx.frames().zero_page() == Some(pfn);
+                let mut attrs = Attrs::user(prot).with_mem(self.mem);
+                if zero || self.special {
+                    attrs = attrs.with(AttrFlags::SPECIAL);
+                }
+                let leaf = format.encode_leaf(pfn, attrs, 1).unwrap_or(word);
+                let state = |set: bool| if set { AdBit::Set } else { AdBit::Clear };
+                let leaf = format.with_young(leaf, state(np.is_young()));
+                format.with_dirty(leaf, state(np.is_dirty()))
+            }
+            _ => word,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `query`: what is mapped, as values and as text.
+//!
+//! A listing takes the space lock once for each area and goes on from where
+//! the last one ended: areas never overlap in it, also when the space changes
+//! meanwhile, and no lock is held while the caller writes (J).
+
+use super::AddressSpace;
+use super::upkeep::Nodes;
+use crate::addr::{VirtAddr, Vpn};
+use crate::platform::Platform;
+use crate::prot::Prot;
+use crate::range::PageRange;
+use crate::vma::VmaFlags;
+use core::fmt;
+
+/// One area, as it was when it was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmaInfo {
+    /// The pages.
+    pub range: PageRange,
+    /// Rights, kind and advice.
+    pub flags: VmaFlags,
+    /// The byte offset in the object; zero for anonymous memory.
+    pub offset: u64,
+    /// The pager's key of the object, if there is one.
+    pub key: Option<u64>,
+}
+
+impl VmaInfo {
+    /// Returns the rights.
+    pub fn prot(&self) -> Prot {
+        self.flags.prot()
+    }
+}
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Returns the area that holds an address.
+    ///
+    /// # Locks
+    /// Takes the space lock for reading.
+    pub fn find(&self, addr: VirtAddr) -> Option<VmaInfo> {
+        let page = addr.vpn(Self::SHIFT);
+        self.area_from(page)
+            .filter(|info| info.range.contains(page))
+    }
+
+    /// Walks the areas in order, each looked at when its turn comes.
+    ///
+    /// # Locks
+    /// Each step takes the space lock for reading.
+    pub fn areas(&self) -> impl Iterator<Item = VmaInfo> + '_ {
+        let mut at = Vpn::new(0);
+        core::iter::from_fn(move || {
+            let mut info = self.area_from(at)?;
+            if info.range.start() < at {
+                // It grew down, or was merged, since its neighbour was shown.
+                let skipped = at.pages_since(info.range.start()) as u64;
+                info.offset = info
+                    .offset
+                    .saturating_add(skipped.wrapping_shl(Self::SHIFT));
+                info.range = info.range.from(at);
+            }
+            at = info.range.end();
+            Some(info)
+        })
+    }
+
+    /// Returns the text of /proc/PID/maps (proc(5)); devices and inodes are
+    /// the kernel's, so `key` stands where the inode does.
+    pub fn maps(&self) -> Maps<'_, 'm, P> {
+        Maps { space: self }
+    }
+
+    fn area_from(&self, page: Vpn) -> Option<VmaInfo> {
+        let cx = self.mm.cx();
+        let nodes = Nodes::new(&cx, self.mm);
+        let node = self.node();
+        let _layout = node.lock.read(&cx, self.key());
+        let vma = nodes.vma(node.vmas.first_ending_above(&nodes, page)?);
+        let key = nodes.object_key(vma.object_raw());
+        let has_offset = vma.object_raw() != 0 || vma.flags().contains(VmaFlags::PFN_MAP);
+        let offset = if has_offset { vma.pgoff() as u64 } else { 0 };
+        Some(VmaInfo {
+            range: vma.range(),
+            flags: vma.flags(),
+            offset: offset.wrapping_shl(Self::SHIFT),
+            key,
+        })
+    }
+}
+
+/// The text of /proc/PID/maps.
+pub struct Maps<'a, 'm, P: Platform> {
+    space: &'a AddressSpace<'m, P>,
+}
+
+impl<P: Platform> fmt::Display for Maps<'_, '_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for info in self.space.areas() {
+            let shift = AddressSpace::<P>::SHIFT;
+            let shared = if info.flags.contains(VmaFlags::SHARED) {
+                's'
+            } else {
+                'p'
+            };
+            let last = info.range.end().saturating_sub(1).addr(shift).as_usize();
+            writeln!(
+                f,
+                "{:08x}-{:08x} {}{} {:08x} 00:00 {}",
+                info.range.start().addr(shift).as_usize(),
+                (last | crate::addr::page_mask(shift)).wrapping_add(1),
+                info.prot(),
+                shared,
+                info.offset,
+                info.key.unwrap_or(0),
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! `unmap`: take areas away (munmap(2)), and `zap`: drop the entries of a range.
+//!
+//! ```text
+//! lock (write) ─► plan ─► limits ─► reserve ─► mark ─► zap ─► flush ─► commit ─► count
+//!                   may fail                          cannot fail
+//! ```
+//!
+//! A zap detaches whole tables and takes single entries at the edges. What it
+//! takes rides the gather: frames are freed after the flush, tables after the
+//! flush and a grace period. Unmapping whole areas needs no memory; cutting
+//! one in two needs a node, which is taken before anything changes (C4).
+
+use super::AddressSpace;
+use super::upkeep::Nodes;
+use crate::addr::VirtAddr;
+use crate::cx::Cx;
+use crate::error::MmError;
+use crate::platform::Platform;
+use crate::range::PageRange;
+use crate::table::PageTable;
+use crate::tlb::TlbGather;
+use crate::vma::{Delta, Edit, Plan, VmaFlags};
+
+use super::Layout;
+
+impl<'m, P: Platform> AddressSpace<'m, P> {
+    /// Unmaps every page of a byte range (munmap(2)); pages without an area
+    /// are no error.
+    ///
+    /// # Errors
+    /// `Invalid` for an unaligned address, a zero length, or an end past user
+    /// space; `Limit` when cutting an area in two would make one too many;
+    /// `OutOfMemory` when the node for that cannot be had; `NotPermitted` over
+    /// a sealed area. Nothing has changed then.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing, then what [`Self::map`] takes.
+    pub fn unmap(&self, addr: VirtAddr, len: usize) -> Result<(), MmError> {
+        let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
+        if range.end() > self.user_end() {
+            return Err(MmError::Invalid(addr));
+        }
+        let cx = self.mm.cx();
+        let layout = self.node().lock.write(&cx, self.key());
+        self.remove(&cx, &layout, range)
+    }
+
+    /// Removes the areas of a range. Shared by unmap and brk.
+    pub(super) fn remove(
+        &self,
+        cx: &Cx<'m, P>,
+        layout: &Layout,
+        range: PageRange,
+    ) -> Result<(), MmError> {
+        let node = self.node();
+        let nodes = Nodes::new(cx, self.mm);
+        let plan = Plan::remove(&node.vmas, &nodes, range);
+        if plan.removed_pages() == 0 {
+            return Ok(());
+        }
+        self.check_unsealed(&nodes, range)?;
+        self.check_limits(layout, &plan.delta())?;
+        let delta = plan.delta();
+        let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
+        edit.mark();
+        self.zap_now(cx, range);
+        let done = edit.commit();
+        self.count(&delta);
+        drop(done);
+        Ok(())
+    }
+
+    /// Unmaps everything, without needing memory: the last user is gone.
+    pub(super) fn unmap_everything(&self, cx: &Cx<'m, P>) {
+        let node = self.node();
+        let layout = node.lock.write(cx, self.key());
+        let all = PageRange::new(crate::addr::Vpn::new(0), self.user_end());
+        let nodes = Nodes::new(cx, self.mm);
+        let plan = Plan::remove(&node.vmas, &nodes, all);
+        if let Ok(mut edit) = Edit::reserve(&node.vmas, &nodes, plan) {
+            edit.mark();
+            self.zap_now(cx, all);
+            drop(edit.commit());
+        } else {
+            debug_assert!(false, "removing whole areas puts nothing aside");
+        }
+        node.counts.total.set(0);
+        drop(layout);
+    }
+
+    /// Drops the entries of a range, flushes, and counts what came back.
+    pub(super) fn zap_now(&self, cx: &Cx<'m, P>, range: PageRange) {
+        let node = self.node();
+        let mut gather = TlbGather::new(cx, &node.tlb);
+        zap(&self.table(cx), range, &mut gather);
+        self.released(gather.finish());
+    }
+
+    /// Counts what a gather gave back.
+    pub(super) fn released(&self, released: crate::tlb::Released) {
+        self.node().released(self.mm.platform(), released);
+    }
+
+    /// Refuses a change to a sealed area (mseal(2)).
+    pub(super) fn check_unsealed(
+        &self,
+        nodes: &Nodes<'_, 'm, P>,
+        range: PageRange,
+    ) -> Result<(), MmError> {
+        for vma in self.node().vmas.overlapping(nodes, range) {
+            let vma = nodes.vma(vma);
+            if vma.flags().contains(VmaFlags::SEALED) {
+                return Err(MmError::NotPermitted(vma.start().addr(Self::SHIFT)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a change whose result would exceed a bound. What shrinks a
+    /// count is always allowed.
+    pub(super) fn check_limits(&self, layout: &Layout, delta: &Delta) -> Result<(), MmError> {
+        let counts = &self.node().counts;
+        let limits = &layout.limits;
+        let pages = |bytes| super::SpaceLimits::pages(bytes, Self::SHIFT);
+        for (have, more, most) in [
+            (counts.areas.get(), delta.areas, limits.areas),
+            (counts.total.get(), delta.pages, pages(limits.address_space)),
+            (counts.data.get(), delta.data, pages(limits.data)),
+            (counts.locked.get(), delta.locked, pages(limits.locked)),
+        ] {
+            if more > 0 && have.saturating_add_signed(more) > most {
+                return Err(MmError::Limit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a committed change to the counts.
+    pub(super) fn count(&self, delta: &Delta) {
+        let counts = &self.node().counts;
+        for (count, more) in [
+            (&counts.areas, delta.areas),
+            (&counts.total, delta.pages),
+            (&counts.data, delta.data),
+            (&counts.locked, delta.locked),
+        ] {
+            // The space lock is held for writing: nobody else changes these.
+            count.set(count.get().saturating_add_signed(more));
+        }
+    }
+}
+
+/// Drops the entries of a range into a gather (Linux: zap_page_range).
+///
+/// # Locks
+/// Table locks, one at a time (a parent with a child). Nobody enters pages in
+/// the range meanwhile, or the caller does not mind.
+pub(crate) fn zap<'m, P: Platform>(
+    table: &PageTable<'_, 'm, P>,
+    range: PageRange,
+    gather: &mut TlbGather<'_, 'm, P>,
+) {
+    gather.reserve(range.pages());
+    table.detach_covered(range, gather);
+    let mut at = range.start();
+    while let Some(leaf) = table.next_leaf(PageRange::new(at, range.end())) {
+        let mut overflow = None;
+        let part = leaf.range().intersect(PageRange::new(at, range.end()));
+        at = part.end();
+        for page in part.iter() {
+            if leaf.live() == 0 {
+                break;
+            }
+            if let Some(taken) = leaf.take(page)
+                && let Err(full) = gather.push(taken)
+            {
+                at = page.saturating_add(1);
+                overflow = Some(full.taken);
+                break;
+            }
+        }
+        drop(leaf);
+        if let Some(taken) = overflow {
+            gather.flush();
+            let pushed = gather.push(taken);
+            debug_assert!(pushed.is_ok(), "a flushed gather has room");
+        }
+    }
+    table.prune(range, gather);
+}

@@ -1,0 +1,119 @@
+//! What a space may use, and what it uses.
+
+use crate::addr::{VirtAddr, Vpn};
+use crate::format::PageTableFormat;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// The bounds of one space, set when it is made and copied by fork.
+///
+/// Byte limits are those of getrlimit(2); `usize::MAX` is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpaceLimits {
+    /// The lowest address a user may map (Linux: vm.mmap_min_addr).
+    pub min_addr: VirtAddr,
+    /// Where the top-down search for a gap starts; below the stack.
+    pub mmap_base: VirtAddr,
+    /// Bytes of address space (RLIMIT_AS).
+    pub address_space: usize,
+    /// Bytes of data and heap (RLIMIT_DATA).
+    pub data: usize,
+    /// Bytes of a growing stack (RLIMIT_STACK).
+    pub stack: usize,
+    /// Bytes of locked memory (RLIMIT_MEMLOCK).
+    pub locked: usize,
+    /// Areas (Linux: vm.max_map_count).
+    pub areas: usize,
+    /// Bytes kept free below a growing stack (Linux: stack_guard_gap).
+    pub stack_guard: usize,
+}
+
+impl SpaceLimits {
+    /// Nothing may be mapped.
+    pub(crate) const NONE: Self = Self {
+        min_addr: VirtAddr::new(0),
+        mmap_base: VirtAddr::new(0),
+        address_space: 0,
+        data: 0,
+        stack: 0,
+        locked: 0,
+        areas: 0,
+        stack_guard: 0,
+    };
+
+    /// Makes the limits that Linux gives by default on this format: 8 MiB of
+    /// stack, 1 MiB of guard, 65,530 areas; mapping starts 16 MiB below the
+    /// end of user space, which leaves the stack its room.
+    pub fn for_format<F: PageTableFormat>(format: F) -> Self {
+        let shift = F::PAGE_SHIFT;
+        let end = format.user_end();
+        let reserve: usize = 16 << 20;
+        let base = end.saturating_sub(reserve.checked_shr(shift).unwrap_or(0));
+        Self {
+            min_addr: VirtAddr::new(64 << 10),
+            mmap_base: base.addr(shift),
+            address_space: usize::MAX,
+            data: usize::MAX,
+            stack: 8 << 20,
+            locked: 8 << 20,
+            areas: 65_530,
+            stack_guard: 1 << 20,
+        }
+    }
+
+    /// Returns the lowest page a user may map.
+    pub fn min_page(&self, page_shift: u32) -> Vpn {
+        let mask = crate::addr::page_mask(page_shift);
+        VirtAddr::new(self.min_addr.as_usize().saturating_add(mask)).vpn(page_shift)
+    }
+
+    /// Returns a byte limit in whole pages.
+    pub fn pages(bytes: usize, page_shift: u32) -> usize {
+        bytes.checked_shr(page_shift).unwrap_or(0)
+    }
+}
+
+/// A count of pages that several CPUs change.
+#[derive(Debug)]
+pub struct PageCount(AtomicUsize);
+
+impl PageCount {
+    #[cfg(not(loom))]
+    /// Makes a count of zero.
+    pub const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    #[cfg(loom)]
+    /// Makes a count of zero.
+    pub fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// Returns the count.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the count.
+    pub(crate) fn set(&self, n: usize) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Adds pages.
+    pub(crate) fn add(&self, n: usize) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Subtracts pages.
+    pub(crate) fn sub(&self, n: usize) {
+        let old = self.0.fetch_sub(n, Ordering::Relaxed);
+        debug_assert!(old >= n, "page accounting below zero");
+    }
+}
+
+#[cfg(not(loom))]
+impl Default for PageCount {
+    fn default() -> Self {
+        Self::new()
+    }
+}

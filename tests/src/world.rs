@@ -1,0 +1,313 @@
+//! The world: a machine with CPUs, software MMU and TLBs, files and programs.
+//!
+//! ```text
+//!  test ──► World::store(cpu, space, addr, bytes)
+//!             │ loads the space on the CPU
+//!             ▼
+//!           SoftTlbs::access ──refused──► AddressSpace::fault ──┬─ Resolved: again
+//!             │ frame                                           ├─ Wait: the world's pager reads
+//!             ▼                                                 └─ Signal, OutOfMemory: to the test
+//!           bytes of the arena
+//! ```
+//!
+//! Whatever a test does goes through the library's public API, and through
+//! real page-table words read by a walker that knows nothing of the library.
+//! A world leaks its machine: tests are short.
+
+use crate::mmu::{Mode as CpuMode, Walker};
+use crate::platform::{TestPlatform, on_cpu};
+use crate::tlb::{Loaded, SoftTlbs};
+use mm_core::Mm;
+use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
+use mm_core::format::PageTableFormat;
+use mm_core::object::{ObjectRef, PagerFacts, Ticket};
+use mm_core::platform::PhysMemory;
+use mm_core::prot::Access;
+use mm_core::space::{Active, AddressSpace, SpaceLimits};
+use mm_core::sync::NoContext;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// The machine of a world.
+pub type TestMm<F> = Mm<TestPlatform<F>>;
+/// An address space of a world.
+pub type Space<F> = AddressSpace<'static, TestPlatform<F>>;
+/// An object of a world.
+pub type File<F> = ObjectRef<'static, TestPlatform<F>>;
+
+/// Why an access of a simulated program did not succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// The kernel would send a signal.
+    Signal(Signal),
+    /// No memory.
+    OutOfMemory,
+    /// The library says that the kernel is wrong.
+    KernelBug,
+}
+
+/// Faults on one access after which it counts as a livelock (D1).
+const PATIENCE: usize = 40;
+
+/// A machine with CPUs and files.
+pub struct World<F: PageTableFormat, W: Walker> {
+    mm: &'static TestMm<F>,
+    tlbs: Arc<SoftTlbs<W>>,
+    loaded: Vec<Mutex<Option<Active<'static, TestPlatform<F>>>>>,
+    files: Mutex<HashMap<u64, Vec<u8>>>,
+    boot_free: usize,
+}
+
+impl<F: PageTableFormat, W: Walker> World<F, W> {
+    /// Makes a machine with `frames` frames of RAM and `cpus` CPUs. `seed` is
+    /// printed when the TLBs find something wrong.
+    ///
+    /// # Panics
+    /// When the RAM is too small for its own records.
+    pub fn new(format: F, walker: W, frames: usize, cpus: usize, seed: u64) -> Self {
+        let first = 16;
+        let mm: &'static TestMm<F> =
+            Box::leak(Box::new(Mm::new(TestPlatform::new(format, first, frames))));
+        mm.frames()
+            .add_region(&NoContext, Pfn::new(first), frames as u64)
+            .unwrap();
+        mm.frames().init_zero_page(&NoContext).unwrap();
+        let tlbs = Arc::new(SoftTlbs::new(walker, cpus, seed));
+        mm.platform().set_flush_hook(tlbs.clone());
+        mm.platform().arena().set_free_hook(tlbs.clone());
+        let boot_free = mm.frames().free_frames();
+        let loaded = (0..cpus).map(|_| Mutex::new(None)).collect();
+        Self {
+            mm,
+            tlbs,
+            loaded,
+            files: Mutex::default(),
+            boot_free,
+        }
+    }
+
+    /// Returns the machine.
+    pub fn mm(&self) -> &'static TestMm<F> {
+        self.mm
+    }
+
+    /// Returns the platform: failing allocations, logs.
+    pub fn platform(&self) -> &'static TestPlatform<F> {
+        self.mm.platform()
+    }
+
+    /// Returns the TLBs.
+    pub fn tlbs(&self) -> &SoftTlbs<W> {
+        &self.tlbs
+    }
+
+    /// Makes an empty space with the format's default limits.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    pub fn space(&self) -> Space<F> {
+        let limits = SpaceLimits::for_format(mm_core::platform::Platform::format(self.platform()));
+        AddressSpace::new(self.mm, limits).expect("a space")
+    }
+
+    /// Makes a file with these bytes.
+    ///
+    /// # Panics
+    /// When there is no memory, or the key is taken.
+    pub fn file(&self, key: u64, bytes: &[u8]) -> File<F> {
+        let old = self.files.lock().unwrap().insert(key, bytes.to_vec());
+        assert!(old.is_none(), "file {key} exists");
+        self.mm
+            .new_object(PagerFacts::file(key, bytes.len() as u64))
+            .expect("an object")
+    }
+
+    /// Does what a ticket asks for: reads from the file, or nothing when
+    /// someone else's transfer is awaited.
+    pub fn serve(&self, ticket: Ticket<'static, TestPlatform<F>>) {
+        match ticket {
+            Ticket::Start(mut io) => {
+                let size = 1usize << F::PAGE_SHIFT;
+                let files = self.files.lock().unwrap();
+                let file = files.get(&io.key()).map_or(&[][..], Vec::as_slice);
+                let at = io.pgoff() as usize * size;
+                let end = (at + size).min(file.len());
+                if at < end {
+                    io.fill(0, &file[at..end]);
+                }
+                io.finish(Ok(()));
+            }
+            Ticket::Join(_) => std::thread::yield_now(),
+            Ticket::Memory(_) => {}
+        }
+    }
+
+    /// Runs `space` on a CPU.
+    pub fn run(&self, cpu: usize, space: &Space<F>) {
+        let mut slot = self.loaded[cpu].lock().unwrap();
+        on_cpu(cpu, || {
+            space.switch(&mut slot, |root| {
+                let root_pfn = root.table.pfn(F::PAGE_SHIFT);
+                self.tlbs.load(
+                    cpu,
+                    Some(Loaded {
+                        root: root_pfn,
+                        asid: root.asid,
+                    }),
+                );
+            });
+        });
+    }
+
+    /// Runs nothing on a CPU.
+    pub fn idle(&self, cpu: usize) {
+        let mut slot = self.loaded[cpu].lock().unwrap();
+        self.tlbs.load(cpu, None);
+        on_cpu(cpu, || drop(slot.take()));
+    }
+
+    /// Lets the program of `space` on `cpu` load bytes.
+    ///
+    /// # Errors
+    /// [`Stopped`] at the first byte that cannot be had.
+    pub fn load(
+        &self,
+        cpu: usize,
+        space: &Space<F>,
+        addr: usize,
+        bytes: &mut [u8],
+    ) -> Result<(), Stopped> {
+        let ram = self.platform().arena();
+        let mut done = 0;
+        self.each_page(addr, bytes.len(), |at, offset, len| {
+            let part = &mut bytes[done..done + len];
+            done += len;
+            self.access(cpu, space, at, Access::Read, |pfn| {
+                ram.read(pfn, offset, part)
+            })
+        })
+    }
+
+    /// Lets the program store bytes.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn store(
+        &self,
+        cpu: usize,
+        space: &Space<F>,
+        addr: usize,
+        bytes: &[u8],
+    ) -> Result<(), Stopped> {
+        let ram = self.platform().arena();
+        let mut done = 0;
+        self.each_page(addr, bytes.len(), |at, offset, len| {
+            let part = &bytes[done..done + len];
+            done += len;
+            self.access(cpu, space, at, Access::Write, |pfn| {
+                ram.write(pfn, offset, part)
+            })
+        })
+    }
+
+    /// Lets the program fetch an instruction.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn fetch(&self, cpu: usize, space: &Space<F>, addr: usize) -> Result<(), Stopped> {
+        self.access(cpu, space, addr, Access::Exec, |_| ())
+    }
+
+    /// Loads one byte.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn peek(&self, cpu: usize, space: &Space<F>, addr: usize) -> Result<u8, Stopped> {
+        let mut byte = [0];
+        self.load(cpu, space, addr, &mut byte)?;
+        Ok(byte[0])
+    }
+
+    /// Stores one byte.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn poke(&self, cpu: usize, space: &Space<F>, addr: usize, byte: u8) -> Result<(), Stopped> {
+        self.store(cpu, space, addr, &[byte])
+    }
+
+    fn each_page(
+        &self,
+        addr: usize,
+        len: usize,
+        mut f: impl FnMut(usize, usize, usize) -> Result<(), Stopped>,
+    ) -> Result<(), Stopped> {
+        let size = 1usize << F::PAGE_SHIFT;
+        let mut at = addr;
+        while at < addr + len {
+            let offset = at % size;
+            let part = (size - offset).min(addr + len - at);
+            f(at, offset, part)?;
+            at += part;
+        }
+        Ok(())
+    }
+
+    /// One access of a page, with its faults.
+    fn access(
+        &self,
+        cpu: usize,
+        space: &Space<F>,
+        addr: usize,
+        access: Access,
+        mut then: impl FnMut(Pfn),
+    ) -> Result<(), Stopped> {
+        self.run(cpu, space);
+        let page = VirtAddr::new(addr).vpn(F::PAGE_SHIFT);
+        let ram = self.platform().arena();
+        for _ in 0..PATIENCE {
+            let hit = self
+                .tlbs
+                .access(ram, cpu, page, access, CpuMode::User, &mut then);
+            if hit.is_ok() {
+                return Ok(());
+            }
+            let fault = Fault {
+                addr: VirtAddr::new(addr),
+                access,
+                mode: Mode::User,
+            };
+            match on_cpu(cpu, || space.fault(&fault)) {
+                FaultOutcome::Resolved(_) => {}
+                FaultOutcome::Wait(ticket) => on_cpu(cpu, || self.serve(ticket)),
+                FaultOutcome::Signal(signal) => return Err(Stopped::Signal(signal)),
+                FaultOutcome::OutOfMemory => return Err(Stopped::OutOfMemory),
+                FaultOutcome::KernelBug => return Err(Stopped::KernelBug),
+            }
+        }
+        panic!("{access:?} at {addr:#x} faults for ever");
+    }
+
+    /// Checks that nothing is left of all programs and files: every pool is
+    /// empty, every frame free, preemption allowed, nothing charged.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn assert_empty(&self) {
+        for cpu in 0..self.loaded.len() {
+            self.idle(cpu);
+        }
+        self.mm.drain();
+        let usage = self.mm.usage();
+        assert!(usage.is_clean(), "left over: {usage:?}");
+        assert_eq!(usage.pool_frames, 0, "slabs left: {usage:?}");
+        assert_eq!(
+            self.mm.frames().free_frames(),
+            self.boot_free,
+            "frames leaked: {usage:?}"
+        );
+        assert_eq!(self.platform().charged(), 0, "charges left");
+        self.platform().assert_preemptible();
+    }
+}
