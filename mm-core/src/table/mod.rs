@@ -70,6 +70,7 @@
 mod cursor;
 mod harvest;
 mod huge;
+mod kernel;
 mod link;
 mod lock;
 mod map;
@@ -77,9 +78,11 @@ mod protect;
 mod prune;
 mod unmap;
 mod walk;
+mod window;
 
 pub use cursor::{Cursor, CursorMut, TableError, Visited, Why};
 pub use harvest::{Harvest, Harvested};
+pub use kernel::KernelSpace;
 pub use lock::{LeafGuard, TableGuard, Taken};
 pub use prune::Detached;
 

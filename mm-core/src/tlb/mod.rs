@@ -76,12 +76,24 @@ impl SpaceTlb {
         }
     }
 
-    /// Makes this the state of mappings that every space shares: flushes then
-    /// name no tag and drop global entries too. Each CPU activates it once.
-    #[must_use]
-    pub fn for_every_space(self) -> Self {
-        self.asid.store(EVERY_SPACE, Ordering::Relaxed);
-        self
+    #[cfg(not(loom))]
+    /// Makes the state of mappings that every space shares: flushes name no
+    /// tag and drop global entries too. Each CPU activates it once.
+    pub const fn for_every_space() -> Self {
+        Self {
+            asid: AtomicU32::new(EVERY_SPACE),
+            ..Self::new()
+        }
+    }
+
+    #[cfg(loom)]
+    /// Makes the state of mappings that every space shares: flushes name no
+    /// tag and drop global entries too. Each CPU activates it once.
+    pub fn for_every_space() -> Self {
+        Self {
+            asid: AtomicU32::new(EVERY_SPACE),
+            ..Self::new()
+        }
     }
 
     /// Starts again as a fresh space in a reused node: no CPU has loaded it.

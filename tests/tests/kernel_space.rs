@@ -1,0 +1,251 @@
+//! Kernel mappings: shared by all spaces, between guards, gone for all CPUs.
+
+use mm_core::addr::{Pfn, Vpn};
+use mm_core::cx::Cx;
+use mm_core::error::MmError;
+use mm_core::format::{AttrFlags, Entry, PageTableFormat, TableOwner};
+use mm_core::page::Frames;
+use mm_core::prot::{Access, MemType, Prot};
+use mm_core::range::PageRange;
+use mm_core::table::{KernelSpace, PageTable};
+use mm_core::tlb::SpaceTlb;
+use mm_testkit::mmu::{LongModeWalker, Mode, Refusal};
+use mm_testkit::platform::TestPlatform;
+use mm_testkit::random::Random;
+use mm_testkit::tlb::{Loaded, SoftTlbs};
+use mm_x86_64::{FourLevel, Paging};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Long = Paging<FourLevel>;
+type Machine = Frames<TestPlatform<Long>>;
+
+const BASE: usize = 0xffff_a000_0000_0000 >> 12;
+
+fn window(pages: usize) -> PageRange {
+    PageRange::with_len(Vpn::new(BASE), pages).unwrap()
+}
+
+fn kernel(frames: &Machine, pages: usize) -> KernelSpace {
+    let kernel = KernelSpace::new(window(pages));
+    let cx = Cx::new(frames);
+    let root = kernel.init(&cx).unwrap();
+    assert_eq!(kernel.init(&cx), Ok(root));
+    kernel
+}
+
+fn leaf(kernel: &KernelSpace, frames: &Machine, page: Vpn) -> Option<(Entry, u8)> {
+    let cx = Cx::new(frames);
+    let (word, level) = kernel.table(&cx).unwrap().translate(page)?;
+    Some((cx.format().decode(word, level), level))
+}
+
+/// A kernel mapping made later is in every space, and leaves every TLB.
+#[test]
+fn every_space_has_the_kernel_and_every_cpu_forgets_what_is_unmapped() {
+    let frames = TestPlatform::machine(Long::default(), 64, 2048);
+    let tlbs = Arc::new(SoftTlbs::new(LongModeWalker::new(4), 2, 0));
+    frames.platform().set_flush_hook(tlbs.clone());
+    frames.platform().arena().set_free_hook(tlbs.clone());
+    let kernel = kernel(&frames, 100);
+    let cx = Cx::new(&frames);
+    let spaces: Vec<_> = (0..2)
+        .map(|_| {
+            (
+                PageTable::create(&cx, TableOwner::User, 1).unwrap(),
+                SpaceTlb::new(),
+            )
+        })
+        .collect();
+    for (cpu, (root, tlb)) in spaces.iter().enumerate() {
+        kernel.activate(cpu);
+        tlb.activate(cpu);
+        tlbs.load(
+            cpu,
+            Some(Loaded {
+                root: *root,
+                asid: 0,
+            }),
+        );
+    }
+    let pfns: Vec<_> = (0..3).map(|_| frames.alloc(&cx, 0).unwrap()).collect();
+    let area = kernel.vmap(&cx, &pfns, Prot::RW).unwrap();
+    let ram = frames.platform().arena();
+    let access = |cpu, page, mode| tlbs.access(ram, cpu, page, Access::Write, mode, |pfn| pfn);
+    for cpu in 0..2 {
+        for (page, &pfn) in area.iter().zip(&pfns) {
+            assert_eq!(access(cpu, page, Mode::Kernel), Ok(pfn));
+            assert_eq!(access(cpu, page, Mode::User), Err(Refusal::User));
+        }
+        for guard in [area.start().saturating_sub(1), area.end()] {
+            assert_eq!(
+                access(cpu, guard, Mode::Kernel),
+                Err(Refusal::NotPresent(1))
+            );
+        }
+        // Walked once more, and remembered across a change of spaces.
+        access(cpu, area.start(), Mode::Kernel).unwrap();
+        tlbs.load(
+            cpu,
+            Some(Loaded {
+                root: spaces[1 - cpu].0,
+                asid: 0,
+            }),
+        );
+        assert_eq!(tlbs.remembered(cpu, area.start()).len(), 1);
+    }
+    frames.platform().take_log();
+    assert_eq!(kernel.vunmap(&cx, area.start()), Ok(area));
+    let log = frames.platform().take_log().flushes;
+    assert_eq!(log.len(), 1);
+    assert_eq!((log[0].1.asid, log[0].1.pages), (None, Some(area)));
+    // The software TLB screams if a CPU still reaches them.
+    pfns.into_iter()
+        .for_each(|pfn| frames.free(&cx, pfn).unwrap());
+    let again = area.start();
+    let error = MmError::Unmapped(again.addr(12));
+    assert_eq!(kernel.vunmap(&cx, again), Err(error));
+    for (cpu, (_, tlb)) in spaces.iter().enumerate() {
+        tlbs.load(cpu, None);
+        tlb.deactivate(cpu);
+    }
+    for (root, tlb) in spaces {
+        PageTable::view(&cx, root, TableOwner::User, 1)
+            .destroy(&tlb)
+            .unwrap();
+    }
+}
+
+#[test]
+fn devices_get_their_memory_type_and_blocks_and_no_right_to_execute() {
+    let frames = TestPlatform::machine(Long::default(), 64, 1024);
+    let kernel = kernel(&frames, 1 << 16);
+    let cx = Cx::new(&frames);
+    for (mem, first, count, level) in [
+        (MemType::Device, 0xfee00, 1, 1),
+        (MemType::WriteCombining, 0xd_0000, 4096, 2),
+        (MemType::Uncached, 0xd_1003, 4096, 1),
+    ] {
+        let area = kernel.map_device(&cx, Pfn::new(first), count, mem).unwrap();
+        assert_eq!(area.pages(), count);
+        let (entry, found) = leaf(&kernel, &frames, area.start()).unwrap();
+        let Entry::Leaf { pfn, attrs } = entry else {
+            panic!("{entry:?}")
+        };
+        assert_eq!((found, pfn), (level, Pfn::new(first)));
+        assert_eq!((attrs.mem, attrs.prot), (mem, Prot::RW));
+        assert!(attrs.flags.contains(AttrFlags::GLOBAL | AttrFlags::SPECIAL));
+        assert!(!attrs.flags.contains(AttrFlags::USER));
+        // The unaligned one is blocks in its middle.
+        assert_eq!(
+            leaf(&kernel, &frames, area.start().saturating_add(509 + 512)).is_some(),
+            count > 1
+        );
+        let (_, middle) = leaf(&kernel, &frames, area.start().saturating_add(count / 2)).unwrap();
+        assert_eq!(middle, if count > 1 { 2 } else { 1 });
+        kernel.vunmap(&cx, area.start()).unwrap();
+        assert_eq!(leaf(&kernel, &frames, area.start()), None);
+    }
+    let bad = kernel.map_device(&cx, Pfn::new(1 << 50), 1, MemType::Device);
+    assert!(matches!(bad, Err(MmError::Invalid(_))), "{bad:?}");
+    assert!(matches!(
+        kernel.vmap(&cx, &[], Prot::READ),
+        Err(MmError::Invalid(_))
+    ));
+}
+
+/// Areas are disjoint, guarded on both sides, inside the window; a full window
+/// says so, and what was given back can be used again.
+#[test]
+fn the_window_agrees_with_a_map_of_areas() {
+    for seed in 0..6 {
+        let frames = TestPlatform::machine(Long::default(), 64, 2048);
+        let total = 300;
+        let kernel = kernel(&frames, total);
+        let cx = Cx::new(&frames);
+        let pfn = frames.alloc(&cx, 0).unwrap();
+        let mut random = Random::new(seed);
+        let mut areas: BTreeMap<Vpn, PageRange> = BTreeMap::new();
+        let mut refused = 0;
+        for _ in 0..400 {
+            if random.chance(60) {
+                let count = 1 + random.below(20) as usize;
+                if random.chance(20) {
+                    frames.platform().fail_nth(1 + random.below(3));
+                }
+                let result = kernel.vmap(&cx, &vec![pfn; count], Prot::READ);
+                frames.platform().fail_none();
+                match result {
+                    Ok(area) => {
+                        assert_eq!(area.pages(), count);
+                        let guarded = PageRange::new(
+                            area.start().saturating_sub(1),
+                            area.end().saturating_add(1),
+                        );
+                        assert!(window(total).covers(guarded), "seed {seed}");
+                        assert!(areas.values().all(|a| !a.overlaps(guarded)), "seed {seed}");
+                        areas.insert(area.start(), area);
+                    }
+                    Err(MmError::NoGap(_)) => {
+                        // No hole between areas takes it with its guard.
+                        let mut free = Vpn::new(BASE + 1);
+                        for area in areas.values() {
+                            assert!(area.start().pages_since(free) <= count, "seed {seed}");
+                            free = area.end().saturating_add(1);
+                        }
+                        assert!(Vpn::new(BASE + total).pages_since(free) <= count);
+                        refused += 1;
+                    }
+                    Err(e) => assert_eq!(e, MmError::OutOfMemory),
+                }
+            } else if let Some((&start, &area)) = areas
+                .iter()
+                .nth(random.below(1 + areas.len() as u64) as usize)
+            {
+                let inside = start.saturating_add(1);
+                if area.contains(inside) {
+                    assert!(kernel.vunmap(&cx, inside).is_err(), "not where it begins");
+                }
+                assert_eq!(kernel.vunmap(&cx, start), Ok(area), "seed {seed}");
+                areas.remove(&start);
+            }
+        }
+        assert!(refused > 0, "seed {seed}: the window was never full");
+        for start in areas.into_keys() {
+            kernel.vunmap(&cx, start).unwrap();
+        }
+        let whole = kernel.vmap(&cx, &vec![pfn; total - 2], Prot::READ).unwrap();
+        assert_eq!(whole.pages(), total - 2);
+    }
+}
+
+/// The kernel half of the root is complete from the start; without memory for
+/// it nothing is left behind.
+#[test]
+fn c1_a_kernel_table_is_made_whole_or_not_at_all() {
+    let frames = TestPlatform::machine(Long::default(), 64, 1024);
+    let cx = Cx::new(&frames);
+    let before = frames.free_frames();
+    for nth in [1, 2, 200, 257] {
+        frames.platform().fail_nth(nth);
+        let kernel = KernelSpace::new(window(10));
+        assert_eq!(kernel.init(&cx), Err(MmError::OutOfMemory));
+        frames.platform().fail_none();
+        assert_eq!(frames.free_frames(), before);
+        assert_eq!(frames.kernel_root(), None);
+    }
+    let kernel = KernelSpace::new(window(10));
+    kernel.init(&cx).unwrap();
+    assert_eq!(before - frames.free_frames(), 257);
+    let user = PageTable::create(&cx, TableOwner::User, 1).unwrap();
+    assert_eq!(before - frames.free_frames(), 258);
+    PageTable::view(&cx, user, TableOwner::User, 1)
+        .destroy(&SpaceTlb::new())
+        .unwrap();
+    assert_eq!(
+        before - frames.free_frames(),
+        257,
+        "the kernel's tables are not the space's"
+    );
+    let _ = kernel;
+}
