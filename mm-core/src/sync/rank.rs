@@ -68,6 +68,7 @@ impl Rank {
     }
 }
 
+#[cfg(debug_assertions)]
 const DEPTH: usize = 12;
 
 /// The ranks that one context holds. Checks only in debug builds.
