@@ -47,6 +47,9 @@ fn cargo_test() -> Result<std::process::Command> {
     let mut command = command::cargo();
     command
         .env("RUSTFLAGS", "--cfg loom")
+        // Optimised, yet with every assertion: lock ranks are checked in the models too.
+        .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
+        .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
         .env(
             "LOOM_MAX_PREEMPTIONS",
             std::env::var("LOOM_MAX_PREEMPTIONS").unwrap_or("3".into()),
