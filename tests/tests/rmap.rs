@@ -10,7 +10,8 @@ use mm_core::range::PageRange;
 use mm_core::rmap::{AnonVma, AnonVmaChain, Chains, Rmap, RootGuard, walk_areas};
 use mm_core::tree::{IntervalTree, Resolve};
 use mm_core::vma::{
-    AnonLink, ByOffset, Edit, NewVma, Plan, Shape, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree,
+    ByOffset, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree, anon_candidate,
+    duplicate,
 };
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
@@ -268,31 +269,6 @@ impl<'m> World<'m> {
         self.replace(s, r, NewVma { spec, like: None })
     }
 
-    /// The anon_vma of a neighbour that could be merged with the area.
-    fn neighbour(
-        &self,
-        verb: &Verb<'_, 'm>,
-        s: usize,
-        vma: Handle<Vma>,
-    ) -> Option<Handle<AnonVma>> {
-        let tree = &self.spaces[s].tree;
-        let me: Shape = verb.get(vma).shape();
-        let alone = |h: Handle<Vma>| match verb.get(h).anon_link() {
-            AnonLink::Alone(id) => Handle::from_raw(id),
-            _ => None,
-        };
-        let near = |a: Shape, b: Shape| {
-            a.range.end() == b.range.start() && a.spec.continues_with(a.range.pages(), &b.spec)
-        };
-        let prev = tree
-            .prev(verb, vma)
-            .filter(|&h| near(verb.get(h).shape(), me));
-        let next = tree
-            .next(verb, vma)
-            .filter(|&h| near(me, verb.get(h).shape()));
-        prev.and_then(alone).or(next.and_then(alone))
-    }
-
     /// A write fault; `reuse` lets a sole owner keep its page.
     fn write(&mut self, s: usize, v: usize, reuse: bool) -> Result<(), OutOfMemory> {
         let cx = Cx::new(&self.m.frames);
@@ -307,7 +283,8 @@ impl<'m> World<'m> {
                 self.m.frames.free(&cx, frame).unwrap();
                 return Err(OutOfMemory);
             };
-            let neighbour = self.neighbour(&verb, s, vma);
+            let tree = &self.spaces[s].tree;
+            let neighbour = anon_candidate(tree, &verb, vma).and_then(Handle::from_raw);
             let anon = prepare.publish(vma, neighbour);
             assert_eq!(anon.map(Handle::into_raw), Some(verb.get(vma).anon_raw()));
             if let Some(neighbour) = neighbour {
@@ -349,14 +326,6 @@ impl<'m> World<'m> {
                     self.page(pfn).user().add_maps(1).unwrap();
                 }
                 self.spaces[child].entries = entries;
-                // Let areas join again that may.
-                self.set(
-                    child,
-                    range(0, 4 * SPAN),
-                    VmaFlags::empty(),
-                    VmaFlags::DONT_EXPAND,
-                )
-                .unwrap();
                 Ok(child)
             }
             Err(error) => {
@@ -371,23 +340,14 @@ impl<'m> World<'m> {
     fn fork_areas(&self, s: usize, child: usize) -> Result<(), OutOfMemory> {
         let cx = Cx::new(&self.m.frames);
         let verb = Verb::new(self.m, &cx);
-        let areas: Vec<_> = self.spaces[s].tree.iter(&verb).collect();
-        for parent in areas {
-            let shape = verb.get(parent).shape();
-            let mut spec = shape.spec;
-            // Apart from its neighbours until it has its chains.
-            spec.flags |= VmaFlags::DONT_EXPAND;
-            let tree = &self.spaces[child].tree;
-            let plan = Plan::replace(tree, &verb, shape.range, NewVma { spec, like: None });
-            let edit = Edit::reserve(tree, &verb, plan)?;
-            let fork = verb.rmap.reserve_fork(parent)?;
-            let done = edit.commit();
-            let area = done.area().unwrap();
-            fork.commit(area, parent);
+        let mut at = self.spaces[s].tree.first(&verb);
+        while let Some(parent) = at {
+            let area = duplicate(&verb, parent, &self.spaces[child].tree)?;
             if let Some(own) = Handle::from_raw(verb.get(area).anon_raw()) {
                 let reused = usize::from(verb.rmap.anon(own).chains() > 1);
                 self.reused.set(self.reused.get() + reused);
             }
+            at = self.spaces[s].tree.next(&verb, parent);
         }
         Ok(())
     }
