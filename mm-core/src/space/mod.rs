@@ -33,6 +33,7 @@ mod request;
 mod unmap;
 mod upkeep;
 
+pub use access::Word32;
 pub use active::{Active, Root};
 pub use advise::Advice;
 pub use query::{Maps, VmaInfo};
