@@ -55,7 +55,14 @@ impl<'a> Archive<'a> {
         let data = self.bytes.get(data_at..data_end)?;
         self.at = align4(data_end)?;
         let (ino, mode, nlink, mtime) = (field(0)?, field(1)?, field(4)?, field(5)?);
-        (name != b"TRAILER!!!").then_some(Entry { name, mode, ino, nlink, mtime, data })
+        (name != b"TRAILER!!!").then_some(Entry {
+            name,
+            mode,
+            ino,
+            nlink,
+            mtime,
+            data,
+        })
     }
 }
 
@@ -91,7 +98,21 @@ pub(crate) mod tests {
         let mut out = Vec::new();
         let trailer: (&str, u32, u32, &[u8]) = ("TRAILER!!!", 0, 0, b"");
         for (name, mode, ino, data) in members.iter().chain([&trailer]) {
-            let fields = [*ino, *mode, 0, 0, 1, 7, data.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+            let fields = [
+                *ino,
+                *mode,
+                0,
+                0,
+                1,
+                7,
+                data.len() as u32,
+                0,
+                0,
+                0,
+                0,
+                name.len() as u32 + 1,
+                0,
+            ];
             out.extend_from_slice(b"070701");
             for field in fields {
                 out.extend_from_slice(format!("{field:08X}").as_bytes());
@@ -110,7 +131,10 @@ pub(crate) mod tests {
         let image = build(&[("bin", 0o040755, 1, b""), ("bin/a", 0o100755, 2, b"hello")]);
         let found: Vec<_> = Archive::new(&image).collect();
         assert_eq!(found.len(), 2);
-        assert_eq!((found[1].name, found[1].mode, found[1].ino), (&b"bin/a"[..], 0o100755, 2));
+        assert_eq!(
+            (found[1].name, found[1].mode, found[1].ino),
+            (&b"bin/a"[..], 0o100755, 2)
+        );
         assert_eq!((found[1].data, found[1].mtime), (&b"hello"[..], 7));
     }
 

@@ -59,7 +59,9 @@ impl Quota {
     /// Makes a supply of `amount` units.
     #[must_use]
     pub const fn new(amount: usize) -> Self {
-        Quota { left: AtomicUsize::new(amount) }
+        Quota {
+            left: AtomicUsize::new(amount),
+        }
     }
 
     /// Takes `amount` units until the grant is dropped.
@@ -68,8 +70,17 @@ impl Quota {
     /// `otherwise`, when fewer are left.
     pub fn take(&'static self, amount: usize, otherwise: Errno) -> Result<Grant> {
         // Relaxed: a count of its own, which orders no other memory.
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount));
-        taken.map(|_| Grant { quota: self, amount }).map_err(|_| otherwise)
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(amount)
+            });
+        taken
+            .map(|_| Grant {
+                quota: self,
+                amount,
+            })
+            .map_err(|_| otherwise)
     }
 
     /// Counts the units that are left.

@@ -35,9 +35,16 @@ impl Pipe {
     /// `ENOMEM` when the kernel heap has no room for the ring.
     pub fn new() -> Result<Self> {
         let mut ring = Vec::new();
-        ring.try_reserve_exact(CAPACITY).map_err(|_| Errno::ENOMEM)?;
+        ring.try_reserve_exact(CAPACITY)
+            .map_err(|_| Errno::ENOMEM)?;
         ring.resize(CAPACITY, 0);
-        Ok(Pipe { ring, head: 0, len: 0, readers: 1, writers: 1 })
+        Ok(Pipe {
+            ring,
+            head: 0,
+            len: 0,
+            readers: 1,
+            writers: 1,
+        })
     }
 
     /// Takes up to `into.len()` bytes; 0 means that no writer is left.
@@ -129,7 +136,12 @@ mod tests {
         let mut pipe = Pipe::new().unwrap();
         let (mut next_in, mut next_out) = (0u8, 0u8);
         for round in 0..200 {
-            let chunk: Vec<u8> = (0..1000 + round).map(|_| { next_in = next_in.wrapping_add(1); next_in }).collect();
+            let chunk: Vec<u8> = (0..1000 + round)
+                .map(|_| {
+                    next_in = next_in.wrapping_add(1);
+                    next_in
+                })
+                .collect();
             assert_eq!(pipe.write(&chunk), Ok(chunk.len()));
             let mut back = vec![0; chunk.len()];
             assert_eq!(pipe.read(&mut back), Ok(chunk.len()));

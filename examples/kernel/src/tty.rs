@@ -65,14 +65,24 @@ impl Termios {
         cc[VEOF] = 4;
         cc[VMIN] = 1;
         cc[VSUSP] = 26;
-        Termios { iflag: ICRNL, oflag: OPOST | ONLCR, cflag: 0o2277, lflag: ISIG | ICANON | ECHO | ECHOE, line: 0, cc }
+        Termios {
+            iflag: ICRNL,
+            oflag: OPOST | ONLCR,
+            cflag: 0o2277,
+            lflag: ISIG | ICANON | ECHO | ECHOE,
+            line: 0,
+            cc,
+        }
     }
 
     /// Lays the structure out as programs expect it.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
-        for (i, word) in [self.iflag, self.oflag, self.cflag, self.lflag].into_iter().enumerate() {
+        for (i, word) in [self.iflag, self.oflag, self.cflag, self.lflag]
+            .into_iter()
+            .enumerate()
+        {
             out[i * 4..i * 4 + 4].copy_from_slice(&word.to_ne_bytes());
         }
         out[16] = self.line;
@@ -83,10 +93,18 @@ impl Termios {
     /// Reads the structure as programs lay it out.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        let word =
+            |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         let mut cc = [0; 19];
         cc.copy_from_slice(&bytes[17..]);
-        Termios { iflag: word(0), oflag: word(4), cflag: word(8), lflag: word(12), line: bytes[16], cc }
+        Termios {
+            iflag: word(0),
+            oflag: word(4),
+            cflag: word(8),
+            lflag: word(12),
+            line: bytes[16],
+            cc,
+        }
     }
 }
 
@@ -131,16 +149,31 @@ impl Tty {
 
     /// Takes one key; `echo` receives what the terminal shows for it.
     pub fn input(&mut self, byte: u8, mut echo: impl FnMut(&[u8])) -> Key {
-        let byte = if byte == b'\r' && self.on(self.termios.iflag, ICRNL) { b'\n' } else { byte };
+        let byte = if byte == b'\r' && self.on(self.termios.iflag, ICRNL) {
+            b'\n'
+        } else {
+            byte
+        };
         let cc = self.termios.cc;
-        if self.on(self.termios.lflag, ISIG) && byte != 0 && (byte == cc[VINTR] || byte == cc[VQUIT]) {
+        if self.on(self.termios.lflag, ISIG)
+            && byte != 0
+            && (byte == cc[VINTR] || byte == cc[VQUIT])
+        {
             self.line.clear();
             if self.on(self.termios.lflag, ECHO) {
                 echo(&[b'^', byte ^ 0x40, b'\r', b'\n']);
             }
-            return if byte == cc[VINTR] { Key::Interrupt } else { Key::Quit };
+            return if byte == cc[VINTR] {
+                Key::Interrupt
+            } else {
+                Key::Quit
+            };
         }
-        if self.on(self.termios.lflag, ICANON) { self.edit(byte, echo) } else { self.raw(byte, echo) }
+        if self.on(self.termios.lflag, ICANON) {
+            self.edit(byte, echo)
+        } else {
+            self.raw(byte, echo)
+        }
         Key::Plain
     }
 
@@ -173,7 +206,11 @@ impl Tty {
                 self.ready.append(&mut self.line);
             }
             if shown {
-                if byte == b'\n' { echo(b"\r\n") } else { echo(&[byte]) }
+                if byte == b'\n' {
+                    echo(b"\r\n")
+                } else {
+                    echo(&[byte])
+                }
             }
         }
     }
@@ -203,7 +240,9 @@ impl Tty {
         let stop = self.ends.front().copied().unwrap_or(usize::MAX);
         let mut n = 0;
         while n < into.len() && n < stop {
-            let Some(byte) = self.ready.pop_front() else { break };
+            let Some(byte) = self.ready.pop_front() else {
+                break;
+            };
             into[n] = byte;
             n += 1;
             if canonical && byte == b'\n' {

@@ -37,7 +37,9 @@ impl<O: Clone> Table<O> {
     /// `ENOMEM`.
     pub fn duplicate(&self) -> Result<Self> {
         let mut slots = Vec::new();
-        slots.try_reserve_exact(self.slots.len()).map_err(|_| Errno::ENOMEM)?;
+        slots
+            .try_reserve_exact(self.slots.len())
+            .map_err(|_| Errno::ENOMEM)?;
         slots.extend(self.slots.iter().cloned());
         Ok(Table { slots })
     }
@@ -47,7 +49,11 @@ impl<O: Clone> Table<O> {
     /// # Errors
     /// `EBADF`.
     pub fn get(&self, fd: usize) -> Result<&O> {
-        self.slots.get(fd).and_then(|slot| slot.as_ref()).map(|(file, _)| file).ok_or(Errno::EBADF)
+        self.slots
+            .get(fd)
+            .and_then(|slot| slot.as_ref())
+            .map(|(file, _)| file)
+            .ok_or(Errno::EBADF)
     }
 
     /// Enters `file` at the lowest free number from `least` on.
@@ -58,7 +64,9 @@ impl<O: Clone> Table<O> {
         if least >= DESCRIPTORS {
             return Err(Errno::EINVAL);
         }
-        let free = (least..DESCRIPTORS).find(|&fd| self.get(fd).is_err()).ok_or(Errno::EMFILE)?;
+        let free = (least..DESCRIPTORS)
+            .find(|&fd| self.get(fd).is_err())
+            .ok_or(Errno::EMFILE)?;
         *self.slot(free)? = Some((file, on_exec));
         Ok(free)
     }
@@ -88,7 +96,11 @@ impl<O: Clone> Table<O> {
     /// # Errors
     /// `EBADF`.
     pub fn remove(&mut self, fd: usize) -> Result<O> {
-        self.slots.get_mut(fd).and_then(Option::take).map(|(file, _)| file).ok_or(Errno::EBADF)
+        self.slots
+            .get_mut(fd)
+            .and_then(Option::take)
+            .map(|(file, _)| file)
+            .ok_or(Errno::EBADF)
     }
 
     /// Answers the close-on-exec mark of `fd`.
@@ -96,7 +108,11 @@ impl<O: Clone> Table<O> {
     /// # Errors
     /// `EBADF`.
     pub fn on_exec(&self, fd: usize) -> Result<OnExec> {
-        self.slots.get(fd).and_then(|slot| slot.as_ref()).map(|(_, mark)| *mark).ok_or(Errno::EBADF)
+        self.slots
+            .get(fd)
+            .and_then(|slot| slot.as_ref())
+            .map(|(_, mark)| *mark)
+            .ok_or(Errno::EBADF)
     }
 
     /// Sets the close-on-exec mark of `fd`.
@@ -104,7 +120,11 @@ impl<O: Clone> Table<O> {
     /// # Errors
     /// `EBADF`.
     pub fn set_on_exec(&mut self, fd: usize, on_exec: OnExec) -> Result<()> {
-        let slot = self.slots.get_mut(fd).and_then(|slot| slot.as_mut()).ok_or(Errno::EBADF)?;
+        let slot = self
+            .slots
+            .get_mut(fd)
+            .and_then(|slot| slot.as_mut())
+            .ok_or(Errno::EBADF)?;
         slot.1 = on_exec;
         Ok(())
     }
@@ -113,7 +133,11 @@ impl<O: Clone> Table<O> {
     /// until there is none.
     pub fn remove_on_exec(&mut self) -> Option<O> {
         let marked = |slot: &&mut Option<(O, OnExec)>| matches!(slot, Some((_, OnExec::Close)));
-        self.slots.iter_mut().find(marked).and_then(Option::take).map(|(file, _)| file)
+        self.slots
+            .iter_mut()
+            .find(marked)
+            .and_then(Option::take)
+            .map(|(file, _)| file)
     }
 }
 
@@ -136,7 +160,10 @@ mod tests {
         assert_eq!(table.remove(1), Ok('a'));
         assert_eq!(table.insert('b', 0, OnExec::Keep), Ok(1));
         assert_eq!(table.insert('c', 10, OnExec::Close), Ok(10));
-        assert_eq!(table.insert('d', DESCRIPTORS, OnExec::Keep), Err(Errno::EINVAL));
+        assert_eq!(
+            table.insert('d', DESCRIPTORS, OnExec::Keep),
+            Err(Errno::EINVAL)
+        );
         assert_eq!(table.remove(5), Err(Errno::EBADF));
         assert_eq!(table.get(usize::MAX), Err(Errno::EBADF));
     }
@@ -148,7 +175,10 @@ mod tests {
             table.insert((), 0, OnExec::Keep).unwrap();
         }
         assert_eq!(table.insert((), 0, OnExec::Keep), Err(Errno::EMFILE));
-        assert_eq!(table.replace(DESCRIPTORS, (), OnExec::Keep), Err(Errno::EBADF));
+        assert_eq!(
+            table.replace(DESCRIPTORS, (), OnExec::Keep),
+            Err(Errno::EBADF)
+        );
     }
 
     #[test]

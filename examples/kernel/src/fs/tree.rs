@@ -65,6 +65,9 @@ pub enum Kind<F> {
 /// A directory's entries.
 pub type Entries<F> = BTreeMap<Box<[u8]>, Arc<Node<F>>>;
 
+/// An entry of a directory: its name and what it names.
+pub type Named<F> = (Box<[u8]>, Arc<Node<F>>);
+
 /// One file, directory or link.
 pub struct Node<F> {
     /// Inode number, never used twice.
@@ -106,10 +109,26 @@ impl<F> Node<F> {
             Origin::Memory => Some(NODES_QUOTA.take(1, Errno::ENOSPC)?),
             Origin::Archive | Origin::Synthetic => None,
         };
-        let links = if matches!(kind, Kind::Directory(_)) { 2 } else { 1 };
-        let facts = Facts { permissions: permissions & 0o7777, uid: 0, gid: 0, links, mtime };
+        let links = if matches!(kind, Kind::Directory(_)) {
+            2
+        } else {
+            1
+        };
+        let facts = Facts {
+            permissions: permissions & 0o7777,
+            uid: 0,
+            gid: 0,
+            links,
+            mtime,
+        };
         let ino = NEXT_INO.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Node { ino, origin, facts: Mutex::new(facts), kind, _grant: grant }))
+        Ok(Arc::new(Node {
+            ino,
+            origin,
+            facts: Mutex::new(facts),
+            kind,
+            _grant: grant,
+        }))
     }
 
     /// Makes an empty directory.
@@ -117,7 +136,12 @@ impl<F> Node<F> {
     /// # Errors
     /// As [`Node::new`].
     pub fn directory(origin: Origin, permissions: u32, mtime: u64) -> Result<Arc<Self>> {
-        Self::new(origin, permissions, mtime, Kind::Directory(Mutex::new(BTreeMap::new())))
+        Self::new(
+            origin,
+            permissions,
+            mtime,
+            Kind::Directory(Mutex::new(BTreeMap::new())),
+        )
     }
 
     /// Answers the `S_IFMT` type.
@@ -147,22 +171,33 @@ impl<F> Node<F> {
     /// # Errors
     /// `ENOTDIR`, `ENOENT`.
     pub fn child(&self, name: &[u8]) -> Result<Arc<Self>> {
-        self.entries()?.lock().get(name).cloned().ok_or(Errno::ENOENT)
+        self.entries()?
+            .lock()
+            .get(name)
+            .cloned()
+            .ok_or(Errno::ENOENT)
     }
 
     /// Finds the first entry after `last`, or the first of all.
     ///
     /// # Errors
     /// `ENOTDIR`.
-    pub fn entry_after(&self, last: Option<&[u8]>) -> Result<Option<(Box<[u8]>, Arc<Self>)>> {
+    pub fn entry_after(&self, last: Option<&[u8]>) -> Result<Option<Named<F>>> {
         let entries = self.entries()?.lock();
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        Ok(entries.range::<[u8], _>((from, Bound::Unbounded)).next().map(|(name, node)| (name.clone(), node.clone())))
+        Ok(entries
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .next()
+            .map(|(name, node)| (name.clone(), node.clone())))
     }
 
     fn writable(&self) -> Result<&Mutex<Entries<F>>> {
         let entries = self.entries()?;
-        if self.origin == Origin::Memory { Ok(entries) } else { Err(Errno::EROFS) }
+        if self.origin == Origin::Memory {
+            Ok(entries)
+        } else {
+            Err(Errno::EROFS)
+        }
     }
 
     /// Enters `child` as `name`, whatever the origin: how the kernel builds the tree.
@@ -240,7 +275,11 @@ pub fn rename<F>(
     to.writable()?;
     let moved = from.child(from_name)?;
     let is_directory = matches!(moved.kind, Kind::Directory(_));
-    if is_directory && target_path.strip_prefix(moved_path).is_some_and(|rest| rest.first() == Some(&b'/')) {
+    if is_directory
+        && target_path
+            .strip_prefix(moved_path)
+            .is_some_and(|rest| rest.first() == Some(&b'/'))
+    {
         return Err(Errno::EINVAL);
     }
     if let Ok(old) = to.child(to_name) {
@@ -315,11 +354,23 @@ mod tests {
         rename(&tmp, b"a", &tmp, b"b", (b"/a", b"/b")).unwrap();
         assert_eq!(names(&tmp), ["b", "sub"]);
         assert!(matches!(tmp.child(b"b").unwrap().kind, Kind::File(1)));
-        assert_eq!(rename(&tmp, b"b", &tmp, b"sub", (b"/b", b"/sub")), Err(Errno::EISDIR));
-        assert_eq!(rename(&tmp, b"sub", &tmp, b"b", (b"/sub", b"/b")), Err(Errno::ENOTDIR));
-        assert_eq!(rename(&tmp, b"sub", &sub, b"x", (b"/sub", b"/sub/x")), Err(Errno::EINVAL));
+        assert_eq!(
+            rename(&tmp, b"b", &tmp, b"sub", (b"/b", b"/sub")),
+            Err(Errno::EISDIR)
+        );
+        assert_eq!(
+            rename(&tmp, b"sub", &tmp, b"b", (b"/sub", b"/b")),
+            Err(Errno::ENOTDIR)
+        );
+        assert_eq!(
+            rename(&tmp, b"sub", &sub, b"x", (b"/sub", b"/sub/x")),
+            Err(Errno::EINVAL)
+        );
         rename(&tmp, b"b", &sub, b"c", (b"/b", b"/sub/c")).unwrap();
-        assert_eq!((names(&tmp), names(&sub)), (vec!["sub".into()], vec!["c".into()]));
+        assert_eq!(
+            (names(&tmp), names(&sub)),
+            (vec!["sub".into()], vec!["c".into()])
+        );
     }
 
     #[test]

@@ -67,12 +67,22 @@ pub fn walk<F>(
     if path.is_empty() {
         return Err(Errno::ENOENT);
     }
-    let mut rest = if path[0] == b'/' { path.to_vec() } else { splice(base, path)? };
+    let mut rest = if path[0] == b'/' {
+        path.to_vec()
+    } else {
+        splice(base, path)?
+    };
     let mut passed: Vec<(Vec<u8>, Arc<Node<F>>)> = Vec::new();
     let mut links = 0;
     loop {
-        let start = rest.iter().position(|&byte| byte != b'/').unwrap_or(rest.len());
-        let length = rest[start..].iter().position(|&byte| byte == b'/').unwrap_or(rest.len() - start);
+        let start = rest
+            .iter()
+            .position(|&byte| byte != b'/')
+            .unwrap_or(rest.len());
+        let length = rest[start..]
+            .iter()
+            .position(|&byte| byte == b'/')
+            .unwrap_or(rest.len() - start);
         let name = rest[start..start + length].to_vec();
         let after = rest[start + length..].to_vec();
         let at_end = after.iter().all(|&byte| byte == b'/');
@@ -112,7 +122,13 @@ pub fn walk<F>(
                 if at_end {
                     let wants_directory = !after.is_empty();
                     let path = join(passed.iter().map(|(name, _)| name).chain([&name]));
-                    return Ok(Place { directory: here, name, node: child, path, wants_directory });
+                    return Ok(Place {
+                        directory: here,
+                        name,
+                        node: child,
+                        path,
+                        wants_directory,
+                    });
                 }
                 if let Some(node) = child {
                     node.entries()?;
@@ -128,7 +144,10 @@ pub fn walk<F>(
 ///
 /// # Errors
 /// What `magic` answers for a link of /proc.
-pub fn link_target<F>(node: &Node<F>, magic: &dyn Fn(ProcFile) -> Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+pub fn link_target<F>(
+    node: &Node<F>,
+    magic: &dyn Fn(ProcFile) -> Result<Vec<u8>>,
+) -> Result<Option<Vec<u8>>> {
     match &node.kind {
         Kind::Link(target) => Ok(Some(target.to_vec())),
         Kind::Proc(file @ ProcFile::Executable) => magic(*file).map(Some),
@@ -152,7 +171,13 @@ fn end_at_directory<F>(root: &Arc<Node<F>>, mut passed: Vec<(Vec<u8>, Arc<Node<F
     let path = join(passed.iter().map(|(name, _)| name));
     let (name, node) = passed.pop().unwrap_or_else(|| (Vec::new(), root.clone()));
     let directory = passed.pop().map_or_else(|| root.clone(), |(_, node)| node);
-    Place { directory, name, node: Some(node), path, wants_directory: true }
+    Place {
+        directory,
+        name,
+        node: Some(node),
+        path,
+        wants_directory: true,
+    }
 }
 
 fn join<'a>(names: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
@@ -175,7 +200,11 @@ mod tests {
         let link = |to: &[u8]| Node::new(Origin::Memory, 0o777, 0, Kind::Link(to.into())).unwrap();
         let (root, bin, usr) = (dir(), dir(), dir());
         bin.insert(b"sh", link(b"busybox")).unwrap();
-        bin.insert(b"busybox", Node::new(Origin::Memory, 0o755, 0, Kind::File(7)).unwrap()).unwrap();
+        bin.insert(
+            b"busybox",
+            Node::new(Origin::Memory, 0o755, 0, Kind::File(7)).unwrap(),
+        )
+        .unwrap();
         usr.insert(b"bin", link(b"/bin")).unwrap();
         usr.insert(b"loop", link(b"../usr/loop")).unwrap();
         usr.insert(b"new", link(b"../bin/fresh")).unwrap();
@@ -185,7 +214,9 @@ mod tests {
     }
 
     fn at(base: &str, path: &str, last: LastLink) -> Result<Place<u32>, Errno> {
-        walk(&tree(), base.as_bytes(), path.as_bytes(), last, &|_| Err(Errno::ENOENT))
+        walk(&tree(), base.as_bytes(), path.as_bytes(), last, &|_| {
+            Err(Errno::ENOENT)
+        })
     }
 
     fn path(base: &str, path: &str) -> Result<String, Errno> {
@@ -229,7 +260,10 @@ mod tests {
     fn a_missing_last_name_is_a_place_to_create() {
         let place = at("/usr", "../bin/x", LastLink::Follow).unwrap();
         assert!(place.node.is_none());
-        assert_eq!((place.name.as_slice(), place.path.as_slice()), (&b"x"[..], &b"/bin/x"[..]));
+        assert_eq!(
+            (place.name.as_slice(), place.path.as_slice()),
+            (&b"x"[..], &b"/bin/x"[..])
+        );
         let place = at("/", "usr/new", LastLink::Follow).unwrap();
         assert!(place.node.is_none());
         assert_eq!(place.path, b"/bin/fresh");

@@ -1,0 +1,43 @@
+//! What a run did, and the proof that nothing is left of it.
+
+use crate::arch::Arch;
+use crate::system::System;
+
+impl<A: Arch> System<A> {
+    /// Notes what is in use before the first file and the first process.
+    pub fn note_boot(&self) {
+        self.at_boot.call_once(|| self.counts());
+    }
+
+    /// Writes the summary; answers whether nothing leaked and reads were waited for.
+    ///
+    /// Called when no task, no file and no space is left.
+    pub fn summarize(&self) -> bool {
+        self.drain();
+        let now = self.counts();
+        let boot = self.at_boot.get().copied().unwrap_or(now);
+        let leaked_frames = boot.free_frames.abs_diff(now.free_frames);
+        let leaked_nodes = now.nodes.abs_diff(boot.nodes);
+        let waited = self.disk.reads();
+        let allocated = self.frames_allocated();
+        self.log(format_args!("---- summary ----"));
+        for line in alloc::format!("{}", self.counters()).lines() {
+            self.log(format_args!("{line}"));
+        }
+        self.log(format_args!("{waited:>10}  reads waited for"));
+        self.log(format_args!("{allocated:>10}  frames allocated"));
+        self.log(format_args!(
+            "{:>10}  frames freed",
+            allocated.saturating_sub(leaked_frames)
+        ));
+        self.log(format_args!(
+            "leaked: {leaked_frames} frames, {leaked_nodes} nodes"
+        ));
+        if waited == 0 {
+            self.log(format_args!(
+                "no read was ever waited for: that is a failure"
+            ));
+        }
+        leaked_frames == 0 && leaked_nodes == 0 && waited > 0
+    }
+}

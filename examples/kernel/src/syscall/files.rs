@@ -1,0 +1,299 @@
+//! Descriptors: open, close, dup, fcntl, pipe, getdents, truncate.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::Call;
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::fs::device::Device;
+use crate::fs::open::{FileKind, OpenFile, flag};
+use crate::fs::proc::ProcFile;
+use crate::fs::table::OnExec;
+use crate::fs::tree::{Kind, Node, Origin, mode};
+use crate::fs::walk::{LastLink, Place};
+use crate::memory::{FileData, FileNode};
+use crate::system::System;
+
+fn on_exec(flags: usize) -> OnExec {
+    if flags & flag::CLOSE_ON_EXEC != 0 {
+        OnExec::Close
+    } else {
+        OnExec::Keep
+    }
+}
+
+impl<A: Arch> System<A> {
+    /// Tells whether reads of a file without places never wait (so that a long read
+    /// need not stop at the first piece).
+    pub fn endless(&self, file: &OpenFile<A>) -> bool {
+        matches!(
+            &file.kind,
+            FileKind::Device(_, Device::Zero | Device::Full | Device::Random)
+        )
+    }
+}
+
+impl<A: Arch> Call<'_, A> {
+    pub(super) fn openat(
+        &self,
+        dir: usize,
+        path: usize,
+        flags: usize,
+        permissions: usize,
+    ) -> Result {
+        let path = self.path(path)?;
+        let last = if flags & flag::NO_FOLLOW != 0
+            || flags & (flag::CREATE | flag::EXCLUSIVE) == flag::CREATE | flag::EXCLUSIVE
+        {
+            LastLink::Keep
+        } else {
+            LastLink::Follow
+        };
+        let place = self.walk(dir, &path, last)?;
+        let file = self.open_place(place, flags, permissions as u32)?;
+        self.task
+            .process
+            .files()?
+            .lock()
+            .insert(file, 0, on_exec(flags))
+    }
+
+    fn open_place(
+        &self,
+        place: Place<FileData<A>>,
+        flags: usize,
+        permissions: u32,
+    ) -> Result<Arc<OpenFile<A>>> {
+        let node = match &place.node {
+            None if flags & flag::CREATE != 0 && !place.wants_directory => {
+                self.create_file(&place, permissions)?
+            }
+            Some(_)
+                if flags & (flag::CREATE | flag::EXCLUSIVE) == flag::CREATE | flag::EXCLUSIVE =>
+            {
+                return Err(Errno::EEXIST);
+            }
+            _ => place.existing()?.clone(),
+        };
+        let writes = flags & flag::ACCESS != 0;
+        let kind = match &node.kind {
+            Kind::Directory(_) if writes || flags & flag::CREATE != 0 => return Err(Errno::EISDIR),
+            Kind::Directory(_) => FileKind::Directory(node, spin::Mutex::new(None)),
+            _ if flags & flag::DIRECTORY != 0 => return Err(Errno::ENOTDIR),
+            Kind::Link(_) | Kind::Proc(ProcFile::Executable) => return Err(Errno::ELOOP),
+            Kind::File(_) if writes && node.origin != Origin::Memory => return Err(Errno::EROFS),
+            Kind::File(data) => {
+                if writes && flags & flag::TRUNCATE != 0 {
+                    self.system.set_data_size(data, 0)?;
+                }
+                FileKind::Regular(node)
+            }
+            Kind::Proc(_) if writes => return Err(Errno::EACCES),
+            Kind::Proc(ProcFile::Text(text)) => {
+                let (bytes, grant) = self.proc_text(*text)?;
+                FileKind::Text(node, bytes, grant)
+            }
+            Kind::Device(device) => {
+                let device = *device;
+                FileKind::Device(node, device)
+            }
+        };
+        let kept = flags & (flag::ACCESS | flag::APPEND | flag::NONBLOCK | flag::DIRECTORY);
+        OpenFile::new(kind, place.path, kept)
+    }
+
+    fn create_file(
+        &self,
+        place: &Place<FileData<A>>,
+        permissions: u32,
+    ) -> Result<Arc<FileNode<A>>> {
+        if place.directory.origin != Origin::Memory {
+            return Err(Errno::EROFS);
+        }
+        let data = FileData::in_memory(self.system)?;
+        let umask = self.task.process.shared.lock().umask;
+        let node = Node::new(
+            Origin::Memory,
+            permissions & !umask,
+            self.system.wall_seconds(),
+            Kind::File(data),
+        )?;
+        place.directory.create(&place.name, node.clone())?;
+        Ok(node)
+    }
+
+    pub(super) fn close(&self, fd: usize) -> Result {
+        let file = self
+            .task
+            .process
+            .files()?
+            .lock()
+            .remove(fd as u32 as usize)?;
+        drop(file);
+        Ok(0)
+    }
+
+    pub(super) fn dup(&self, fd: usize) -> Result {
+        let file = self.file(fd)?;
+        self.task
+            .process
+            .files()?
+            .lock()
+            .insert(file, 0, OnExec::Keep)
+    }
+
+    pub(super) fn dup2(&self, from: usize, to: usize) -> Result {
+        if from == to {
+            self.file(from).map(|_| to)
+        } else {
+            self.dup_to(from, to, OnExec::Keep)
+        }
+    }
+
+    pub(super) fn dup3(&self, from: usize, to: usize, flags: usize) -> Result {
+        if from == to {
+            Err(Errno::EINVAL)
+        } else {
+            self.dup_to(from, to, on_exec(flags))
+        }
+    }
+
+    fn dup_to(&self, from: usize, to: usize, mark: OnExec) -> Result {
+        let file = self.file(from)?;
+        let old = self
+            .task
+            .process
+            .files()?
+            .lock()
+            .replace(to as u32 as usize, file, mark)?;
+        drop(old);
+        Ok(to)
+    }
+
+    pub(super) fn fcntl(&self, fd: usize, command: usize, argument: usize) -> Result {
+        let file = self.file(fd)?;
+        let files = self.task.process.files()?;
+        let fd = fd as u32 as usize;
+        match command {
+            // F_DUPFD, F_DUPFD_CLOEXEC
+            0 => files.lock().insert(file, argument, OnExec::Keep),
+            1030 => files.lock().insert(file, argument, OnExec::Close),
+            // F_GETFD, F_SETFD
+            1 => Ok(usize::from(files.lock().on_exec(fd)? == OnExec::Close)),
+            2 => {
+                let mark = if argument & 1 != 0 {
+                    OnExec::Close
+                } else {
+                    OnExec::Keep
+                };
+                files.lock().set_on_exec(fd, mark).map(|()| 0)
+            }
+            // F_GETFL, F_SETFL
+            3 => Ok(*file.flags.lock()),
+            4 => {
+                let changeable = flag::APPEND | flag::NONBLOCK;
+                let mut flags = file.flags.lock();
+                *flags = *flags & !changeable | argument & changeable;
+                Ok(0)
+            }
+            // F_GETLK answers "unlocked"; F_SETLK, F_SETLKW: locks always succeed.
+            5 => self.put(argument, &2u16.to_ne_bytes()).map(|()| 0),
+            6 | 7 => Ok(0),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(super) fn pipe2(&self, into: usize, flags: usize) -> Result {
+        if flags & !(flag::CLOSE_ON_EXEC | flag::NONBLOCK) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let (reader, writer) = OpenFile::pipe(self.system, flags & flag::NONBLOCK)?;
+        let files = self.task.process.files()?;
+        let read_fd = files.lock().insert(reader, 0, on_exec(flags))?;
+        let write_fd = files.lock().insert(writer, 0, on_exec(flags));
+        let mut numbers = [0; 8];
+        numbers[..4].copy_from_slice(&(read_fd as u32).to_ne_bytes());
+        numbers[4..].copy_from_slice(&(*write_fd.as_ref().unwrap_or(&0) as u32).to_ne_bytes());
+        let stored = write_fd.and_then(|fd| {
+            self.put(into, &numbers).inspect_err(|_| {
+                let _closed = files.lock().remove(fd);
+            })
+        });
+        if stored.is_err() {
+            let closed = files.lock().remove(read_fd);
+            drop(closed);
+        }
+        stored.map(|()| 0)
+    }
+
+    pub(super) fn getdents64(&self, fd: usize, into: usize, size: usize) -> Result {
+        let file = self.file(fd)?;
+        let FileKind::Directory(node, last) = &file.kind else {
+            return Err(Errno::ENOTDIR);
+        };
+        let mut position = *file.offset.lock();
+        let mut done = 0;
+        loop {
+            let (name, ino, kind): (Box<[u8]>, u64, u32) = match position {
+                0 => (b".".as_slice().into(), node.ino, mode::DIRECTORY),
+                1 => (b"..".as_slice().into(), node.ino, mode::DIRECTORY),
+                _ => {
+                    let previous = last.lock().clone();
+                    match node.entry_after(previous.as_deref())? {
+                        Some((name, child)) => (name, child.ino, child.type_bits()),
+                        None => break,
+                    }
+                }
+            };
+            let length = (19 + name.len() + 1).next_multiple_of(8);
+            if done + length > size {
+                if done == 0 {
+                    return Err(Errno::EINVAL);
+                }
+                break;
+            }
+            let mut record: Vec<u8> = Vec::with_capacity(length);
+            record.extend_from_slice(&ino.to_ne_bytes());
+            record.extend_from_slice(&(position + 1).to_ne_bytes());
+            record.extend_from_slice(&(length as u16).to_ne_bytes());
+            record.push((kind >> 12) as u8);
+            record.extend_from_slice(&name);
+            record.resize(length, 0);
+            self.put(into.wrapping_add(done), &record)?;
+            if position >= 2 {
+                *last.lock() = Some(name);
+            }
+            position += 1;
+            *file.offset.lock() = position;
+            done += length;
+        }
+        Ok(done)
+    }
+
+    pub(super) fn truncate(&self, path: usize, size: usize) -> Result {
+        let place = self.walk(super::AT_FDCWD, &self.path(path)?, LastLink::Follow)?;
+        let node = place.existing()?;
+        match &node.kind {
+            Kind::Directory(_) => Err(Errno::EISDIR),
+            Kind::File(_) if node.origin != Origin::Memory => Err(Errno::EROFS),
+            Kind::File(data) => self.resize(data, size),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(super) fn ftruncate(&self, fd: usize, size: usize) -> Result {
+        let file = self.file(fd)?;
+        file.writable().map_err(|_| Errno::EINVAL)?;
+        self.resize(file.data(Errno::EINVAL)?, size)
+    }
+
+    fn resize(&self, data: &FileData<A>, size: usize) -> Result {
+        if isize::try_from(size).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        self.system.set_data_size(data, size as u64)?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,91 @@
+//! Futexes: sleep while a word of user memory has a value; futex(2).
+//!
+//! A futex is named by the address space and the address, so that threads and vfork's
+//! children meet; between processes that share memory only by mapping, a wait ends by
+//! its timeout at the latest.
+
+use super::Call;
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::sched::{Channel, Cut};
+
+const WAIT: usize = 0;
+const WAKE: usize = 1;
+const REQUEUE: usize = 3;
+const CMP_REQUEUE: usize = 4;
+const WAIT_BITSET: usize = 9;
+const WAKE_BITSET: usize = 10;
+const CLOCK_REALTIME: usize = 256;
+const COMMAND: usize = 127;
+
+impl<A: Arch> Call<'_, A> {
+    pub(super) fn futex(
+        &self,
+        address: usize,
+        op: usize,
+        value: usize,
+        timeout: usize,
+        address2: usize,
+        value3: usize,
+    ) -> Result {
+        if address % 4 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let space = self.space()?;
+        let channel = Channel::Futex(space.number, address);
+        match op & COMMAND {
+            WAIT | WAIT_BITSET => {
+                let deadline = match timeout {
+                    0 => None,
+                    at => {
+                        let time = self.get_time(at)?;
+                        let now = self.system.arch.monotonic_ns();
+                        Some(match (op & COMMAND, op & CLOCK_REALTIME) {
+                            (WAIT, _) => now.saturating_add(time),
+                            (_, 0) => time,
+                            _ => time.saturating_sub(
+                                self.system.arch.boot_time().saturating_mul(1_000_000_000),
+                            ),
+                        })
+                    }
+                };
+                if self.system.load_user_word(&space, address)? != value as u32 {
+                    return Err(Errno::EAGAIN);
+                }
+                // Nothing runs on this CPU between the look above and the sleep below.
+                match self.system.sleep(channel, deadline) {
+                    Ok(()) => Ok(0),
+                    Err(Cut::Timeout) => Err(Errno::ETIMEDOUT),
+                    // A wait with a timeout must not start again with all of it.
+                    Err(Cut::Signal) => Err(if timeout == 0 {
+                        Errno::RESTART
+                    } else {
+                        Errno::EINTR
+                    }),
+                }
+            }
+            WAKE | WAKE_BITSET => {
+                self.system.load_user_word(&space, address)?;
+                Ok(self
+                    .system
+                    .wake_some(value as u32 as usize, |on| on == channel))
+            }
+            command @ (REQUEUE | CMP_REQUEUE) => {
+                if command == CMP_REQUEUE
+                    && self.system.load_user_word(&space, address)? != value3 as u32
+                {
+                    return Err(Errno::EAGAIN);
+                }
+                let woken = self
+                    .system
+                    .wake_some(value as u32 as usize, |on| on == channel);
+                let to = Channel::Futex(space.number, address2);
+                Ok(woken
+                    + self
+                        .system
+                        .move_sleepers(timeout as u32 as usize, channel, to))
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+}

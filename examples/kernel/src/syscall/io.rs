@@ -1,0 +1,232 @@
+//! Bytes between files and user memory: read, write and their variants.
+//!
+//! Bytes pass through a buffer on the kernel stack, a page at a time. A transfer that
+//! got somewhere answers how far, whatever stopped it.
+
+use alloc::sync::Arc;
+
+use super::Call;
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::fs::open::{OpenFile, Place};
+use crate::task::signal::SIGPIPE;
+
+const CHUNK: usize = 4096;
+const MAX_VECTORS: usize = 1024;
+/// Most bytes of one transfer (Linux: MAX_RW_COUNT).
+const MAX_BYTES: usize = 0x7fff_f000;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+impl<A: Arch> Call<'_, A> {
+    pub(super) fn read(&self, fd: usize, address: usize, length: usize) -> Result {
+        self.transfer(&self.file(fd)?, Place::Here, address, length, Way::Read)
+    }
+
+    pub(super) fn write(&self, fd: usize, address: usize, length: usize) -> Result {
+        self.transfer(&self.file(fd)?, Place::Here, address, length, Way::Write)
+    }
+
+    pub(super) fn pread(&self, fd: usize, address: usize, length: usize, at: usize) -> Result {
+        self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Read)
+    }
+
+    pub(super) fn pwrite(&self, fd: usize, address: usize, length: usize, at: usize) -> Result {
+        self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Write)
+    }
+
+    pub(super) fn readv(&self, fd: usize, vectors: usize, count: usize) -> Result {
+        self.vectored(fd, vectors, count, Way::Read)
+    }
+
+    pub(super) fn writev(&self, fd: usize, vectors: usize, count: usize) -> Result {
+        self.vectored(fd, vectors, count, Way::Write)
+    }
+
+    fn vectored(&self, fd: usize, vectors: usize, count: usize, way: Way) -> Result {
+        let file = self.file(fd)?;
+        if count > MAX_VECTORS {
+            return Err(Errno::EINVAL);
+        }
+        let mut done = 0usize;
+        for i in 0..count {
+            let place = vectors.wrapping_add(i * 2 * size_of::<usize>());
+            let vector = self.get_word(place).and_then(|base| {
+                Ok((base, self.get_word(place.wrapping_add(size_of::<usize>()))?))
+            });
+            let moved = vector.and_then(|(base, length)| {
+                isize::try_from(length).map_err(|_| Errno::EINVAL)?;
+                Ok((
+                    length,
+                    self.transfer(&file, Place::Here, base, length, way)?,
+                ))
+            });
+            match moved {
+                Ok((length, n)) => {
+                    done = done.saturating_add(n);
+                    if n < length {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn transfer(
+        &self,
+        file: &Arc<OpenFile<A>>,
+        place: Place,
+        address: usize,
+        length: usize,
+        way: Way,
+    ) -> Result {
+        if isize::try_from(length).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        match way {
+            Way::Read => file.readable()?,
+            Way::Write => file.writable()?,
+        }
+        let length = length.min(MAX_BYTES);
+        let mut buffer = [0; CHUNK];
+        let mut done = 0;
+        loop {
+            let chunk = &mut buffer[..CHUNK.min(length - done)];
+            let place = match place {
+                Place::Here => Place::Here,
+                Place::At(at) => Place::At(at + done as u64),
+            };
+            let user = address.wrapping_add(done);
+            let moved = match way {
+                Way::Read => self.system.read_file(file, place, chunk).and_then(|n| {
+                    self.put(user, &chunk[..n])?;
+                    Ok(n)
+                }),
+                Way::Write => self
+                    .get_into(user, chunk)
+                    .and_then(|()| self.system.write_file(file, place, chunk)),
+            };
+            match moved {
+                Ok(n) => {
+                    done += n;
+                    let streams =
+                        way == Way::Read && !file.seekable() && !self.system.endless(file);
+                    if done == length
+                        || n < chunk.len()
+                        || n == 0
+                        || streams
+                        || self.task.own.lock().ends
+                    {
+                        return Ok(done);
+                    }
+                }
+                Err(Errno::EPIPE) => {
+                    self.raise_here(SIGPIPE);
+                    return if done > 0 {
+                        Ok(done)
+                    } else {
+                        Err(Errno::EPIPE)
+                    };
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn sendfile(
+        &self,
+        out: usize,
+        from: usize,
+        offset_at: usize,
+        count: usize,
+    ) -> Result {
+        let (out, from) = (self.file(out)?, self.file(from)?);
+        from.data(Errno::EINVAL)?;
+        from.readable()?;
+        out.writable()?;
+        let start = if offset_at == 0 {
+            *from.offset.lock()
+        } else {
+            u64::from_ne_bytes(self.get(offset_at)?)
+        };
+        let mut buffer = [0; CHUNK];
+        let count = count.min(MAX_BYTES);
+        let mut done = 0;
+        while done < count && !self.task.own.lock().ends {
+            let chunk = &mut buffer[..CHUNK.min(count - done)];
+            let at = start.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+            let n = match self.system.read_file(&from, Place::At(at), chunk) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            };
+            match self.system.write_file(&out, Place::Here, &chunk[..n]) {
+                Ok(written) => {
+                    done += written;
+                    if written < n {
+                        break;
+                    }
+                }
+                Err(Errno::EPIPE) => {
+                    self.raise_here(SIGPIPE);
+                    return Err(Errno::EPIPE);
+                }
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let end = start + done as u64;
+        if offset_at == 0 {
+            *from.offset.lock() = end;
+        } else {
+            self.put(offset_at, &end.to_ne_bytes())?;
+        }
+        Ok(done)
+    }
+
+    pub(super) fn lseek(&self, fd: usize, by: usize, whence: usize) -> Result {
+        let file = self.file(fd)?;
+        if !file.seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        let size = file.data(Errno::EINVAL).map_or(0, |data| data.size());
+        let by = by as isize as i64;
+        let from = match whence {
+            0 => 0,
+            1 => *file.offset.lock() as i64,
+            2 => size as i64,
+            // SEEK_DATA, SEEK_HOLE: no file has holes that it would tell of.
+            3 if (0..size as i64).contains(&by) => 0,
+            4 if (0..size as i64).contains(&by) => size as i64 - by,
+            3 | 4 => return Err(Errno::ENXIO),
+            _ => return Err(Errno::EINVAL),
+        };
+        let to = from
+            .checked_add(by)
+            .filter(|to| *to >= 0)
+            .ok_or(Errno::EINVAL)?;
+        *file.offset.lock() = to as u64;
+        if let crate::fs::open::FileKind::Directory(_, last) = &file.kind {
+            *last.lock() = None;
+        }
+        usize::try_from(to).map_err(|_| Errno::EOVERFLOW)
+    }
+}
+
+fn offset(at: usize) -> Result<Place> {
+    if isize::try_from(at).is_err() {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(Place::At(at as u64))
+    }
+}

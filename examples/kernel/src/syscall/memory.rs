@@ -1,0 +1,175 @@
+//! The memory calls: words of mmap(2) and its family into requests to the space.
+//!
+//! Each flag that this kernel does not know is refused where Linux refuses it and
+//! ignored where Linux ignores it; all rules about ranges are mm-core's.
+
+use mm_core::prot::Prot;
+use mm_core::space::{Advice, MapFlags};
+
+use super::Call;
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::fs::device::Device;
+use crate::fs::open::{FileKind, OpenFile, flag};
+use crate::memory::Map;
+
+const SHARED: usize = 1;
+const PRIVATE: usize = 2;
+const SHARED_VALIDATE: usize = 3;
+const TYPE: usize = 0xf;
+const FIXED: usize = 0x10;
+const ANONYMOUS: usize = 0x20;
+const GROWSDOWN: usize = 0x100;
+const LOCKED: usize = 0x2000;
+const NORESERVE: usize = 0x4000;
+const POPULATE: usize = 0x8000;
+const FIXED_NOREPLACE: usize = 0x10_0000;
+
+fn prot_of(bits: usize) -> Result<Prot> {
+    const KNOWN: usize = 7;
+    /// PROT_GROWSDOWN and PROT_GROWSUP are not offered; PROT_SEM means nothing.
+    const SEM: usize = 8;
+    if bits & !(KNOWN | SEM) != 0 {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(Prot::from_bits_truncate((bits & KNOWN) as u8))
+    }
+}
+
+impl<A: Arch> Call<'_, A> {
+    pub(super) fn mmap(
+        &self,
+        at: usize,
+        length: usize,
+        prot: usize,
+        flags: usize,
+        fd: usize,
+        offset: usize,
+    ) -> Result {
+        let page = 1usize << crate::memory::page_shift::<A>();
+        // Unknown bits of prot are ignored by mmap, unlike mprotect.
+        let prot = prot_of(prot & 7)?;
+        if offset % page != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let mut wanted = match flags & TYPE {
+            SHARED | SHARED_VALIDATE => MapFlags::SHARED,
+            PRIVATE => MapFlags::empty(),
+            _ => return Err(Errno::EINVAL),
+        };
+        for (bit, flag) in [
+            (FIXED, MapFlags::FIXED),
+            (FIXED_NOREPLACE, MapFlags::FIXED_NOREPLACE),
+            (GROWSDOWN, MapFlags::GROWS_DOWN),
+            (LOCKED, MapFlags::LOCKED),
+            (NORESERVE, MapFlags::NO_RESERVE),
+        ] {
+            wanted.set(flag, flags & bit != 0);
+        }
+        let exact = flags & (FIXED | FIXED_NOREPLACE) != 0;
+        // A hint is rounded down, as Linux does; 0 is none.
+        let at = if exact {
+            Some(at)
+        } else {
+            Some(at & !(page - 1)).filter(|at| *at != 0)
+        };
+        let space = self.space()?;
+        let map = Map {
+            at,
+            length,
+            prot,
+            max_prot: Prot::RWX,
+            flags: wanted,
+        };
+        let start = if flags & ANONYMOUS != 0 {
+            space.map_anonymous(&map)?
+        } else {
+            let file = self.file(fd)?;
+            self.map_file(&file, map, offset as u64)?
+        };
+        if flags & (POPULATE | LOCKED) != 0 {
+            self.system.populate(&space, start, length);
+        }
+        Ok(start)
+    }
+
+    fn map_file(&self, file: &OpenFile<A>, map: Map, offset: u64) -> Result {
+        let space = self.space()?;
+        let writes = *file.flags.lock() & flag::ACCESS != 0;
+        file.readable().map_err(|_| Errno::EACCES)?;
+        let shared = map.flags.contains(MapFlags::SHARED);
+        match &file.kind {
+            FileKind::Device(_, Device::Zero) => space.map_anonymous(&map),
+            FileKind::Regular(_) => {
+                let max_prot = if shared && !writes {
+                    Prot::RX
+                } else {
+                    Prot::RWX
+                };
+                if shared && !writes && map.prot.contains(Prot::WRITE) {
+                    return Err(Errno::EACCES);
+                }
+                space.map_data(&Map { max_prot, ..map }, file.data(Errno::ENODEV)?, offset)
+            }
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    pub(super) fn munmap(&self, at: usize, length: usize) -> Result {
+        self.space()?.unmap(at, length).map(|()| 0)
+    }
+
+    pub(super) fn mprotect(&self, at: usize, length: usize, prot: usize) -> Result {
+        self.space()?
+            .protect(at, length, prot_of(prot)?)
+            .map(|()| 0)
+    }
+
+    pub(super) fn brk(&self, to: usize) -> Result {
+        Ok(self.space()?.brk(to))
+    }
+
+    pub(super) fn madvise(&self, at: usize, length: usize, advice: usize) -> Result {
+        let advice = match advice {
+            // WILLNEED, FREE (keeping the pages is allowed), COLD, PAGEOUT and the huge
+            // page hints change nothing that a program can see.
+            3 | 8 | 14 | 15 | 20 | 21 => Advice::Normal,
+            0 => Advice::Normal,
+            1 => Advice::Random,
+            2 => Advice::Sequential,
+            4 => Advice::DontNeed,
+            10 => Advice::DontFork,
+            11 => Advice::DoFork,
+            16 => Advice::DontDump,
+            17 => Advice::DoDump,
+            18 => Advice::WipeOnFork,
+            19 => Advice::KeepOnFork,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.space()?.advise(at, length, advice).map(|()| 0)
+    }
+
+    /// Moving and growing comes with a later version of the library; libc copies then.
+    #[expect(clippy::unused_self, reason = "the dispatcher's shape")]
+    pub(super) fn mremap(
+        &self,
+        _at: usize,
+        _old: usize,
+        _new: usize,
+        _flags: usize,
+        _to: usize,
+    ) -> Result {
+        Err(Errno::ENOSYS)
+    }
+
+    pub(super) fn msync(&self, at: usize, length: usize, flags: usize) -> Result {
+        const ASYNC: usize = 1;
+        const SYNC: usize = 4;
+        let page = 1usize << crate::memory::page_shift::<A>();
+        if flags & !7 != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC || at % page != 0 {
+            return Err(Errno::EINVAL);
+        }
+        // All files live in memory: there is nothing to write back.
+        self.space()?.check_mapped(at, length).map(|()| 0)
+    }
+}

@@ -1,0 +1,201 @@
+//! Names: directories, links, removal, renaming, the working directory.
+
+use alloc::vec::Vec;
+
+use super::{AT_FDCWD, Call};
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::fs::open::FileKind;
+use crate::fs::tree::{Kind, Node, Origin, rename};
+use crate::fs::walk::{LastLink, Place, link_target, walk};
+use crate::limits::PATH_BYTES;
+use crate::memory::FileData;
+
+/// The name is a directory to remove.
+pub const AT_REMOVEDIR: usize = 0x200;
+const AT_SYMLINK_FOLLOW: usize = 0x400;
+
+impl<A: Arch> Call<'_, A> {
+    /// Walks a path from a directory's descriptor, or from the working directory.
+    pub(super) fn walk(
+        &self,
+        dir: usize,
+        path: &[u8],
+        last: LastLink,
+    ) -> Result<Place<FileData<A>>> {
+        let root = self.system.root.lock().clone().ok_or(Errno::ENOENT)?;
+        let base: Vec<u8> = if path.first() == Some(&b'/') {
+            b"/".to_vec()
+        } else if dir as u32 == AT_FDCWD as u32 {
+            self.task.process.shared.lock().cwd.clone()
+        } else {
+            let file = self.file(dir)?;
+            match &file.kind {
+                FileKind::Directory(..) => file.path.clone(),
+                _ => return Err(Errno::ENOTDIR),
+            }
+        };
+        walk(&root, &base, path, last, &|_| {
+            Ok(self.task.process.shared.lock().program.clone())
+        })
+    }
+
+    pub(super) fn getcwd(&self, into: usize, size: usize) -> Result {
+        let mut cwd = self.task.process.shared.lock().cwd.clone();
+        cwd.push(0);
+        if cwd.len() > size {
+            return Err(Errno::ERANGE);
+        }
+        self.put(into, &cwd)?;
+        Ok(cwd.len())
+    }
+
+    pub(super) fn chdir(&self, path: usize) -> Result {
+        let place = self.walk(AT_FDCWD, &self.path(path)?, LastLink::Follow)?;
+        place.existing()?.entries()?;
+        if place.path.len() >= PATH_BYTES {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        self.task.process.shared.lock().cwd = place.path;
+        Ok(0)
+    }
+
+    pub(super) fn fchdir(&self, fd: usize) -> Result {
+        let file = self.file(fd)?;
+        let FileKind::Directory(..) = &file.kind else {
+            return Err(Errno::ENOTDIR);
+        };
+        self.task.process.shared.lock().cwd = file.path.clone();
+        Ok(0)
+    }
+
+    pub(super) fn mkdirat(&self, dir: usize, path: usize, permissions: usize) -> Result {
+        let place = self.vacant(dir, path)?;
+        let umask = self.task.process.shared.lock().umask;
+        let node = Node::directory(
+            Origin::Memory,
+            permissions as u32 & !umask,
+            self.system.wall_seconds(),
+        )?;
+        place.directory.create(&place.name, node)?;
+        Ok(0)
+    }
+
+    pub(super) fn symlinkat(&self, target: usize, dir: usize, path: usize) -> Result {
+        let target = self.path(target)?;
+        if target.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        let place = self.vacant(dir, path)?;
+        let node = Node::new(
+            Origin::Memory,
+            0o777,
+            self.system.wall_seconds(),
+            Kind::Link(target.into()),
+        )?;
+        place.directory.create(&place.name, node)?;
+        Ok(0)
+    }
+
+    pub(super) fn linkat(
+        &self,
+        dir: usize,
+        path: usize,
+        new_dir: usize,
+        new_path: usize,
+        flags: usize,
+    ) -> Result {
+        let last = if flags & AT_SYMLINK_FOLLOW != 0 {
+            LastLink::Follow
+        } else {
+            LastLink::Keep
+        };
+        let from = self.walk(dir, &self.path(path)?, last)?;
+        let node = from.existing()?;
+        if matches!(node.kind, Kind::Directory(_)) {
+            return Err(Errno::EPERM);
+        }
+        let place = self.vacant(new_dir, new_path)?;
+        if node.origin != Origin::Memory {
+            return Err(Errno::EXDEV);
+        }
+        place.directory.create(&place.name, node.clone())?;
+        node.facts.lock().links += 1;
+        Ok(0)
+    }
+
+    /// Walks to a name that must not exist and whose directory can take it.
+    fn vacant(&self, dir: usize, path: usize) -> Result<Place<FileData<A>>> {
+        let place = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        if place.node.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        if place.directory.origin != Origin::Memory {
+            return Err(Errno::EROFS);
+        }
+        Ok(place)
+    }
+
+    pub(super) fn unlinkat(&self, dir: usize, path: usize, flags: usize) -> Result {
+        let place = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        let node = place.existing()?;
+        if flags & AT_REMOVEDIR != 0 {
+            node.entries()?;
+            if place.name.is_empty() {
+                return Err(Errno::EBUSY);
+            }
+            place.directory.remove_directory(&place.name)?;
+        } else {
+            place.directory.unlink(&place.name)?;
+        }
+        Ok(0)
+    }
+
+    pub(super) fn renameat(
+        &self,
+        dir: usize,
+        path: usize,
+        new_dir: usize,
+        new_path: usize,
+        flags: usize,
+    ) -> Result {
+        const NO_REPLACE: usize = 1;
+        if flags & !NO_REPLACE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let from = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        from.existing()?;
+        let to = self.walk(new_dir, &self.path(new_path)?, LastLink::Keep)?;
+        if flags & NO_REPLACE != 0 && to.node.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        if from.name.is_empty() || to.name.is_empty() {
+            return Err(Errno::EBUSY);
+        }
+        rename(
+            &from.directory,
+            &from.name,
+            &to.directory,
+            &to.name,
+            (&from.path, &to.path),
+        )?;
+        Ok(0)
+    }
+
+    pub(super) fn readlinkat(&self, dir: usize, path: usize, into: usize, size: usize) -> Result {
+        let place = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        let magic = |_| Ok(self.task.process.shared.lock().program.clone());
+        let target = link_target(place.existing()?, &magic)?.ok_or(Errno::EINVAL)?;
+        if size == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let n = target.len().min(size);
+        self.put(into, &target[..n])?;
+        Ok(n)
+    }
+
+    pub(super) fn umask(&self, mask: usize) -> Result {
+        let mut shared = self.task.process.shared.lock();
+        Ok(core::mem::replace(&mut shared.umask, mask as u32 & 0o777) as usize)
+    }
+}

@@ -1,0 +1,185 @@
+//! Processes and threads: fork, exec, exit, wait.
+
+use super::Call;
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::task::Status;
+use crate::task::exec::Words;
+use crate::task::fork::Request;
+use crate::task::wait::{Children, Hurry, Reap};
+
+const WNOHANG: usize = 1;
+const WEXITED: usize = 4;
+const WNOWAIT: usize = 0x100_0000;
+
+impl<A: Arch> Call<'_, A> {
+    pub(super) fn fork(&self) -> Result {
+        self.system
+            .clone_task(self.task, self.frame, &Request::FORK)
+    }
+
+    pub(super) fn vfork(&self) -> Result {
+        self.system
+            .clone_task(self.task, self.frame, &Request::VFORK)
+    }
+
+    /// The order of arguments is x86-64's; AArch64, Arm and RISC-V swap the last two.
+    pub(super) fn clone_call(
+        &self,
+        flags: usize,
+        stack: usize,
+        parent_tid: usize,
+        child_tid: usize,
+        tls: usize,
+    ) -> Result {
+        let (child_tid, tls) = match A::SYSCALL_ABI {
+            crate::arch::SyscallAbi::X86_64 => (child_tid, tls),
+            crate::arch::SyscallAbi::Generic | crate::arch::SyscallAbi::Arm => (tls, child_tid),
+        };
+        self.system.clone_task(
+            self.task,
+            self.frame,
+            &Request {
+                flags,
+                stack,
+                parent_tid,
+                child_tid,
+                tls,
+            },
+        )
+    }
+
+    pub(super) fn execve(&mut self, path: usize, argv: usize, envp: usize) -> Result {
+        let path = self.path(path)?;
+        let mut words = Words::new()?;
+        let argc = self.read_words(argv, &mut words)?;
+        self.read_words(envp, &mut words)?;
+        self.exec(&path, words, argc)?;
+        Ok(0)
+    }
+
+    /// Reads a null-terminated array of strings; answers how many there are.
+    fn read_words(&self, array: usize, words: &mut Words) -> Result {
+        let mut count = 0usize;
+        if array == 0 {
+            return Ok(0);
+        }
+        let space = self.space()?;
+        loop {
+            let string = self.get_word(array.wrapping_add(count * size_of::<usize>()))?;
+            if string == 0 {
+                return Ok(count);
+            }
+            let text = self.system.read_user_string(&space, string, words.room())?;
+            words.push(&text)?;
+            count += 1;
+        }
+    }
+
+    pub(super) fn exit(&self, code: usize) -> Result {
+        let last = self.task.process.shared.lock().threads == 1;
+        if last {
+            return self.exit_group(code);
+        }
+        self.system.end_thread(self.task);
+        Ok(0)
+    }
+
+    pub(super) fn exit_group(&self, code: usize) -> Result {
+        self.system
+            .end_process(&self.task.process, Status::Exited(code as u8));
+        Ok(0)
+    }
+
+    pub(super) fn wait4(&self, pid: usize, status: usize, options: usize, usage: usize) -> Result {
+        let group = self.task.process.shared.lock().group;
+        let which = match pid as i32 {
+            -1 => Children::Any,
+            0 => Children::Group(group),
+            pid @ 1.. => Children::One(pid as u32),
+            pid => Children::Group(pid.unsigned_abs()),
+        };
+        let hurry = if options & WNOHANG != 0 {
+            Hurry::Look
+        } else {
+            Hurry::Wait
+        };
+        let Some((pid, how)) =
+            self.system
+                .wait_child(&self.task.process, which, hurry, Reap::Take)?
+        else {
+            return Ok(0);
+        };
+        if status != 0 {
+            self.put(status, &how.wait_word().to_ne_bytes())?;
+        }
+        if usage != 0 {
+            self.put_words(usage, [0; 18])?;
+        }
+        Ok(pid as usize)
+    }
+
+    pub(super) fn waitid(&self, kind: usize, pid: usize, info: usize, options: usize) -> Result {
+        let which = match kind {
+            0 => Children::Any,
+            1 => Children::One(pid as u32),
+            2 => Children::Group(pid as u32),
+            _ => return Err(Errno::EINVAL),
+        };
+        if options & WEXITED == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let hurry = if options & WNOHANG != 0 {
+            Hurry::Look
+        } else {
+            Hurry::Wait
+        };
+        let reap = if options & WNOWAIT != 0 {
+            Reap::Leave
+        } else {
+            Reap::Take
+        };
+        let found = self
+            .system
+            .wait_child(&self.task.process, which, hurry, reap)?;
+        if info != 0 {
+            // siginfo_t: si_signo, si_errno, si_code, (pad,) si_pid, si_uid, si_status.
+            let mut fields = [0u32; 32];
+            if let Some((pid, how)) = found {
+                let (code, status) = match how {
+                    Status::Exited(code) => (1, u32::from(code)),
+                    Status::Killed(signal) => (2, signal),
+                };
+                let union = if size_of::<usize>() == 8 { 4 } else { 3 };
+                fields[0] = crate::task::signal::SIGCHLD;
+                fields[2] = code;
+                fields[union] = pid;
+                fields[union + 2] = status;
+            }
+            let mut bytes = [0; 128];
+            for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
+                place.copy_from_slice(&field.to_ne_bytes());
+            }
+            self.put(info, &bytes)?;
+        }
+        Ok(0)
+    }
+
+    pub(super) fn set_tid_address(&self, address: usize) -> Result {
+        self.task.own.lock().clear_at_end = address;
+        Ok(self.task.tid as usize)
+    }
+
+    pub(super) fn sched_yield(&self) -> Result {
+        self.system.yield_now();
+        Ok(0)
+    }
+
+    pub(super) fn sched_getaffinity(&self, size: usize, into: usize) -> Result {
+        if size < 8 || size % size_of::<usize>() != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.put(into, &1u64.to_ne_bytes())?;
+        Ok(8)
+    }
+}

@@ -1,0 +1,403 @@
+//! Runs a program: execve(2).
+//!
+//! ```text
+//!  path ─► file ─► "#!"? ─► ELF headers ─► map plan ─► new space, stack, heap    may fail
+//!       ─► other threads end ─► the new space takes the old one's place          cannot
+//! ```
+//! The new space is built whole beside the old one; until the last step the caller's
+//! program is untouched and gets its errno. Nothing of the file is copied: its pages
+//! are mapped and come on first touch, except the headers and the page where the bss
+//! begins.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use mm_elf::{Header, ImageFacts, Machine, Plan, ProcessFacts, Sink, Stack, Target};
+
+use crate::arch::{Arch, Frame};
+use crate::errno::{Errno, Result};
+use crate::fs::tree::Kind;
+use crate::fs::walk::{LastLink, walk};
+use crate::limits::{ARGUMENT_BYTES, Grant, SCRATCH_QUOTA};
+use crate::memory::{FileNode, Space};
+use crate::sched::{Channel, Patience};
+use crate::syscall::Call;
+use crate::task::signal::{Action, IGNORE};
+
+const MAX_SCRIPTS: usize = 4;
+const HEAD_BYTES: usize = 256;
+const MAX_TABLE_BYTES: u64 = 64 * 1024;
+/// Bytes of stack that are mapped at once; it grows down from there.
+const FIRST_STACK_BYTES: usize = 256 * 1024;
+const STACK_LIMIT: u64 = 2 << 20;
+
+/// argv and envp on their way into a new program.
+pub struct Words {
+    bytes: Vec<u8>,
+    count: usize,
+    grant: Grant,
+}
+
+impl Words {
+    /// Makes an empty list.
+    ///
+    /// # Errors
+    /// `ENOMEM`, when other execs use up the kernel's room.
+    pub fn new() -> Result<Self> {
+        Ok(Words {
+            bytes: Vec::new(),
+            count: 0,
+            grant: SCRATCH_QUOTA.take(0, Errno::ENOMEM)?,
+        })
+    }
+
+    /// Answers how long the next string may be, with its NUL.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        ARGUMENT_BYTES.saturating_sub(self.bytes.len() + self.count * size_of::<usize>())
+    }
+
+    /// Adds a string.
+    ///
+    /// # Errors
+    /// `E2BIG`, `ENOMEM`.
+    pub fn push(&mut self, word: &[u8]) -> Result<()> {
+        if word.len() + 1 + size_of::<usize>() > self.room() {
+            return Err(Errno::E2BIG);
+        }
+        self.grant.grow(word.len() + 1, Errno::ENOMEM)?;
+        self.bytes
+            .try_reserve(word.len() + 1)
+            .map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(word);
+        self.bytes.push(0);
+        self.count += 1;
+        Ok(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.bytes.split(|&byte| byte == 0).take(self.count)
+    }
+}
+
+/// The program's file, and the arguments after scripts were resolved.
+struct Image<A: Arch> {
+    node: Arc<FileNode<A>>,
+    path: Vec<u8>,
+    words: Words,
+    argc: usize,
+}
+
+struct UserStack<'a, A: Arch> {
+    call: &'a Call<'a, A>,
+    space: &'a Space<A>,
+}
+
+impl<A: Arch> Sink for UserStack<'_, A> {
+    type Error = Errno;
+
+    fn put(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.call
+            .system
+            .write_user(self.space, address as usize, bytes)
+    }
+}
+
+impl<A: Arch> Call<'_, A> {
+    /// Replaces the caller's program. `words` holds `argc` arguments, then the
+    /// environment.
+    ///
+    /// # Errors
+    /// As execve(2); the caller goes on as before.
+    pub fn exec(&mut self, path: &[u8], words: Words, argc: usize) -> Result<()> {
+        let image = self.resolve_scripts(path, words, argc)?;
+        let (space, entry, sp) = self.build_space(&image, path)?;
+        self.end_other_threads()?;
+        self.take_over(&image, space);
+        *self.frame = A::Frame::new(entry, sp);
+        Ok(())
+    }
+
+    fn find_program(&self, path: &[u8]) -> Result<(Arc<FileNode<A>>, Vec<u8>)> {
+        let root = self.system.root.lock().clone().ok_or(Errno::ENOENT)?;
+        let (cwd, program) = {
+            let shared = self.task.process.shared.lock();
+            (shared.cwd.clone(), shared.program.clone())
+        };
+        let place = walk(
+            &root,
+            &cwd,
+            path,
+            LastLink::Follow,
+            &|_| Ok(program.clone()),
+        )?;
+        let node = place.existing()?.clone();
+        if !matches!(node.kind, Kind::File(_)) || node.facts.lock().permissions & 0o111 == 0 {
+            return Err(Errno::EACCES);
+        }
+        Ok((node, place.path))
+    }
+
+    fn read_head(&self, node: &FileNode<A>, at: u64, into: &mut [u8]) -> Result {
+        let Kind::File(data) = &node.kind else {
+            return Err(Errno::EACCES);
+        };
+        let mut done = 0;
+        while done < into.len() {
+            match self
+                .system
+                .read_data(data, at + done as u64, &mut into[done..])?
+            {
+                0 => break,
+                n => done += n,
+            }
+        }
+        Ok(done)
+    }
+
+    fn resolve_scripts(&self, path: &[u8], words: Words, argc: usize) -> Result<Image<A>> {
+        let (mut words, mut argc) = (words, argc);
+        let mut script: Vec<u8> = path.to_vec();
+        for _ in 0..MAX_SCRIPTS {
+            let (node, whole) = self.find_program(&script)?;
+            let mut head = [0; HEAD_BYTES];
+            let n = self.read_head(&node, 0, &mut head)?;
+            let Some(line) = head[..n].strip_prefix(b"#!") else {
+                return Ok(Image {
+                    node,
+                    path: whole,
+                    words,
+                    argc,
+                });
+            };
+            let end = line
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .ok_or(Errno::ENOEXEC)?;
+            let line = line[..end].trim_ascii();
+            let cut = line
+                .iter()
+                .position(|byte| byte.is_ascii_whitespace())
+                .unwrap_or(line.len());
+            let (interpreter, argument) = (&line[..cut], line[cut..].trim_ascii());
+            if interpreter.is_empty() {
+                return Err(Errno::ENOEXEC);
+            }
+            let mut longer = Words::new()?;
+            longer.push(interpreter)?;
+            if !argument.is_empty() {
+                longer.push(argument)?;
+            }
+            longer.push(&script)?;
+            let first = longer.count;
+            for word in words.iter().skip(argc.min(1)) {
+                longer.push(word)?;
+            }
+            argc = first + argc.saturating_sub(1);
+            words = longer;
+            script = interpreter.to_vec();
+        }
+        Err(Errno::ELOOP)
+    }
+
+    fn target(&self) -> Result<Target> {
+        let machines = [
+            Machine::X86_64,
+            Machine::Aarch64,
+            Machine::Arm,
+            Machine::Riscv64,
+        ];
+        let machine = machines
+            .into_iter()
+            .find(|machine| machine.number() == A::ELF_MACHINE)
+            .ok_or(Errno::ENOEXEC)?;
+        Ok(Target {
+            machine,
+            page_shift: crate::memory::page_shift::<A>(),
+            user: A::USER_START as u64..A::USER_END as u64,
+        })
+    }
+
+    /// Reads a file's headers: the first bytes, then the program header table.
+    fn read_headers(&self, node: &FileNode<A>, table: &mut Vec<u8>) -> Result<Header> {
+        let Kind::File(data) = &node.kind else {
+            return Err(Errno::EACCES);
+        };
+        let mut first = [0; Header::BYTES];
+        let n = self.read_head(node, 0, &mut first)?;
+        let header = Header::parse(&first[..n], data.size(), &self.target()?)
+            .map_err(|error| Errno(error.errno()))?;
+        let range = header.table();
+        if range.len > MAX_TABLE_BYTES {
+            return Err(Errno::ENOEXEC);
+        }
+        table
+            .try_reserve_exact(range.len as usize)
+            .map_err(|_| Errno::ENOMEM)?;
+        table.resize(range.len as usize, 0);
+        if self.read_head(node, range.offset, table)? != table.len() {
+            return Err(Errno::ENOEXEC);
+        }
+        Ok(header)
+    }
+
+    fn build_space(&self, image: &Image<A>, given_path: &[u8]) -> Result<(Space<A>, usize, usize)> {
+        let elf = |error: mm_elf::ElfError| Errno(error.errno());
+        // As on Linux, programs that choose no place stand at two thirds of user space,
+        // their interpreters at half of it.
+        let page = !((1usize << crate::memory::page_shift::<A>()) - 1);
+        let (program_base, interpreter_base) =
+            ((A::USER_END / 3 * 2) & page, (A::USER_END / 2) & page);
+        let space = Space::new(self.system)?;
+        let mut table = Vec::new();
+        let header = self.read_headers(&image.node, &mut table)?;
+        let plan = header
+            .check(&table)
+            .and_then(|checked| checked.plan(program_base as u64))
+            .map_err(elf)?;
+        self.map_plan(&space, &image.node, &plan)?;
+        let mut interpreter_table = Vec::new();
+        let mut interpreter = None;
+        if let Some(range) = plan.interpreter() {
+            let mut path = Vec::new();
+            path.try_reserve_exact(range.len as usize)
+                .map_err(|_| Errno::ENOMEM)?;
+            path.resize(range.len as usize, 0);
+            self.read_head(&image.node, range.offset, &mut path)?;
+            let (node, _) =
+                self.find_program(mm_elf::segment::interpreter_path(&path).map_err(elf)?)?;
+            let header = self.read_headers(&node, &mut interpreter_table)?;
+            let plan = header
+                .check(&interpreter_table)
+                .and_then(|checked| checked.plan(interpreter_base as u64))
+                .map_err(elf)?;
+            self.map_plan(&space, &node, &plan)?;
+            interpreter = Some(plan);
+        }
+        space.set_heap_start(plan.brk() as usize);
+        let top = A::USER_END & page;
+        space.map_stack(
+            top - FIRST_STACK_BYTES,
+            FIRST_STACK_BYTES,
+            plan.stack().prot(),
+        )?;
+        let sp = self.write_stack(&space, image, given_path, &plan, interpreter.as_ref(), top)?;
+        let entry = interpreter.as_ref().map_or(plan.entry(), Plan::entry);
+        Ok((space, entry as usize, sp))
+    }
+
+    fn map_plan(&self, space: &Space<A>, node: &FileNode<A>, plan: &Plan<'_>) -> Result<()> {
+        let Kind::File(data) = &node.kind else {
+            return Err(Errno::EACCES);
+        };
+        for step in plan.steps() {
+            space.map_step(data, &step)?;
+            if let Some(zero) = step
+                .zero
+                .filter(|_| step.prot.contains(mm_core::prot::Prot::WRITE))
+            {
+                let zeros = [0; HEAD_BYTES];
+                let mut at = zero.start;
+                while at < zero.end {
+                    let n = HEAD_BYTES.min((zero.end - at) as usize);
+                    // Reading the page may fail, as on any access.
+                    self.system.write_user(space, at as usize, &zeros[..n])?;
+                    at += n as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_stack(
+        &self,
+        space: &Space<A>,
+        image: &Image<A>,
+        path: &[u8],
+        plan: &Plan<'_>,
+        interpreter: Option<&Plan<'_>>,
+        top: usize,
+    ) -> Result {
+        let mut random = [0; 16];
+        self.system.arch.random(&mut random);
+        let (hwcap, hwcap2) = self.system.arch.hardware_capabilities();
+        let process = ProcessFacts {
+            random,
+            hwcap: [hwcap as u64, hwcap2 as u64],
+            clock_ticks: 100,
+            platform: plan.image().header().target().machine.platform(),
+            path,
+            ..ProcessFacts::default()
+        };
+        let stack = Stack {
+            argv: image.words.iter().take(image.argc),
+            envp: image.words.iter().skip(image.argc),
+            process,
+            image: ImageFacts::new(plan, interpreter),
+        };
+        let built = stack
+            .image(top as u64, STACK_LIMIT)
+            .map_err(|error| Errno(error.errno()))?;
+        built.write(&mut UserStack { call: self, space }, &mut 0)?;
+        Ok(built.sp() as usize)
+    }
+
+    fn end_other_threads(&self) -> Result<()> {
+        let process = &self.task.process;
+        for other in self.system.threads_of(process) {
+            if other.tid != self.task.tid {
+                self.system.end_thread(&other);
+            }
+        }
+        let alone =
+            || (process.shared.lock().threads == 1 || self.task.own.lock().ends).then_some(());
+        let _ = self
+            .system
+            .wait_until(Channel::Child(process.pid), None, Patience::Patient, alone);
+        if self.task.own.lock().ends {
+            Err(Errno::RESTART)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn take_over(&self, image: &Image<A>, space: Space<A>) {
+        let process = &self.task.process;
+        let (old, files) = {
+            let mut shared = process.shared.lock();
+            shared.program = image.path.clone();
+            shared.set_name(&image.path);
+            shared.arguments.clear();
+            for word in image.words.iter().take(image.argc) {
+                if shared.arguments.len() + word.len() < HEAD_BYTES {
+                    shared.arguments.extend_from_slice(word);
+                    shared.arguments.push(0);
+                }
+            }
+            for action in shared
+                .actions
+                .iter_mut()
+                .filter(|action| action.handler != IGNORE)
+            {
+                *action = Action::default();
+            }
+            shared.holds_parent = false;
+            (shared.space.replace(Arc::new(space)), shared.files.clone())
+        };
+        {
+            let mut own = self.task.own.lock();
+            own.clear_at_end = 0;
+            own.signal_stack = None;
+        }
+        self.system.wake(Channel::Vfork(process.pid));
+        while let Some(closed) = files
+            .as_ref()
+            .and_then(|files| files.lock().remove_on_exec())
+        {
+            drop(closed);
+        }
+        self.system.activate(self.task);
+        self.system.arch.reset_fp_state();
+        drop(old);
+    }
+}
