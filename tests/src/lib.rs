@@ -15,3 +15,8 @@ pub mod platform;
 pub mod random;
 pub mod tlb;
 pub mod world;
+
+/// Compiles the example of the repository's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
