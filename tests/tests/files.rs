@@ -193,3 +193,45 @@ fn memory_objects_map_without_waiting() {
     drop((s, file));
     w.assert_empty();
 }
+
+#[test]
+fn g5_lesson_60_truncation_unmaps_private_copies_too() {
+    let w = world(7);
+    let file = w.file(1, &text(6));
+    let (s, t) = (w.space(), w.space());
+    let a = s
+        .map(&MapRequest::shared(&file, 0, 6 * PAGE, Prot::RW))
+        .unwrap()
+        .as_usize();
+    let b = t
+        .map(&MapRequest::private(&file, 0, 6 * PAGE, Prot::RW))
+        .unwrap()
+        .as_usize();
+    for page in 0..6 {
+        w.peek(0, &s, a + page * PAGE).unwrap();
+        w.poke(1, &t, b + page * PAGE, 0x77).unwrap();
+    }
+    file.set_size(2 * PAGE as u64 + 100).unwrap();
+    assert_eq!(w.peek(0, &s, a + 2 * PAGE + 99), Ok(2 ^ 99));
+    assert_eq!(w.peek(1, &t, b + 2 * PAGE), Ok(0x77), "the last page stays");
+    for page in 3..6 {
+        for access in [
+            w.peek(0, &s, a + page * PAGE),
+            w.peek(1, &t, b + page * PAGE),
+        ] {
+            assert!(
+                matches!(access, Err(Stopped::Signal(Signal::BusAdrErr(_)))),
+                "{access:?}"
+            );
+        }
+    }
+    assert_eq!(t.counts().anon.get(), 3);
+    file.set_size(6 * PAGE as u64).unwrap();
+    assert_eq!(
+        w.peek(0, &s, a + 2 * PAGE + 100),
+        Ok(0),
+        "growth shows zeros"
+    );
+    drop((s, t, file));
+    w.assert_empty();
+}

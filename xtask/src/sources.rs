@@ -57,11 +57,6 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "table",
         "the gather owns what a table gave up, by the table's own types",
     ),
-    (
-        "mm",
-        "space",
-        "the machine's memory holds the pool of spaces, whose type it must name",
-    ),
 ];
 
 /// The files in which `unsafe` may stand, and why each needs it.

@@ -43,6 +43,7 @@ mod radix;
 mod reference;
 mod size;
 mod ticket;
+mod unmap;
 
 pub use cache::{CachedPage, Found};
 pub use mapping::{ObjectAreas, ObjectMap};

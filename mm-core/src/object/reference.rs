@@ -72,8 +72,8 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
         self.view(&self.mm.cx()).write(offset, bytes)
     }
 
-    /// Sets the size. What was cut off is gone for all who read; growth shows
-    /// zeros.
+    /// Sets the size (ftruncate(2)). What was cut off is unmapped everywhere and
+    /// gone for all who read; growth shows zeros.
     ///
     /// # Errors
     /// [`MmError::TooBig`], with nothing changed.
@@ -81,6 +81,7 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
         let cx = self.mm.cx();
         let view = self.view(&cx);
         if let Resized::Truncated(truncation) = view.resize(size)? {
+            view.unmap_from(truncation.from());
             view.finish_truncation(truncation);
         }
         Ok(())

@@ -86,7 +86,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut gather = TlbGather::new(&cx, &node.tlb);
         for vma in node.vmas.overlapping(&nodes, part) {
             let mapped = nodes.vma(vma).range().intersect(part);
-            zap(&self.table(&cx), mapped, &mut gather);
+            zap(self.table(&cx), &node.tlb, mapped, &mut gather);
         }
         self.released(gather.finish());
         stopped.map_or(Ok(()), Err)

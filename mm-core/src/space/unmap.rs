@@ -17,8 +17,8 @@ use crate::cx::Cx;
 use crate::error::MmError;
 use crate::platform::Platform;
 use crate::range::PageRange;
-use crate::table::PageTable;
-use crate::tlb::TlbGather;
+use crate::table::{CursorMut, PageTable};
+use crate::tlb::{SpaceTlb, TlbGather};
 use crate::vma::{Delta, Edit, Plan, VmaFlags};
 
 use super::Layout;
@@ -92,7 +92,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub(super) fn zap_now(&self, cx: &Cx<'m, P>, range: PageRange) {
         let node = self.node();
         let mut gather = TlbGather::new(cx, &node.tlb);
-        zap(&self.table(cx), range, &mut gather);
+        zap(self.table(cx), &node.tlb, range, &mut gather);
         self.released(gather.finish());
     }
 
@@ -155,36 +155,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 /// # Locks
 /// Table locks, one at a time (a parent with a child). Nobody enters pages in
 /// the range meanwhile, or the caller does not mind.
-pub(crate) fn zap<'m, P: Platform>(
-    table: &PageTable<'_, 'm, P>,
+pub(super) fn zap<'m, P: Platform>(
+    table: PageTable<'_, 'm, P>,
+    tlb: &SpaceTlb,
     range: PageRange,
     gather: &mut TlbGather<'_, 'm, P>,
 ) {
-    gather.reserve(range.pages());
-    table.detach_covered(range, gather);
-    let mut at = range.start();
-    while let Some(leaf) = table.next_leaf(PageRange::new(at, range.end())) {
-        let mut overflow = None;
-        let part = leaf.range().intersect(PageRange::new(at, range.end()));
-        at = part.end();
-        for page in part.iter() {
-            if leaf.live() == 0 {
-                break;
-            }
-            if let Some(taken) = leaf.take(page)
-                && let Err(full) = gather.push(taken)
-            {
-                at = page.saturating_add(1);
-                overflow = Some(full.taken);
-                break;
-            }
-        }
-        drop(leaf);
-        if let Some(taken) = overflow {
-            gather.flush();
-            let pushed = gather.push(taken);
-            debug_assert!(pushed.is_ok(), "a flushed gather has room");
-        }
-    }
-    table.prune(range, gather);
+    let unmapped = CursorMut::new(table, tlb, range).unmap(gather);
+    debug_assert!(unmapped.is_ok(), "users have no blocks to be shattered");
 }
