@@ -49,7 +49,7 @@ pub fn init(frames: &'static Frames<Pc>, facts: &Facts) {
     let root =
         PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
     let table = PageTable::view(&cx, root, TableOwner::Kernel, 0);
-    let tlb = TLB.call_once(|| SpaceTlb::new().for_every_space());
+    let tlb = TLB.call_once(SpaceTlb::for_every_space);
     let map = |address: usize, physical: Range<u64>, prot: Prot| {
         let pages = pages(address, physical.end - physical.start);
         let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
