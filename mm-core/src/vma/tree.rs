@@ -138,7 +138,9 @@ impl VmaTree {
 
     /// Returns the area that holds the page.
     pub fn find(&self, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Handle<Vma>> {
-        self.tree.tree().find(nodes, |vma| side(vma, page))
+        // One comparison a level, to the bottom: faster than two and an early end.
+        self.first_ending_above(nodes, page)
+            .filter(|&vma| nodes.get(vma).start() <= page)
     }
 
     /// Returns a candidate for the area that holds the page, without any lock.
