@@ -57,7 +57,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let node = self.node();
         let layout = node.lock.write(&cx, self.key());
         // Nobody else knows the child: its lock is free whatever is held.
-        *child.node().lock.write_fresh(&cx, child.key()) = *layout;
+        let mut fresh = child.node().lock.write_fresh(&cx, child.key());
+        *fresh = *layout;
+        child.set_limits_locked(&mut fresh, layout.limits);
+        drop(fresh);
         let charged = node.counts.anon.get();
         self.mm.platform().try_charge(charged)?;
         let nodes = Nodes::new(&cx, self.mm);

@@ -67,7 +67,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub fn new(mm: &'m Mm<P>, limits: SpaceLimits) -> Result<Self, MmError> {
         let cx = mm.cx();
         let space = Self::fresh(mm, &cx)?;
-        space.node().lock.write(&cx, space.key()).limits = limits;
+        space.set_limits_locked(&mut space.node().lock.write(&cx, space.key()), limits);
         Ok(space)
     }
 
@@ -123,7 +123,15 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Takes the space lock for writing.
     pub fn set_limits(&self, limits: SpaceLimits) {
         let cx = self.mm.cx();
-        self.node().lock.write(&cx, self.key()).limits = limits;
+        self.set_limits_locked(&mut self.node().lock.write(&cx, self.key()), limits);
+    }
+
+    /// Sets the bounds, and tells the areas how far to keep off stacks.
+    fn set_limits_locked(&self, layout: &mut Layout, limits: SpaceLimits) {
+        let guard = SpaceLimits::pages(limits.stack_guard, Self::SHIFT);
+        let guard = u32::try_from(guard).unwrap_or(u32::MAX);
+        self.node().vmas.set_stack_guard(guard);
+        layout.limits = limits;
     }
 
     pub(crate) fn node(&self) -> &'m SpaceNode {

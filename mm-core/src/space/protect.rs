@@ -56,7 +56,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = Nodes::new(&cx, self.mm);
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {
-            let change = |spec: &VmaSpec| spec.flags.with_prot(prot);
+            let change = |spec: &VmaSpec| spec.flags.protected(prot);
             self.check_unsealed(&nodes, prefix)?;
             let node = self.node();
             let plan = Plan::modify(&node.vmas, &nodes, prefix, &change);

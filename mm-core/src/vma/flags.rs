@@ -117,6 +117,19 @@ impl VmaFlags {
         self.difference(Self::RIGHTS).union(Self::from_prot(prot))
     }
 
+    /// Returns the flags of an area whose rights the user changes
+    /// (mprotect(2)): what becomes private and writable counts as committed
+    /// from then on, also when it loses WRITE again.
+    #[must_use]
+    pub const fn protected(self, prot: Prot) -> Self {
+        let new = self.with_prot(prot);
+        if new.is_data() && !new.contains(Self::NO_RESERVE) {
+            new.union(Self::ACCOUNT)
+        } else {
+            new
+        }
+    }
+
     /// Returns whether an access is among the rights in force.
     ///
     /// A store also needs no right to load, nor the other way round: what

@@ -1,0 +1,374 @@
+//! Areas through the public API: what merges after real faults and forks, and
+//! long scripts of every verb against a model that knows pages and nothing else.
+//!
+//! The merge rules are those that Linux's selftests check on a live kernel
+//! (tools/testing/selftests/mm/merge.c); the scripts follow E2, C1, A1 and I.
+
+use mm_core::addr::VirtAddr;
+use mm_core::error::MmError;
+use mm_core::prot::Prot;
+use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::vma::VmaFlags;
+use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::random::Random;
+use mm_testkit::world::{Space, Stopped, World};
+use mm_x86_64::{FourLevel, Paging};
+use std::collections::BTreeMap;
+
+type Format = Paging<FourLevel>;
+type X64 = World<Format, LongModeWalker>;
+
+const PAGE: usize = 4096;
+const BASE: usize = 0x10_0000;
+
+fn world(seed: u64) -> X64 {
+    World::new(
+        Paging::new(FourLevel),
+        LongModeWalker::new(4),
+        2048,
+        4,
+        seed,
+    )
+}
+
+fn at(page: usize) -> VirtAddr {
+    VirtAddr::new(BASE + page * PAGE)
+}
+
+fn try_map(s: &Space<Format>, start: usize, end: usize, prot: Prot) -> Result<(), MmError> {
+    let request = MapRequest::anonymous((end - start) * PAGE, prot).fixed(at(start));
+    s.map(&request).map(|_| ())
+}
+
+fn map(s: &Space<Format>, start: usize, end: usize, prot: Prot) {
+    try_map(s, start, end, prot).unwrap();
+}
+
+fn protect(s: &Space<Format>, start: usize, end: usize, prot: Prot) {
+    s.protect(at(start), (end - start) * PAGE, prot).unwrap();
+}
+
+/// Writes the areas as `start-end`, in pages.
+fn draw(s: &Space<Format>) -> String {
+    let page = |n: usize| n - BASE / PAGE;
+    s.areas()
+        .map(|a| {
+            let (start, end) = (a.range.start().as_usize(), a.range.end().as_usize());
+            format!("{}-{}", page(start), page(end))
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn mprotect_merges_unfaulted_with_faulted_in_both_directions() {
+    for touched in [0, 5] {
+        let w = world(1);
+        let s = w.space();
+        map(&s, 0, 10, Prot::RW);
+        protect(&s, 5, 10, Prot::READ);
+        assert_eq!(draw(&s), "0-5 5-10");
+        if touched == 0 {
+            w.poke(0, &s, at(0).as_usize(), 1).unwrap();
+        } else {
+            protect(&s, 5, 10, Prot::RW);
+            protect(&s, 0, 5, Prot::READ);
+            w.poke(0, &s, at(5).as_usize(), 1).unwrap();
+            protect(&s, 0, 5, Prot::RW);
+        }
+        protect(&s, 5, 10, Prot::RW);
+        assert_eq!(draw(&s), "0-10");
+        drop(s);
+        w.assert_empty();
+    }
+}
+
+/// The first page of each half was made while the halves had different rights:
+/// they share an anon_vma all the same, and are one area again.
+#[test]
+fn neighbours_that_were_both_faulted_become_one_again() {
+    let w = world(2);
+    let s = w.space();
+    map(&s, 0, 10, Prot::RW);
+    protect(&s, 5, 10, Prot::RWX);
+    w.poke(0, &s, at(1).as_usize(), 1).unwrap();
+    w.poke(0, &s, at(7).as_usize(), 7).unwrap();
+    protect(&s, 5, 10, Prot::RW);
+    assert_eq!(draw(&s), "0-10");
+    assert_eq!(w.peek(1, &s, at(1).as_usize()), Ok(1));
+    assert_eq!(w.peek(1, &s, at(7).as_usize()), Ok(7));
+    drop(s);
+    w.assert_empty();
+}
+
+/// What was mapped without WRITE and got it later is like what had it from the
+/// start, also in what it commits to.
+#[test]
+fn rights_that_came_later_are_no_reason_not_to_merge() {
+    let w = world(3);
+    let s = w.space();
+    map(&s, 0, 5, Prot::READ);
+    map(&s, 5, 10, Prot::RW);
+    protect(&s, 0, 5, Prot::RW);
+    assert_eq!(draw(&s), "0-10");
+    drop(s);
+    w.assert_empty();
+}
+
+#[test]
+fn after_fork_an_area_with_pages_stays_apart_from_a_new_neighbour_in_the_child() {
+    let w = world(4);
+    let s = w.space();
+    map(&s, 0, 5, Prot::RW);
+    w.poke(0, &s, at(0).as_usize(), 1).unwrap();
+    let child = s.fork().unwrap();
+    map(&child, 5, 8, Prot::RW);
+    assert_eq!(draw(&child), "0-5 5-8");
+    // The parent's area has no ancestors.
+    map(&s, 5, 8, Prot::RW);
+    assert_eq!(draw(&s), "0-8");
+    // Without pages of its own the child's would have merged.
+    let other = w.space();
+    map(&other, 0, 5, Prot::RW);
+    let child = (child, other.fork().unwrap());
+    map(&child.1, 5, 8, Prot::RW);
+    assert_eq!(draw(&child.1), "0-8");
+    drop((s, child, other));
+    w.assert_empty();
+}
+
+#[test]
+fn a7_the_guard_below_a_stack_is_the_spaces_own() {
+    for guard in [0, 16] {
+        let w = world(5);
+        let s = w.space();
+        let mut limits = s.limits();
+        limits.stack_guard = guard * PAGE;
+        limits.mmap_base = at(100);
+        s.set_limits(limits);
+        let mut stack = MapRequest::anonymous(4 * PAGE, Prot::RW).fixed(at(96));
+        stack.flags |= MapFlags::GROWS_DOWN;
+        s.map(&stack).unwrap();
+        let child = s.fork().unwrap();
+        for space in [&s, &child] {
+            let got = space.map(&MapRequest::anonymous(PAGE, Prot::READ)).unwrap();
+            assert_eq!(got, at(96 - guard - 1), "guard of {guard} pages");
+        }
+        drop((s, child));
+        w.assert_empty();
+    }
+}
+
+/// One page as the model knows it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Page {
+    prot: Prot,
+    byte: u8,
+    inherits: Inherits,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Inherits {
+    Copy,
+    Nothing,
+    Zeroes,
+}
+
+type Model = BTreeMap<usize, Page>;
+
+/// One program: its space and what the model thinks of it.
+struct Program {
+    space: Space<Format>,
+    model: Model,
+}
+
+impl Program {
+    fn first_hole(&self, start: usize, end: usize) -> Option<usize> {
+        (start..end).find(|p| !self.model.contains_key(p))
+    }
+
+    /// Compares the areas with the model (A1, I).
+    fn check(&self) {
+        let mut seen = 0;
+        let mut last_end = 0;
+        for area in self.space.areas() {
+            assert!(area.range.start().as_usize() >= last_end, "areas overlap");
+            assert!(!area.range.is_empty());
+            last_end = area.range.end().as_usize();
+            for page in area.range.iter() {
+                let model = self.model.get(&(page.as_usize() - BASE / PAGE));
+                let model = model.unwrap_or_else(|| panic!("{page:?} is mapped"));
+                assert_eq!(model.prot, area.prot());
+                let inherits = if area.flags.contains(VmaFlags::DONT_COPY) {
+                    Inherits::Nothing
+                } else if area.flags.contains(VmaFlags::WIPE_ON_FORK) {
+                    Inherits::Zeroes
+                } else {
+                    Inherits::Copy
+                };
+                assert_eq!(model.inherits, inherits);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, self.model.len(), "pages mapped");
+        let counts = self.space.counts();
+        assert_eq!(counts.total.get(), seen);
+        assert_eq!(counts.areas.get(), self.space.areas().count());
+        let data = self.model.values().filter(|p| p.prot.contains(Prot::WRITE));
+        assert_eq!(counts.data.get(), data.count());
+    }
+
+    /// Reads every page that may be read (E2).
+    fn check_bytes(&self, w: &X64, cpu: usize) {
+        for (&page, model) in &self.model {
+            let got = w.peek(cpu, &self.space, at(page).as_usize());
+            // x86 cannot store without loading, nor execute without it.
+            if model.prot.is_empty() {
+                assert!(matches!(got, Err(Stopped::Signal(_))), "{page}: {got:?}");
+            } else {
+                assert_eq!(got, Ok(model.byte), "page {page} of {model:?}");
+            }
+        }
+    }
+}
+
+const PAGES: u64 = 40;
+
+fn play(seed: u64, steps: usize) {
+    println!("seed {seed}");
+    let w = world(seed);
+    let mut rng = Random::new(seed);
+    let mut programs = vec![Program {
+        space: w.space(),
+        model: Model::new(),
+    }];
+    for step in 0..steps {
+        let which = rng.below(programs.len() as u64) as usize;
+        let cpu = rng.below(4) as usize;
+        let start = rng.below(PAGES) as usize;
+        let end = (start + 1 + rng.below(10) as usize).min(PAGES as usize);
+        let (addr, len) = (at(start), (end - start) * PAGE);
+        let prot = rng.pick(&[Prot::RW, Prot::RW, Prot::READ, Prot::RX, Prot::NONE]);
+        let verb = rng.below(100);
+        // Some verbs meet an empty pool or allocator on their way.
+        let failing = rng.chance(20) && verb < 80;
+        if failing {
+            w.platform().fail_nth(1 + rng.below(6));
+        }
+        let p = &mut programs[which];
+        let hole = p.first_hole(start, end);
+        let range = start..end;
+        match verb {
+            0..20 => {
+                if succeeded(try_map(&p.space, start, end, prot), failing) {
+                    let new = Page {
+                        prot,
+                        byte: 0,
+                        inherits: Inherits::Copy,
+                    };
+                    p.model.extend(range.map(|page| (page, new)));
+                }
+            }
+            20..32 => {
+                if succeeded(p.space.unmap(addr, len), failing) {
+                    p.model.retain(|page, _| !range.contains(page));
+                }
+            }
+            32..55 => {
+                let done = p.space.protect(addr, len, prot);
+                if done != Err(MmError::OutOfMemory) || !failing {
+                    // Exactly the prefix before the first hole (lesson 22).
+                    assert_eq!(done, hole.map_or(Ok(()), |h| Err(MmError::Unmapped(at(h)))));
+                    let prefix = start..hole.unwrap_or(end);
+                    p.model
+                        .range_mut(prefix)
+                        .for_each(|(_, page)| page.prot = prot);
+                }
+            }
+            55..62 => {
+                let done = p.space.advise(addr, len, Advice::DontNeed);
+                assert_eq!(done, hole.map_or(Ok(()), |h| Err(MmError::Unmapped(at(h)))));
+                p.model.range_mut(range).for_each(|(_, page)| page.byte = 0);
+            }
+            62..70 => {
+                let (on, off, kind) = rng.pick(&[
+                    (Advice::DontFork, Advice::DoFork, Inherits::Nothing),
+                    (Advice::WipeOnFork, Advice::KeepOnFork, Inherits::Zeroes),
+                ]);
+                // One of the two at a time, so that the model need not rank them.
+                let others = p
+                    .model
+                    .range(range.clone())
+                    .any(|(_, page)| page.inherits != Inherits::Copy && page.inherits != kind);
+                if !others {
+                    let set = rng.chance(60);
+                    let done = p.space.advise(addr, len, if set { on } else { off });
+                    if done != Err(MmError::OutOfMemory) || !failing {
+                        let want = hole.map_or(Ok(()), |h| Err(MmError::Unmapped(at(h))));
+                        assert_eq!(done, want);
+                        let inherits = if set { kind } else { Inherits::Copy };
+                        p.model
+                            .range_mut(range)
+                            .for_each(|(_, page)| page.inherits = inherits);
+                    }
+                }
+            }
+            70..76 if programs.len() < 5 => {
+                let forked = programs[which].space.fork();
+                match forked {
+                    Ok(space) => {
+                        let inherited = programs[which].model.iter().filter_map(|(&n, &page)| {
+                            match page.inherits {
+                                Inherits::Copy => Some((n, page)),
+                                Inherits::Zeroes => Some((n, Page { byte: 0, ..page })),
+                                Inherits::Nothing => None,
+                            }
+                        });
+                        let model = inherited.collect();
+                        programs.push(Program { space, model });
+                    }
+                    Err(error) => assert!(failing && error == MmError::OutOfMemory),
+                }
+            }
+            76..80 if programs.len() > 1 => drop(programs.swap_remove(which)),
+            _ => {
+                w.platform().fail_none();
+                let byte = rng.below(255) as u8 + 1;
+                let p = &mut programs[which];
+                let done = w.poke(cpu, &p.space, addr.as_usize(), byte);
+                match p.model.get_mut(&start) {
+                    Some(page) if page.prot.contains(Prot::WRITE) => {
+                        assert_eq!(done, Ok(()));
+                        page.byte = byte;
+                    }
+                    _ => assert!(matches!(done, Err(Stopped::Signal(_))), "{done:?}"),
+                }
+            }
+        }
+        w.platform().fail_none();
+        programs.iter().for_each(Program::check);
+        if step % 8 == 0 {
+            for (i, p) in programs.iter().enumerate() {
+                p.check_bytes(&w, i % 4);
+            }
+        }
+    }
+    drop(programs);
+    w.assert_empty();
+}
+
+/// Returns whether the verb was done; it may fail only where that was arranged.
+fn succeeded(done: Result<(), MmError>, failing: bool) -> bool {
+    match done {
+        Ok(()) => true,
+        Err(MmError::OutOfMemory) if failing => false,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn scripts_of_every_verb_agree_with_a_map_of_pages() {
+    for seed in 1..=12 {
+        play(seed, 250);
+    }
+}
