@@ -16,6 +16,7 @@
 //! | `split`, `merge` | pure decisions: what remains, what joins |
 //! | `plan` | what an edit will do: limits are checked against it |
 //! | `edit` | reserve, mark, commit |
+//! | `upkeep` | what must follow: nodes, objects' maps, anon_vmas |
 //! | `owner`, `limits` | the node of the space that areas belong to, its bounds and counts |
 //! | `family` | copies for fork; whose anon_vma a first page gets |
 //!
@@ -38,8 +39,9 @@ mod split;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod tree;
+mod upkeep;
 
-pub use edit::{Done, Edit, Upkeep};
+pub use edit::{Done, Edit};
 pub use family::{anon_candidate, duplicate};
 pub use flags::VmaFlags;
 pub use limits::{PageCount, SpaceLimits};
@@ -51,3 +53,4 @@ pub use protmap::DirtyTracking;
 pub use shape::{AnonLink, Shape, VmaSpec};
 pub use split::Around;
 pub use tree::{ByAddress, ByOffset, STACK_GUARD_PAGES, VmaTree};
+pub use upkeep::Upkeep;

@@ -7,7 +7,7 @@
 //!   right               [------)      pgoff p + (right.start - old.start)
 //! ```
 //!
-//! `split_keeps_every_page_and_its_offset` draws it in numbers. Both remainders
+//! `a3_split_keeps_every_page_and_its_offset` draws it in numbers. Both remainders
 //! keep flags, backing and anon_vma; the page counts add up to the old one.
 
 use super::Shape;

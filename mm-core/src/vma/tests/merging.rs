@@ -56,7 +56,7 @@ fn simple_shrink() {
 }
 
 #[test]
-fn merge_new() {
+fn merge_new_one_after_the_other() {
     let s = Space::new();
     s.add(0, 2, RW);
     s.add(3, 4, RW);
@@ -75,6 +75,40 @@ fn merge_new() {
     assert_eq!(s.draw(), "0-9@0 10-12@10");
     s.add(9, 10, RW);
     assert_eq!(s.draw(), "0-12@0");
+}
+
+#[test]
+fn merge_new_to_previous() {
+    let s = Space::new();
+    s.add(0, 3, RW);
+    assert_eq!(s.add(3, 5, RW).areas, 0);
+    assert_eq!(s.draw(), "0-5@0");
+}
+
+#[test]
+fn merge_new_to_next() {
+    let s = Space::new();
+    s.add(7, 9, RW);
+    assert_eq!(s.add(4, 7, RW).areas, 0);
+    assert_eq!(s.draw(), "4-9@4");
+}
+
+#[test]
+fn merge_new_to_both() {
+    let s = Space::new();
+    s.add(0, 3, RW);
+    s.add(5, 8, RW);
+    assert_eq!(s.add(3, 5, RW).areas, -1);
+    assert_eq!(s.draw(), "0-8@0");
+}
+
+#[test]
+fn merge_new_apart() {
+    let s = Space::new();
+    s.add(0, 3, RW);
+    s.add(7, 9, RW);
+    assert_eq!(s.add(4, 6, RW).areas, 1);
+    assert_eq!(s.draw(), "0-3@0 4-6@4 7-9@7");
 }
 
 #[test]
