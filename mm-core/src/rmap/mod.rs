@@ -33,7 +33,7 @@
 //! **Locks.** All anon_vmas of one family share the lock in their root, and all
 //! chains of an area lead into one family (asserted), so no two of these
 //! locks are ever held. The lock for writing guards interval trees, counts, and
-//! the range and offset of every area in them; [`Rmap::walk_anon`] takes it for
+//! the range and offset of every area in them; [`walk()`] takes it for
 //! reading. The list of an area's chains is guarded by its space's lock too.
 //!
 //! **Life.** An anon_vma lives while an area has a chain to it or somebody
@@ -51,7 +51,7 @@ pub use chain::Chains;
 #[cfg(any(test, feature = "validate"))]
 pub use chain::RmapFlaw;
 pub use fork::{Fork, Prepare};
-pub use walk::{Hit, walk_areas};
+pub use walk::{Hit, walk, walk_areas};
 
 use crate::cx::Cx;
 use crate::platform::Platform;
@@ -101,6 +101,12 @@ impl<'c, 'm, P: Platform> Rmap<'c, 'm, P> {
 
     fn vma(&self, vma: Handle<Vma>) -> &'m Vma {
         self.vmas.get(self.cx.frames(), vma)
+    }
+}
+
+impl<P: Platform> Resolve<Vma> for Rmap<'_, '_, P> {
+    fn get(&self, handle: Handle<Vma>) -> &Vma {
+        self.vma(handle)
     }
 }
 

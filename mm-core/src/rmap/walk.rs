@@ -21,6 +21,9 @@
 
 use super::{AnonVma, Rmap};
 use crate::addr::Vpn;
+use crate::cx::Cx;
+use crate::mm::Mm;
+use crate::object::ObjectView;
 use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
 use crate::pool::Handle;
@@ -37,6 +40,38 @@ pub struct Hit<'a> {
     pub area: &'a Vma,
     /// The page of the area's space.
     pub page: Vpn,
+}
+
+/// Visits every area that may map a page of user memory, until the visitor
+/// breaks off: through its anon_vma, or through its object.
+///
+/// The page is LOCKED. The object of a cached page must stay in use during the
+/// walk: whoever found the page through it keeps it.
+///
+/// # Locks
+/// Takes the anon_vma family's lock (`AnonRoot`) or the object's map
+/// (`ObjectMap`) for reading, also around the visits: they may lock tables.
+pub fn walk<P: Platform, B>(
+    mm: &Mm<P>,
+    cx: &Cx<'_, P>,
+    page: &Page,
+    visit: impl FnMut(Hit<'_>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let rmap = Rmap::new(cx, &mm.anon_vmas, &mm.chains, &mm.vmas);
+    if page.has(PageFlags::ANON) {
+        return rmap.walk_anon(page, visit);
+    }
+    debug_assert!(page.has(PageFlags::LOCKED), "not a LOCKED page");
+    let record = page.user();
+    match Handle::from_raw(record.owner()) {
+        // Nothing maps it: nothing is found, and the object may be gone.
+        None => ControlFlow::Continue(()),
+        Some(_) if record.maps() == 0 => ControlFlow::Continue(()),
+        Some(object) => {
+            let map = ObjectView::new(mm, cx, object).read_map();
+            walk_areas(map.tree(), &rmap, record.index(), visit)
+        }
+    }
 }
 
 impl<P: Platform> Rmap<'_, '_, P> {
