@@ -25,7 +25,6 @@ mod memory;
 mod pic;
 mod platform;
 mod power;
-mod proof;
 mod random;
 mod signal;
 mod stack;
@@ -34,7 +33,14 @@ mod trap;
 
 use core::panic::PanicInfo;
 
-use mm_kernel::arch::Outcome;
+use mm_kernel::arch::{Boot, Outcome};
+use mm_kernel::system::System;
+use spin::Once;
+
+use arch::X86_64;
+
+/// The portable kernel.
+static SYSTEM: Once<System<X86_64>> = Once::new();
 
 /// The first Rust code: runs on the boot stack and the boot page table, interrupts off.
 #[unsafe(no_mangle)]
@@ -50,12 +56,23 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     log::info!("initrd: {} bytes", facts.initrd.len());
     cpu::init(0);
     trap::init();
-    let frames = platform::init(&facts);
-    kernel_table::init(frames, &facts);
+    let mm = platform::init(&facts);
+    kernel_table::init(mm.frames(), &facts);
     pic::init();
     clock::init();
     console::listen();
-    proof::run()
+    let boot = Boot {
+        command_line: facts.command_line,
+        initrd: facts.initrd,
+    };
+    let system = SYSTEM.call_once(|| System::new(&X86_64, mm, boot));
+    trap::register(system);
+    platform::set_waker(|key| {
+        if let Some(system) = SYSTEM.get() {
+            system.wake_transfer(key);
+        }
+    });
+    system.run()
 }
 
 /// Says where and why, then powers off: a kernel that is wrong about itself does not go on.

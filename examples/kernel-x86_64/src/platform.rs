@@ -7,9 +7,11 @@
 //!   minus the kernel's image, the initrd, the first MiB (the loader's data, the BIOS's)
 //! ```
 
+use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
 use mm_core::pool::FrameHeap;
+use mm_core::{Mm, MmCell};
 use mm_x86_64::native::{self, Native};
 use mm_x86_64::tlb::{TlbFeatures, flush_local};
 use mm_x86_64::{FourLevel, Paging};
@@ -27,7 +29,11 @@ const PAT: u32 = 0x277;
 /// Memory below this is not given to the family.
 const LOW_MEMORY: u64 = 1 << 20;
 
-static FRAMES: Once<Frames<Pc>> = Once::new();
+/// The memory of the machine.
+static MM: MmCell<Pc> = MmCell::new();
+
+/// Who is told when a transfer ends.
+static WAKER: Once<fn(TicketKey)> = Once::new();
 
 /// The kernel's heap takes its memory from the same frames as everything else.
 #[global_allocator]
@@ -65,11 +71,22 @@ unsafe impl Platform for Pc {
             flush_local(&mut native, self.tlb, flush);
         }
     }
+
+    fn wake(&self, key: TicketKey) {
+        if let Some(waker) = WAKER.get() {
+            waker(key);
+        }
+    }
 }
 
 /// Returns the machine's frames, once they are there.
 pub fn frames() -> Option<&'static Frames<Pc>> {
-    FRAMES.get()
+    MM.get().map(Mm::frames)
+}
+
+/// Has `waker` called whenever a transfer ends.
+pub fn set_waker(waker: fn(TicketKey)) {
+    WAKER.call_once(|| waker);
 }
 
 /// Gives back the heap's empty slabs.
@@ -82,7 +99,7 @@ pub fn drain_heap() {
 /// # Panics
 ///
 /// When the memory map is unusable: there is no kernel without memory.
-pub fn init(facts: &Facts) -> &'static Frames<Pc> {
+pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
     // it; `usable` leaves out what somebody uses.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
@@ -90,8 +107,8 @@ pub fn init(facts: &Facts) -> &'static Frames<Pc> {
     unsafe { native::write_msr(PAT, mm_x86_64::paging::PAT_VALUE) };
     // SAFETY: ring 0.
     let tlb = unsafe { native::tlb_features() };
-    let frames = FRAMES.call_once(|| Frames::new(Pc { memory, tlb }));
-    let cx = mm_core::cx::Cx::new(frames);
+    let mm = MM.init(Pc { memory, tlb });
+    let (frames, cx) = (mm.frames(), mm.cx());
     let (regions, count) = reserve(facts);
     for range in normalise(&regions[..count], PAGE_SHIFT) {
         if let Err(error) = frames.add_region(&cx, range.start, range.frames) {
@@ -101,7 +118,7 @@ pub fn init(facts: &Facts) -> &'static Frames<Pc> {
     let zero = frames.init_zero_page(&cx);
     assert!(zero.is_ok(), "no memory for the zero page");
     log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
-    frames
+    mm
 }
 
 /// The firmware's map, with what is taken marked as reserved.
