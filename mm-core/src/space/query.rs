@@ -7,6 +7,7 @@
 use super::AddressSpace;
 use super::upkeep::Nodes;
 use crate::addr::{VirtAddr, Vpn};
+use crate::format::{Entry, PageTableFormat};
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
@@ -69,6 +70,19 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// the kernel's, so `key` stands where the inode does.
     pub fn maps(&self) -> Maps<'_, 'm, P> {
         Maps { space: self }
+    }
+
+    /// Returns the page-table entry of a page, as it is now (Linux:
+    /// /proc/PID/pagemap); `Empty` where there is none.
+    ///
+    /// # Locks
+    /// None: it may have changed by the time the caller looks at it.
+    pub fn entry(&self, page: Vpn) -> Entry {
+        let cx = self.mm.cx();
+        let found = self.table(&cx).translate(page);
+        found.map_or(Entry::Empty, |(word, level)| {
+            cx.format().decode(word, level)
+        })
     }
 
     fn area_from(&self, page: Vpn) -> Option<VmaInfo> {
