@@ -23,19 +23,22 @@ use crate::error::OutOfMemory;
 use crate::format::PageTableFormat;
 use crate::range::PageRange;
 
-/// The most CPUs a machine may have.
-pub const MAX_CPUS: usize = 64;
+/// The most CPUs a machine may have. Models have fewer, so that they end.
+pub const MAX_CPUS: usize = if cfg!(loom) { 3 } else { 64 };
+
+/// Words of 32 CPUs each that a set of CPUs takes.
+pub const CPU_WORDS: usize = MAX_CPUS.div_ceil(32);
 
 /// A set of CPUs, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CpuSet([u32; MAX_CPUS / 32]);
+pub struct CpuSet([u32; CPU_WORDS]);
 
 impl CpuSet {
     /// The empty set.
-    pub const EMPTY: Self = Self([0; MAX_CPUS / 32]);
+    pub const EMPTY: Self = Self([0; CPU_WORDS]);
 
     /// Makes a set of its words, lowest CPUs first.
-    pub const fn from_words(words: [u32; MAX_CPUS / 32]) -> Self {
+    pub const fn from_words(words: [u32; CPU_WORDS]) -> Self {
         Self(words)
     }
 

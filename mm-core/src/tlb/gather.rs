@@ -78,10 +78,15 @@ impl Released {
 }
 
 /// The batch is full: drop the guard, [`TlbGather::flush`], push again.
-#[derive(Debug)]
 pub struct Full<P: Platform> {
     /// The entry that found no room.
     pub taken: Taken<P::Format>,
+}
+
+impl<P: Platform> core::fmt::Debug for Full<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Full").field(&self.taken).finish()
+    }
 }
 
 /// Owns unmapped frames and unlinked tables until no CPU can reach them.

@@ -33,7 +33,7 @@ pub use gather::{BATCH, Full, Released, TlbGather};
 
 use crate::addr::Vpn;
 use crate::cx::Cx;
-use crate::platform::{CpuSet, Flush, MAX_CPUS, Platform};
+use crate::platform::{CPU_WORDS, CpuSet, Flush, Platform};
 use crate::range::PageRange;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence};
 
@@ -41,7 +41,6 @@ use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence};
 /// a page costs more than the refills (Linux: `tlb_single_page_flush_ceiling`).
 pub const FLUSH_CEILING_PAGES: usize = 33;
 
-const MASK_WORDS: usize = MAX_CPUS / 32;
 /// The tag of a table that all spaces share.
 const EVERY_SPACE: u32 = u32::MAX;
 
@@ -50,7 +49,7 @@ const EVERY_SPACE: u32 = u32::MAX;
 /// It lives in the space's node, all atomics, and outlives every CPU's bit.
 #[derive(Debug)]
 pub struct SpaceTlb {
-    cpus: [AtomicU32; MASK_WORDS],
+    cpus: [AtomicU32; CPU_WORDS],
     generation: AtomicUsize,
     asid: AtomicU32,
 }
@@ -60,7 +59,7 @@ impl SpaceTlb {
     /// Makes the state of a space that no CPU has loaded; its tag is zero.
     pub const fn new() -> Self {
         Self {
-            cpus: [const { AtomicU32::new(0) }; MASK_WORDS],
+            cpus: [const { AtomicU32::new(0) }; CPU_WORDS],
             generation: AtomicUsize::new(1),
             asid: AtomicU32::new(0),
         }
@@ -142,7 +141,7 @@ impl SpaceTlb {
 
     /// Returns the CPUs that may remember translations.
     pub fn cpus(&self) -> CpuSet {
-        let mut words = [0; MASK_WORDS];
+        let mut words = [0; CPU_WORDS];
         for (word, cpus) in words.iter_mut().zip(&self.cpus) {
             *word = cpus.load(Ordering::Acquire);
         }

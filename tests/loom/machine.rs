@@ -1,0 +1,267 @@
+//! A machine for models: frames are vectors of loom's atomics.
+//!
+//! What a frame was made into is kept until the model ends, so a reference
+//! stays valid; but when the frame is freed its words are overwritten with
+//! [`POISON`], so whoever still looks at it sees that. A loom atomic is not laid
+//! out as a word, which is why nothing here has an address.
+
+use loom::sync::atomic::{AtomicU32, Ordering};
+use mm_core::addr::Pfn;
+use mm_core::format::tiny::{SetsBoth, Tiny};
+use mm_core::format::{
+    AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, TableOwner,
+    Word, WordCell,
+};
+use mm_core::page::{Frames, Page};
+use mm_core::platform::{CpuSet, Flush, PhysMemory, Platform};
+use mm_core::pool::Node;
+use mm_core::prot::Prot;
+use mm_core::sync::NoContext;
+use std::any::Any;
+use std::sync::Mutex;
+
+/// A word that no table holds: not present, of a kind that nobody writes.
+pub const POISON: u64 = 0xf0e;
+
+/// 128-byte pages, so that a frame holds four page records and few frames do.
+#[derive(Clone, Copy, Debug)]
+pub struct Small(pub Tiny<u64, SetsBoth>);
+
+// SAFETY: all bits are the inner format's.
+unsafe impl PageTableFormat for Small {
+    type Word = u64;
+    const PAGE_SHIFT: u32 = 7;
+    const HARDWARE_AD: HardwareAd = HardwareAd::Both;
+    const BREAK_BEFORE_MAKE: bool = false;
+    const CACHES_INVALID: bool = false;
+    const NONPRESENT_BITS: u32 = 60;
+
+    fn levels(self) -> u8 {
+        self.0.levels()
+    }
+    fn index_bits(self, level: u8) -> u32 {
+        self.0.index_bits(level)
+    }
+    fn leaf_at(self, level: u8) -> bool {
+        self.0.leaf_at(level)
+    }
+    fn user_end(self) -> mm_core::addr::Vpn {
+        self.0.user_end()
+    }
+    fn kernel_root_index(self) -> usize {
+        self.0.kernel_root_index()
+    }
+    fn decode(self, word: u64, level: u8) -> Entry {
+        self.0.decode(word, level)
+    }
+    fn encode_leaf(self, pfn: Pfn, attrs: Attrs, level: u8) -> Result<u64, FormatError> {
+        self.0.encode_leaf(pfn, attrs, level)
+    }
+    fn encode_table(self, pfn: Pfn, level: u8, owner: TableOwner) -> Result<u64, FormatError> {
+        self.0.encode_table(pfn, level, owner)
+    }
+    fn encode_nonpresent(self, entry: NonPresent) -> Result<u64, FormatError> {
+        self.0.encode_nonpresent(entry)
+    }
+    fn next_page(self, word: u64, level: u8) -> u64 {
+        self.0.next_page(word, level)
+    }
+    fn write_protect(self, word: u64) -> u64 {
+        self.0.write_protect(word)
+    }
+    fn ad_settled(self, word: u64) -> bool {
+        self.0.ad_settled(word)
+    }
+    fn is_young(self, word: u64) -> bool {
+        self.0.is_young(word)
+    }
+    fn is_dirty(self, word: u64) -> bool {
+        self.0.is_dirty(word)
+    }
+    fn with_young(self, word: u64, young: AdBit) -> u64 {
+        self.0.with_young(word, young)
+    }
+    fn with_dirty(self, word: u64, dirty: AdBit) -> u64 {
+        self.0.with_dirty(word, dirty)
+    }
+    fn with_prot(self, word: u64, prot: Prot, level: u8) -> Result<u64, FormatError> {
+        self.0.with_prot(word, prot, level)
+    }
+    fn load(self, node: &[Cell<Self>], i: usize) -> u64 {
+        let word = self.0.load(node, i);
+        assert_ne!(word, POISON, "a freed table is read");
+        word
+    }
+}
+
+struct View {
+    node: Box<dyn Any + Send + Sync>,
+    poison: fn(&(dyn Any + Send + Sync)),
+}
+
+/// The frames.
+pub struct Memory {
+    /// All that each frame ever was, the newest last. Views are never dropped
+    /// before the memory is, and boxes do not move.
+    views: Vec<Mutex<Vec<View>>>,
+}
+
+impl Memory {
+    fn add<T: Send + Sync + 'static>(
+        &self,
+        pfn: Pfn,
+        node: Vec<T>,
+        poison: fn(&(dyn Any + Send + Sync)),
+    ) {
+        let view = View {
+            node: Box::new(node),
+            poison,
+        };
+        self.views[pfn.as_usize()].lock().unwrap().push(view);
+    }
+
+    fn view<T: 'static>(&self, pfn: Pfn) -> &[T] {
+        let views = self.views[pfn.as_usize()].lock().unwrap();
+        let view = views
+            .last()
+            .expect("the frame was never made into anything");
+        let node: &Vec<T> = view
+            .node
+            .downcast_ref()
+            .expect("the frame is something else");
+        let node: *const Vec<T> = node;
+        // SAFETY: the box is neither moved, changed nor dropped before `self`.
+        unsafe { &*node }
+    }
+}
+
+fn poison_words<C: WordCell>(node: &(dyn Any + Send + Sync)) {
+    if let Some(words) = node.downcast_ref::<Vec<C>>() {
+        words
+            .iter()
+            .for_each(|w| w.store(<C::Word as Word>::from_u64(POISON)));
+    }
+}
+
+// SAFETY: each frame has its own views; see `view` for how long they live.
+unsafe impl PhysMemory for Memory {
+    fn make_words<C: WordCell>(&self, pfn: Pfn, _order: u8) {
+        let zero = <C::Word as Word>::ZERO;
+        {
+            // The same words as before, so that who sees them without order
+            // may see what they were.
+            let views = self.views[pfn.as_usize()].lock().unwrap();
+            if let Some(words) = views.last().and_then(|v| v.node.downcast_ref::<Vec<C>>()) {
+                return words.iter().for_each(|w| w.store(zero));
+            }
+        }
+        // 32 words reach for the directories of the page map.
+        let words: Vec<C> = (0..32).map(|_| C::new(zero)).collect();
+        self.add(pfn, words, poison_words::<C>);
+    }
+    fn words<C: WordCell>(&self, pfn: Pfn, _order: u8) -> &[C] {
+        self.view(pfn)
+    }
+    fn make_slab<T: Node>(&self, pfn: Pfn) {
+        self.add(pfn, (0..4).map(|_| T::new()).collect(), |_| ());
+    }
+    fn slab<T: Node>(&self, pfn: Pfn) -> &[T] {
+        self.view(pfn)
+    }
+    fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T {
+        &self.view(pfn)[slot % 4]
+    }
+    fn make_records(&self, pfn: Pfn, _frames: usize) {
+        self.add(pfn, (0..4).map(|_| Page::new()).collect(), |_| ());
+    }
+    fn records(&self, pfn: Pfn, _frames: usize) -> &[Page] {
+        self.view(pfn)
+    }
+    fn zero(&self, _pfn: Pfn, _order: u8) {}
+    fn copy(&self, _from: Pfn, _to: Pfn) {}
+    fn read(&self, _pfn: Pfn, _offset: usize, _bytes: &mut [u8]) {}
+    fn write(&self, _pfn: Pfn, _offset: usize, _bytes: &[u8]) {}
+    fn load_u32(&self, _pfn: Pfn, _offset: usize) -> u32 {
+        0
+    }
+    fn compare_exchange_u32(&self, _: Pfn, _: usize, _: u32, _: u32) -> Result<(), u32> {
+        Ok(())
+    }
+    fn freed(&self, pfn: Pfn, order: u8) {
+        for i in 0..1 << order {
+            let views = self.views[pfn.as_usize() + i].lock().unwrap();
+            if let Some(view) = views.last() {
+                (view.poison)(view.node.as_ref());
+            }
+        }
+    }
+}
+
+loom::thread_local! {
+    static CPU: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+/// Makes the calling thread a CPU of its own.
+pub fn be_cpu(cpu: usize) {
+    CPU.with(|c| c.set(cpu));
+}
+
+/// The machine: memory, and a count of the flushes that each CPU was sent.
+pub struct Machine {
+    memory: Memory,
+    format: Small,
+    pub flushed: [AtomicU32; 3],
+}
+
+impl Machine {
+    /// Makes a machine of `frames` frames with two-level tables of four entries.
+    pub fn boot(frames: usize) -> Frames<Self> {
+        let machine = Frames::new(Self {
+            memory: Memory {
+                views: (0..frames).map(|_| Mutex::default()).collect(),
+            },
+            format: Small(Tiny::new(2, 2)),
+            flushed: std::array::from_fn(|_| AtomicU32::new(0)),
+        });
+        machine
+            .add_region(&NoContext, Pfn::new(0), frames as u64)
+            .unwrap();
+        machine
+    }
+
+    /// Makes every free frame one that was a table before.
+    pub fn dirty(frames: &Frames<Self>) {
+        let all: Vec<_> = std::iter::from_fn(|| frames.alloc(&NoContext, 0).ok()).collect();
+        for &pfn in &all {
+            frames.memory().make_words::<Cell<Small>>(pfn, 0);
+        }
+        for pfn in all {
+            frames.free(&NoContext, pfn).unwrap();
+        }
+    }
+}
+
+// SAFETY: the frames are the model's own, a thread says which CPU it is, and
+// there is no TLB: the model looks at whom a flush is sent to.
+unsafe impl Platform for Machine {
+    type Format = Small;
+    type Memory = Memory;
+
+    fn format(&self) -> Small {
+        self.format
+    }
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+    fn cpu(&self) -> usize {
+        CPU.with(|c| c.get())
+    }
+    fn relax(&self, _spins: u32) {
+        loom::thread::yield_now();
+    }
+    fn flush(&self, cpus: CpuSet, _flush: Flush) {
+        for cpu in cpus.iter() {
+            self.flushed[cpu].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
