@@ -18,6 +18,8 @@ pub enum Flaw {
     Order(u32),
     /// A summary does not follow from the node and its children.
     Summary(u32),
+    /// An area is wrong about where the one before it ends.
+    Gap(u32),
     /// The way up does not end.
     Loop(u32),
 }

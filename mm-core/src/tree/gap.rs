@@ -414,6 +414,27 @@ impl<A: Area> GapTree<A> {
         }
     }
 
+    /// Checks the tree, and that each area knows where the one before it ends;
+    /// returns the number of areas.
+    ///
+    /// # Errors
+    /// The first flaw found, as [`Tree::check`].
+    ///
+    /// # Locks
+    /// The owner's, exclusively.
+    #[cfg(any(test, feature = "validate"))]
+    pub fn check<R: Resolve<A::Node>>(&self, nodes: &R) -> Result<usize, super::Flaw> {
+        let mut prev_end = 0;
+        for h in self.tree.iter(nodes) {
+            let node = nodes.get(h);
+            if A::gaps(node).prev_end.load(Ordering::Relaxed) != prev_end {
+                return Err(super::Flaw::Gap(h.into_raw()));
+            }
+            prev_end = A::end(node);
+        }
+        self.tree.check(nodes)
+    }
+
     fn set_prev_end<R: Resolve<A::Node>>(
         &self,
         nodes: &R,

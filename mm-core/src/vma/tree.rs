@@ -270,7 +270,7 @@ impl VmaTree {
     /// The space lock for writing.
     #[cfg(any(test, feature = "validate"))]
     pub fn check(&self, nodes: &impl Resolve<Vma>) -> Result<usize, VmaFlaw> {
-        let count = self.tree.tree().check(nodes).map_err(VmaFlaw::Tree)?;
+        let count = self.tree.check(nodes).map_err(VmaFlaw::Tree)?;
         let mut end = Vpn::new(0);
         for vma in self.iter(nodes) {
             let node = nodes.get(vma);

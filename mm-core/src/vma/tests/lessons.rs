@@ -4,8 +4,9 @@
 use super::{RO, RW, Space, anon, file, range};
 use crate::addr::Vpn;
 use crate::sync::NoContext;
-use crate::tree::{Direction, GapRequest, Resolve};
-use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec};
+use crate::tree::{Direction, Flaw, GapRequest, Resolve};
+use crate::vma::tree::VmaFlaw;
+use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec, VmaTree, duplicate};
 
 const STACK_GUARD_PAGES: usize = crate::vma::STACK_GUARD_PAGES as usize;
 
@@ -106,6 +107,29 @@ fn lesson_5_an_empty_range_changes_nothing() {
     s.set(2, 2, RO);
     s.unmap(4, 4);
     assert_eq!(s.snapshot(), before);
+}
+
+/// DragonOS#433: fork copied the areas but not the index of holes beside them.
+#[test]
+fn lesson_6_a_copy_of_the_areas_has_their_gaps() {
+    let s = Space::new();
+    s.add(3, 5, RW);
+    s.add(9, 12, RO);
+    s.add(12, 20, RW);
+    let child = VmaTree::new();
+    child.set_space(99);
+    for vma in s.tree.iter(&s.up) {
+        duplicate(&s.up, vma, &child).unwrap();
+    }
+    assert_eq!(child.check(&s.up), Ok(3));
+    for pages in 1..10 {
+        let request = GapRequest {
+            low: 1,
+            ..GapRequest::new(pages)
+        };
+        let place = |tree: &VmaTree| tree.find_gap(&s.up, &request);
+        assert_eq!(place(&child), place(&s.tree));
+    }
 }
 
 /// DragonOS#796: the halves of a split were not in the reverse maps.
@@ -271,7 +295,17 @@ fn a2_check_sees_what_does_not_belong() {
     assert_eq!(s.tree.check(&s.up), Ok(2));
     s.at(10).write_mark(&NoContext);
     s.at(10).set_end(Vpn::new(21));
-    assert!(s.tree.check(&s.up).is_err());
+    assert_eq!(
+        s.tree
+            .check(&s.up)
+            .map_err(|e| matches!(e, VmaFlaw::Tree(Flaw::Gap(_)))),
+        Err(true)
+    );
+    s.at(10).set_end(Vpn::new(14));
+    assert_eq!(s.tree.check(&s.up), Ok(2));
+    s.at(20).write_mark(&NoContext);
+    s.at(20).set_end(Vpn::new(20));
+    assert_eq!(s.tree.check(&s.up), Err(VmaFlaw::Empty(Vpn::new(20))));
 }
 
 #[test]
