@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
 use crate::arch::Arch;
-use crate::cpio::Archive;
+use crate::cpio::{Archive, Entry};
 use crate::limits::DISK_REQUESTS;
 use crate::memory::{Request, TransferKey};
 use crate::sched::Channel;
@@ -27,7 +27,7 @@ const LATENCY_TICKS: u64 = 1;
 
 /// The queue of reads, and where the bytes are.
 pub struct Disk<A: Arch> {
-    files: Vec<&'static [u8]>,
+    files: Vec<Entry<'static>>,
     queue: Mutex<VecDeque<(u64, Request<A>)>>,
     reads: AtomicUsize,
 }
@@ -36,12 +36,19 @@ impl<A: Arch> Disk<A> {
     /// Makes the disk of an archive; file *n* is the archive's member *n*.
     #[must_use]
     pub fn new(archive: &'static [u8]) -> Self {
-        let files = Archive::new(archive).map(|entry| entry.data).collect();
+        let files = Archive::new(archive).collect();
         Disk {
             files,
             queue: Mutex::new(VecDeque::with_capacity(DISK_REQUESTS)),
             reads: AtomicUsize::new(0),
         }
+    }
+
+    /// Answers the path of the file that an object's key names, without a leading slash.
+    #[must_use]
+    pub fn path(&self, key: u64) -> Option<&str> {
+        let index = usize::try_from(key).ok()?.checked_sub(1)?;
+        core::str::from_utf8(self.files.get(index)?.name).ok()
     }
 
     /// Counts the reads that somebody waited for and that a later tick finished.
@@ -54,10 +61,16 @@ impl<A: Arch> System<A> {
     /// Queues a read. The request is dropped, which fails it, if the queue is full.
     pub fn start_read(&self, request: Request<A>) {
         let due = self.ticks.load(Ordering::Relaxed) + LATENCY_TICKS;
-        let mut queue = self.disk.queue.lock();
-        if queue.len() < DISK_REQUESTS {
-            queue.push_back((due, request));
-        }
+        let refused = {
+            let mut queue = self.disk.queue.lock();
+            if queue.len() < DISK_REQUESTS {
+                queue.push_back((due, request));
+                None
+            } else {
+                Some(request)
+            }
+        };
+        drop(refused);
     }
 
     /// Finishes the reads whose time has come; called at each tick.
@@ -75,7 +88,7 @@ impl<A: Arch> System<A> {
             self.disk.reads.fetch_add(1, Ordering::Relaxed);
             let file =
                 crate::memory::file_of::<A>(&request).and_then(|index| self.disk.files.get(index));
-            let key = crate::memory::finish::<A>(request, file.copied());
+            let key = crate::memory::finish::<A>(request, file.map(|file| file.data));
             self.wake(Channel::Transfer(key));
         }
     }

@@ -32,6 +32,7 @@ use mm_core::object::{IoRequest, ObjectRef, PagerFacts, Progress, Ticket, Ticket
 use mm_core::prot::{Access, Prot};
 use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, SpaceLimits, Word32};
 use mm_core::stats::Stats;
+use mm_core::vma::VmaFlags;
 use mm_elf::{MapStep, StepKind};
 
 use crate::arch::{Arch, FaultAccess};
@@ -243,12 +244,41 @@ impl<A: Arch> Space<A> {
         Ok(())
     }
 
-    /// Writes the text of /proc/self/maps.
+    /// Writes the text of /proc/self/maps (proc(5)); `path` names the files of the disk.
     ///
     /// # Errors
     /// When `out` fails.
-    pub fn write_maps(&self, out: &mut impl Write) -> core::fmt::Result {
-        write!(out, "{}", self.inner.maps())
+    pub fn write_maps<'a>(
+        &self,
+        out: &mut impl Write,
+        path: impl Fn(u64) -> Option<&'a str>,
+    ) -> core::fmt::Result {
+        let shift = page_shift::<A>();
+        for area in self.inner.areas() {
+            let (start, end) = (
+                area.range.start().addr(shift).as_usize(),
+                area.range.end().addr(shift).as_usize(),
+            );
+            let shared = if area.flags.contains(VmaFlags::SHARED) {
+                's'
+            } else {
+                'p'
+            };
+            let ino = area.key.unwrap_or(0);
+            write!(
+                out,
+                "{start:08x}-{end:08x} {}{shared} {:08x} 00:01 {ino:<20}",
+                area.prot(),
+                area.offset
+            )?;
+            if area.flags.contains(VmaFlags::GROWS_DOWN) {
+                out.write_str(" [stack]")?;
+            } else if let Some(path) = area.key.and_then(&path) {
+                write!(out, " /{path}")?;
+            }
+            out.write_str("\n")?;
+        }
+        Ok(())
     }
 
     /// Counts the pages that the space has present.
@@ -266,6 +296,7 @@ pub struct FileData<A: Arch> {
 
 impl<A: Arch> FileData<A> {
     /// Makes the file of the archive's member `index`; its pages come from the disk.
+    /// Its key is one more, since files without a disk have key 0.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -273,7 +304,7 @@ impl<A: Arch> FileData<A> {
         Ok(FileData {
             object: system
                 .memory
-                .new_object(PagerFacts::file(index as u64, size))?,
+                .new_object(PagerFacts::file(index as u64 + 1, size))?,
         })
     }
 
@@ -562,6 +593,7 @@ impl<A: Arch> System<A> {
 
     /// Gives back what is only kept for speed.
     pub fn drain(&self) {
+        self.arch.drain_heap();
         self.memory.drain();
     }
 
@@ -577,7 +609,7 @@ fn from(at: usize, done: usize) -> Result<VirtAddr> {
 
 /// What the disk is asked for: the archive's member.
 pub fn file_of<A: Arch>(request: &Request<A>) -> Option<usize> {
-    usize::try_from(request.key()).ok()
+    usize::try_from(request.key()).ok()?.checked_sub(1)
 }
 
 /// Fills a page that was asked for from a file's bytes, and finishes the transfer.

@@ -95,7 +95,7 @@ impl<A: Arch> Call<'_, A> {
         let (total, free) = self.system.frames();
         let uptime_ns = self.system.arch.monotonic_ns();
         match text {
-            Text::Maps => process.space().map_or(Ok(()), |space| space.write_maps(out)),
+            Text::Maps => process.space().map_or(Ok(()), |space| space.write_maps(out, |key| self.system.disk.path(key))),
             Text::CommandLine => {
                 let arguments = process.shared.lock().arguments.clone();
                 out.write_str(&String::from_utf8_lossy(&arguments))

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What `cargo xtask run` shows: a shell that loops, pipes, forks, sorts, computes and
-# compresses on the example kernel. Lines of md5sum are compared with the host's sums.
-# The last line is "script: ok"; any failure ends the script before it.
+# The long form of the demonstration: what a shell and its tools ask of a kernel, part by
+# part. Lines of md5sum are compared with the host's sums. The last line is "script: ok";
+# any failure ends the script before it.
 
 fail() {
     echo "script: FAILED: $*"
@@ -72,22 +72,29 @@ expect "through a link" "$(cat /tmp/dir/link)" x
 rm -r /tmp/dir
 expect "removal" "$(ls /tmp | grep -c dir)" 0
 expect "read-only root" "$(touch /etc/x 2>/dev/null; echo $?)" 1
-expect "find" "$(find /etc -name demo.sh)" /etc/demo.sh
+expect "dup and close" "$( (echo to-three >&3) 3>&1 )" to-three
+printf '#!/bin/sh -e\necho "$0 $*"\n' >/tmp/script
+chmod +x /tmp/script
+expect "a script with an interpreter" "$(/tmp/script one two)" "/tmp/script one two"
+printf '#!/bin/none\n' >/tmp/script
+expect "a script without one" "$(/tmp/script 2>/dev/null; echo $?)" 127
+expect "find" "$(find /etc -name script.sh)" /etc/script.sh
 
 # Compression, and sums that the host compares.
 gzip -c /bin/busybox >/tmp/b.gz || fail "gzip"
 gunzip -c /tmp/b.gz >/tmp/b || fail "gunzip"
 cmp /bin/busybox /tmp/b || fail "gzip and gunzip do not give the file back"
 echo "ok: gzip and gunzip"
-md5sum /bin/busybox /etc/demo.sh || fail "md5sum"
+md5sum /bin/busybox /etc/script.sh || fail "md5sum"
 md5sum </tmp/b || fail "md5sum"
 expect "md5sum of a pipe" "$(cat /tmp/b | md5sum)" "$(md5sum </bin/busybox)"
-tar -cf /tmp/t.tar -C / etc/demo.sh && tar -xOf /tmp/t.tar etc/demo.sh | md5sum || fail "tar"
+tar -cf /tmp/t.tar -C / etc/script.sh && tar -xOf /tmp/t.tar etc/script.sh | md5sum || fail "tar"
 
 # The kernel's own files.
-grep -q stack /proc/self/maps || grep -q rw /proc/self/maps || fail "maps"
+grep -q "r-xp.*/bin/busybox" /proc/self/maps || fail "maps: program"
+grep -q "rw-p.*stack" /proc/self/maps || fail "maps: stack"
 expect "program link" "$(readlink /proc/self/exe)" /bin/busybox
 head -c 100000 /dev/zero | wc -c | grep -q 100000 || fail "/dev/zero"
 
-rm -f /tmp/a /tmp/b /tmp/b.gz /tmp/up /tmp/down /tmp/early /tmp/late /tmp/caught /tmp/t.tar
+rm -f /tmp/script /tmp/a /tmp/b /tmp/b.gz /tmp/up /tmp/down /tmp/early /tmp/late /tmp/caught /tmp/t.tar
 echo "script: ok"
