@@ -137,7 +137,13 @@ impl GapRequest {
         if low > last {
             return None;
         }
-        let align = self.align.max(1);
+        if self.align <= 1 {
+            return Some(match self.direction {
+                Direction::Lowest => low,
+                Direction::Highest => last,
+            });
+        }
+        let align = self.align;
         let offset = self.offset.checked_rem(align)?;
         match self.direction {
             Direction::Lowest => {
