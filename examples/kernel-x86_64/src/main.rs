@@ -58,6 +58,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     trap::init();
     let mm = platform::init(&facts);
     kernel_table::init(mm.frames(), &facts);
+    stack::init();
     pic::init();
     clock::init();
     console::listen();

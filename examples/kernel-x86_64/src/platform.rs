@@ -7,11 +7,14 @@
 //!   minus the kernel's image, the initrd, the first MiB (the loader's data, the BIOS's)
 //! ```
 
+use mm_core::addr::Pfn;
+use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
 use mm_core::pool::FrameHeap;
 use mm_core::{Mm, MmCell};
+use mm_kernel::limits::HEAP_BYTES;
 use mm_x86_64::native::{self, Native};
 use mm_x86_64::tlb::{TlbFeatures, flush_local};
 use mm_x86_64::{FourLevel, Paging};
@@ -35,9 +38,12 @@ static MM: MmCell<Pc> = MmCell::new();
 /// Who is told when a transfer ends.
 static WAKER: Once<fn(TicketKey)> = Once::new();
 
-/// The kernel's heap takes its memory from the same frames as everything else.
+/// Frames of the heap alone, as many as the portable kernel's bound says: programs that take
+/// all memory leave the kernel its own.
+static HEAP_FRAMES: Once<Frames<Pc>> = Once::new();
+
 #[global_allocator]
-static HEAP: FrameHeap<Pc> = FrameHeap::new(frames);
+static HEAP: FrameHeap<Pc> = FrameHeap::new(|| HEAP_FRAMES.get());
 
 /// A PC with a direct map of all RAM.
 pub struct Pc {
@@ -107,18 +113,34 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     unsafe { native::write_msr(PAT, mm_x86_64::paging::PAT_VALUE) };
     // SAFETY: ring 0.
     let tlb = unsafe { native::tlb_features() };
+    let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory, tlb }));
+    // SAFETY: as above.
+    let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
     let mm = MM.init(Pc { memory, tlb });
     let (frames, cx) = (mm.frames(), mm.cx());
     let (regions, count) = reserve(facts);
+    let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;
     for range in normalise(&regions[..count], PAGE_SHIFT) {
-        if let Err(error) = frames.add_region(&cx, range.start, range.frames) {
-            panic!("memory at {:?}: {error:?}", range.start);
+        let (mut start, mut left) = (range.start, range.frames);
+        if heap_needs > 0 && left > heap_needs {
+            give(heap, start, heap_needs);
+            start = Pfn::new(start.as_u64() + heap_needs);
+            left -= heap_needs;
+            heap_needs = 0;
         }
+        give(frames, start, left);
     }
+    assert!(heap_needs == 0, "no region is large enough for the heap");
     let zero = frames.init_zero_page(&cx);
     assert!(zero.is_ok(), "no memory for the zero page");
     log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
     mm
+}
+
+fn give(frames: &'static Frames<Pc>, start: Pfn, count: u64) {
+    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
+        panic!("memory at {start:?}: {error:?}");
+    }
 }
 
 /// The firmware's map, with what is taken marked as reserved.

@@ -22,10 +22,31 @@ const STACK_BYTES: usize = STACK_PAGES << PAGE_SHIFT;
 /// Bytes of a slot: the stack and at least as much of nothing.
 const SLOT_BYTES: usize = 2 * STACK_BYTES;
 const AREA: usize = 0xffff_c000_0000_0000;
-const WORDS: usize = 32;
+const WORDS: usize = 16;
 
 /// A bit for each slot in use.
 static USED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Bytes that one table of the lowest level maps.
+const TABLE_BYTES: usize = 512 << PAGE_SHIFT;
+
+/// Makes the tables of the whole area, so that stacks come and go without making any:
+/// tables of the kernel's half are never freed.
+///
+/// # Panics
+///
+/// When there is not even memory for this.
+pub fn init() {
+    let memory = platform::frames().expect("frames come first");
+    let cx = Cx::new(memory);
+    for table in (AREA..AREA + WORDS * 64 * SLOT_BYTES).step_by(TABLE_BYTES) {
+        let frame = memory
+            .alloc(&cx, 0)
+            .expect("memory for the tables of stacks");
+        kernel_table::map(memory, table, &[frame]).expect("memory for the tables of stacks");
+        kernel_table::unmap(memory, table, 1 << PAGE_SHIFT);
+    }
+}
 
 /// One kernel stack. Dropped from another stack than itself.
 pub struct KernelStack {
