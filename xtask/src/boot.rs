@@ -150,7 +150,8 @@ fn follow(child: &mut Child, limit: Duration) -> Result<(String, bool)> {
     let mut output = Vec::new();
     let timed_out = loop {
         match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(bytes) => {
+            Ok(mut bytes) => {
+                bytes.retain(|byte| *byte != b'\r');
                 let mut console = std::io::stdout().lock();
                 console.write_all(&bytes)?;
                 console.flush()?;

@@ -11,9 +11,10 @@ start!(main);
 /// One more than the highest number of x86-64's table that is tried.
 const CALLS: usize = 470;
 
-/// Pointers that no call may follow.
+/// Pointers that no call may follow. None of them is a signal's number, nor are the plausible
+/// numbers below: otherwise `kill` would end whoever watches.
 const WILD: [usize; 8] = [
-    1,                     // in the page that is never mapped
+    0x900,                 // in the page that is never mapped
     0x1000_0000_0000,      // user space, not mapped
     0x7fff_ffff_efff,      // the last bytes of user space
     0x8000_0000_0000,      // not canonical
@@ -48,10 +49,10 @@ fn wild_calls(number: usize) {
         // All places at once, then behind a descriptor (0, 1, 3) or a length that is plausible.
         for args in [
             [wild; 6],
-            [0, wild, 64, wild, wild, wild],
-            [1, wild, 64, wild, wild, wild],
+            [0, wild, 4096, wild, wild, wild],
+            [1, wild, 4096, wild, wild, wild],
             [3, wild, 4096, wild, wild, wild],
-            [wild, 64, wild, 0, 0, 0],
+            [wild, 4096, wild, 0, 0, 0],
             [wild, 0, 0, wild, 0, 0],
             [0, 0, wild, wild, 0, 0],
         ] {
