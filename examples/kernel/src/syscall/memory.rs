@@ -53,7 +53,9 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EINVAL);
         }
         let mut wanted = match flags & TYPE {
-            SHARED | SHARED_VALIDATE => MapFlags::SHARED,
+            SHARED => MapFlags::SHARED,
+            // What there is to validate is known of files only (Linux: do_mmap).
+            SHARED_VALIDATE if flags & ANONYMOUS == 0 => MapFlags::SHARED,
             PRIVATE => MapFlags::empty(),
             _ => return Err(Errno::EINVAL),
         };
@@ -106,6 +108,10 @@ impl<A: Arch> Call<'_, A> {
                 } else {
                     Prot::RWX
                 };
+                // No file reaches beyond what `off_t` can say (Linux: file_mmap_ok).
+                if offset.saturating_add(map.length as u64) > i64::MAX as u64 {
+                    return Err(Errno::EOVERFLOW);
+                }
                 if shared && !writes && map.prot.contains(Prot::WRITE) {
                     return Err(Errno::EACCES);
                 }
