@@ -96,7 +96,7 @@ fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
             suites.absent(&name, "bootable kernel");
             continue;
         }
-        suites.run(&name, || boot(&setup));
+        suites.run(&name, || boot(setup));
     }
 }
 
@@ -134,11 +134,18 @@ const PLAIN: Setup = Setup {
     expect: Expect::SummaryAndChecksums,
 };
 
-const BOOTS: [(&str, Setup); 5] = [
-    ("script", PLAIN),
+const BOOTS: &[(&str, Setup)] = &[
+    ("demo", PLAIN),
+    (
+        "script",
+        Setup {
+            start: Start::Script("/etc/script.sh"),
+            ..PLAIN
+        },
+    ),
     // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
     (
-        "script, plain CPU",
+        "demo, plain CPU",
         Setup {
             cpu: "qemu64",
             ..PLAIN
@@ -156,6 +163,14 @@ const BOOTS: [(&str, Setup); 5] = [
         "other programs",
         Setup {
             start: Start::Script(programs::OTHERS),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bombs",
+        Setup {
+            start: Start::Script("/etc/bomb.sh"),
             expect: Expect::Summary,
             ..PLAIN
         },
