@@ -44,6 +44,8 @@ pub mod sync;
 pub mod table;
 pub mod tlb;
 pub mod tree;
+#[cfg(feature = "validate")]
+pub mod validate;
 pub mod vma;
 
 #[cfg(not(loom))]

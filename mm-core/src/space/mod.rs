@@ -38,6 +38,8 @@ pub use active::{Active, Root};
 pub use advise::Advice;
 pub use query::{Maps, VmaInfo};
 pub use request::{Backing, MapFlags, MapRequest};
+#[cfg(feature = "validate")]
+pub(crate) use upkeep::Nodes;
 
 use crate::addr::Vpn;
 use crate::cx::Cx;

@@ -52,5 +52,7 @@ pub use plan::{Change, Delta, NewVma, Plan};
 pub use protmap::DirtyTracking;
 pub use shape::{AnonLink, Shape, VmaSpec};
 pub use split::Around;
+#[cfg(any(test, feature = "validate"))]
+pub use tree::VmaFlaw;
 pub use tree::{ByAddress, ByOffset, STACK_GUARD_PAGES, VmaTree};
 pub use upkeep::Upkeep;
