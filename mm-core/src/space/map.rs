@@ -153,7 +153,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         if matches!(request.backing, Backing::Device { .. }) {
             flags |= VmaFlags::PFN_MAP | VmaFlags::IO | VmaFlags::DONT_EXPAND;
         }
-        if flags.contains(VmaFlags::GROWS_DOWN) && !matches!(request.backing, Backing::Anonymous) {
+        let own =
+            matches!(request.backing, Backing::Anonymous) && !flags.contains(VmaFlags::SHARED);
+        if flags.contains(VmaFlags::GROWS_DOWN) && !own {
             return Err(MmError::Invalid(request.addr.unwrap_or_default()));
         }
         let accounts = flags.is_data() && !flags.contains(VmaFlags::NO_RESERVE);
