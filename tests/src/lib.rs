@@ -7,10 +7,14 @@
 //! | [`mmu`] | hardware walkers, written from the manuals |
 //! | [`tlb`] | TLBs and paging-structure caches that forget nothing |
 //! | [`world`] | all of it together, with programs and files |
+//! | [`check`] | all spaces, records and TLBs against one another |
+//! | [`oracle`] | a flat model, and random scripts that follow it |
 //! | [`random`] | seeded choices |
 
 pub mod arena;
+pub mod check;
 pub mod mmu;
+pub mod oracle;
 pub mod platform;
 pub mod random;
 pub mod tlb;

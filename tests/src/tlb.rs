@@ -186,6 +186,17 @@ impl<W: Walker> SoftTlbs<W> {
         cpu.leaves.iter().map(|(_, l)| *l).filter(spans).collect()
     }
 
+    /// Returns what a CPU runs and every translation that it remembers.
+    pub fn contents(&self, cpu: usize) -> (Option<Loaded>, Vec<(u16, Leaf)>) {
+        let cpu = self.cpu(cpu);
+        (cpu.loaded, cpu.leaves.clone())
+    }
+
+    /// Returns the number of CPUs.
+    pub fn cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
     fn scream_if_reachable(&self, freed: Pfn) {
         for (n, cpu) in self.cpus.iter().enumerate() {
             let cpu = cpu

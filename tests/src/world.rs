@@ -19,15 +19,16 @@ use crate::platform::{TestPlatform, on_cpu};
 use crate::tlb::{Loaded, SoftTlbs};
 use mm_core::Mm;
 use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::PageTableFormat;
-use mm_core::object::{ObjectRef, PagerFacts, Ticket};
+use mm_core::object::{ObjectRef, PagerFacts, Progress, Ticket};
 use mm_core::platform::PhysMemory;
 use mm_core::prot::Access;
 use mm_core::space::{Active, AddressSpace, SpaceLimits};
 use mm_core::sync::NoContext;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The machine of a world.
 pub type TestMm<F> = Mm<TestPlatform<F>>;
@@ -123,6 +124,18 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             .expect("an object")
     }
 
+    /// Sets the size of a file, on the disk and in memory.
+    ///
+    /// # Panics
+    /// When it is too big.
+    pub fn resize(&self, file: &File<F>, size: usize) {
+        file.set_size(size as u64).expect("a size");
+        let mut files = self.files.lock().unwrap();
+        if let Some(bytes) = files.get_mut(&file.object().key()) {
+            bytes.resize(size, 0);
+        }
+    }
+
     /// Does what a ticket asks for: reads from the file, or nothing when
     /// someone else's transfer is awaited.
     pub fn serve(&self, ticket: Ticket<'static, TestPlatform<F>>) {
@@ -140,6 +153,34 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             }
             Ticket::Join(_) => std::thread::yield_now(),
             Ticket::Memory(_) => {}
+        }
+    }
+
+    /// Runs a verb that may have to wait, on a CPU, until it has done `len`
+    /// bytes or stops; returns how many.
+    ///
+    /// # Errors
+    /// The errno when nothing could be done.
+    pub fn finish(
+        &self,
+        cpu: usize,
+        at: usize,
+        len: usize,
+        mut verb: impl FnMut(usize, usize) -> Result<Progress<'static, TestPlatform<F>>, MmError>,
+    ) -> Result<usize, i32> {
+        let mut done = 0;
+        loop {
+            match on_cpu(cpu, || verb(at + done, len - done)) {
+                Ok(progress) => {
+                    done += progress.done;
+                    match progress.wait {
+                        Some(ticket) if done < len => on_cpu(cpu, || self.serve(ticket)),
+                        _ => return Ok(done),
+                    }
+                }
+                Err(error) if done == 0 => return Err(error.errno()),
+                Err(_) => return Ok(done),
+            }
         }
     }
 
@@ -309,5 +350,20 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         );
         assert_eq!(self.platform().charged(), 0, "charges left");
         self.platform().assert_preemptible();
+    }
+}
+
+impl<F: PageTableFormat, W: Walker> Drop for World<F, W> {
+    /// Takes the spaces off the CPUs; after a failure they stay where they
+    /// are, because half of a verb was done.
+    fn drop(&mut self) {
+        for cpu in 0..self.loaded.len() {
+            if std::thread::panicking() {
+                let slot = self.loaded[cpu].get_mut();
+                std::mem::forget(slot.unwrap_or_else(PoisonError::into_inner).take());
+            } else {
+                self.idle(cpu);
+            }
+        }
     }
 }

@@ -1,0 +1,599 @@
+//! The oracle: what memory must look like, page by page.
+//!
+//! A [`Model`] is a flat map from page to rights, backing and private contents
+//! for each process. It has no areas, no tables, no merging and no sharing of
+//! code with the library: where an area would matter, it is found by scanning.
+//! Each verb returns what Linux answers (an errno, a signal), and the model
+//! is then as Linux would leave it.
+//!
+//! ```text
+//!  process ──► page ──► Attr (rights, shared, advice, backing)
+//!                  └──► own bytes, once it was written to privately
+//!                          else ──► bytes of the object at this offset, or zeros
+//! ```
+
+use mm_core::prot::{Access, Prot};
+use mm_core::space::Advice;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+/// Bytes of a page, in every format that is tested.
+pub const PAGE: usize = 4096;
+
+/// ENOMEM of errno(3), and so on.
+pub mod errno {
+    #![allow(missing_docs, reason = "the names say it")]
+    pub const EPERM: i32 = 1;
+    pub const ENOMEM: i32 = 12;
+    pub const EACCES: i32 = 13;
+    pub const EFAULT: i32 = 14;
+    pub const EEXIST: i32 = 17;
+    pub const EINVAL: i32 = 22;
+}
+use errno::{EACCES, EEXIST, EFAULT, EINVAL, ENOMEM, EPERM};
+
+/// What an access comes to when it is not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// SIGSEGV, nothing is mapped.
+    MapErr,
+    /// SIGSEGV, not allowed.
+    AccErr,
+    /// SIGBUS, past the end of the file.
+    Bus,
+}
+
+/// What stands behind a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Back {
+    /// Zeros.
+    Anon,
+    /// A page of an object, named by its place in [`Model::objects`].
+    Object {
+        /// Which.
+        id: usize,
+        /// Which page of it.
+        pgoff: u64,
+    },
+}
+
+/// Everything about a page but its contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attr {
+    /// The rights.
+    pub prot: Prot,
+    /// The most that mprotect may give.
+    pub may: Prot,
+    /// Stores are for everyone.
+    pub shared: bool,
+    /// A stack.
+    pub grows: bool,
+    /// Kept in memory.
+    pub locked: bool,
+    /// Left out by fork.
+    pub dont_copy: bool,
+    /// Empty after fork.
+    pub wipe: bool,
+    /// 0 normal, 1 sequential, 2 random.
+    pub pace: u8,
+    /// The backing.
+    pub back: Back,
+}
+
+/// A mapped page.
+#[derive(Clone, Debug)]
+pub struct PageModel {
+    /// Everything but the contents.
+    pub attr: Attr,
+    own: Option<Rc<Vec<u8>>>,
+}
+
+/// A file or shared memory.
+#[derive(Clone, Debug)]
+pub struct ObjectModel {
+    /// The number in the last column of the maps.
+    pub key: u64,
+    size: usize,
+    pages: HashMap<u64, Vec<u8>>,
+}
+
+impl ObjectModel {
+    /// Makes one that holds these bytes.
+    pub fn new(key: u64, bytes: &[u8]) -> Self {
+        let mut pages = HashMap::new();
+        for (i, part) in bytes.chunks(PAGE).enumerate() {
+            let mut page = part.to_vec();
+            page.resize(PAGE, 0);
+            pages.insert(i as u64, page);
+        }
+        Self {
+            key,
+            size: bytes.len(),
+            pages,
+        }
+    }
+
+    /// Makes shared memory.
+    pub fn zeros(pages: usize) -> Self {
+        Self {
+            key: 0,
+            size: pages * PAGE,
+            pages: HashMap::new(),
+        }
+    }
+
+    fn reaches(&self, pgoff: u64) -> bool {
+        (pgoff as usize) < self.size.div_ceil(PAGE)
+    }
+
+    fn page(&mut self, pgoff: u64) -> &mut Vec<u8> {
+        self.pages.entry(pgoff).or_insert_with(|| vec![0; PAGE])
+    }
+}
+
+/// Bounds that every process has.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The lowest page.
+    pub min: usize,
+    /// The page after the last.
+    pub end: usize,
+    /// Where the top-down search begins.
+    pub base: usize,
+    /// Pages below a stack.
+    pub guard: usize,
+    /// Pages of a stack; scripts stay well below it or well above, because
+    /// what counts is the end of an area, which is a question of merging.
+    pub stack: usize,
+}
+
+/// Where a mapping may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Where {
+    /// Anywhere, preferably at this byte.
+    Hint(Option<usize>),
+    /// At this byte, in place of what is there.
+    Fixed(usize),
+    /// At this byte, if nothing is there.
+    NoReplace(usize),
+}
+
+/// One process.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Its pages.
+    pub pages: BTreeMap<usize, PageModel>,
+    /// Start and end of the heap, in bytes.
+    pub brk: (usize, usize),
+}
+
+/// All of a machine's memory.
+#[derive(Debug)]
+pub struct Model {
+    bounds: Bounds,
+    /// Every object there ever was.
+    pub objects: Vec<ObjectModel>,
+}
+
+impl Model {
+    /// Makes a machine without objects.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            objects: Vec::new(),
+        }
+    }
+
+    /// mmap(2); `attr.back` is that of the first page. Returns the first page.
+    ///
+    /// # Errors
+    /// The errno.
+    pub fn map(&self, p: &mut Process, place: Where, len: usize, attr: Attr) -> Result<usize, i32> {
+        if len == 0 {
+            return Err(EINVAL);
+        }
+        let pages = len.div_ceil(PAGE);
+        if pages > self.bounds.end {
+            return Err(ENOMEM);
+        }
+        if !attr.may.contains(attr.prot) {
+            return Err(EACCES);
+        }
+        if attr.grows && (attr.shared || attr.back != Back::Anon) {
+            return Err(EINVAL);
+        }
+        let at = match place {
+            Where::Fixed(at) | Where::NoReplace(at) => {
+                if at % PAGE != 0 {
+                    return Err(EINVAL);
+                }
+                let first = at / PAGE;
+                if first
+                    .checked_add(pages)
+                    .is_none_or(|end| end > self.bounds.end)
+                {
+                    return Err(ENOMEM);
+                }
+                if first < self.bounds.min {
+                    return Err(EPERM);
+                }
+                let taken = p.pages.range(first..first + pages).next().is_some();
+                if taken && matches!(place, Where::NoReplace(_)) {
+                    return Err(EEXIST);
+                }
+                first
+            }
+            Where::Hint(hint) => {
+                let hint = hint.map(|a| a / PAGE).filter(|&a| {
+                    a >= self.bounds.min
+                        && a.checked_add(pages).is_some_and(|e| e <= self.bounds.end)
+                        && self.is_free(p, a, pages, 0)
+                });
+                match hint {
+                    Some(at) => at,
+                    None => self.search(p, pages, attr.grows).ok_or(ENOMEM)?,
+                }
+            }
+        };
+        for i in 0..pages {
+            let mut attr = attr;
+            if let Back::Object { pgoff, .. } = &mut attr.back {
+                *pgoff += i as u64;
+            }
+            p.pages.insert(at + i, PageModel { attr, own: None });
+        }
+        Ok(at)
+    }
+
+    /// Whether pages are free, keep away from the stacks above them, and have
+    /// `below` more free pages under them.
+    fn is_free(&self, p: &Process, at: usize, pages: usize, below: usize) -> bool {
+        let from = at.saturating_sub(below);
+        if p.pages.range(from..at + pages).next().is_some() {
+            return false;
+        }
+        p.pages
+            .range(at + pages..)
+            .next()
+            .is_none_or(|(&next, page)| {
+                !page.attr.grows || at + pages <= next.saturating_sub(self.bounds.guard)
+            })
+    }
+
+    /// The highest place below the base; if there is none, the lowest anywhere.
+    fn search(&self, p: &Process, pages: usize, grows: bool) -> Option<usize> {
+        let b = &self.bounds;
+        let below = if grows { b.guard } else { 0 };
+        let good = |at: usize, high: usize| {
+            at >= b.min && at + pages <= high && self.is_free(p, at, pages, below)
+        };
+        // A best place touches the base, a mapping, or a mapping's guard.
+        let tops = p.pages.iter().flat_map(|(&n, page)| {
+            [
+                n,
+                n.saturating_sub(if page.attr.grows { b.guard } else { 0 }),
+            ]
+        });
+        let highest = std::iter::once(b.base)
+            .chain(tops)
+            .filter_map(|top| top.checked_sub(pages))
+            .filter(|&at| good(at, b.base))
+            .max();
+        let bottoms = p.pages.keys().flat_map(|&n| [n + 1, n + 1 + below]);
+        highest.or_else(|| {
+            std::iter::once(b.min)
+                .chain(bottoms)
+                .filter(|&at| good(at, b.end))
+                .min()
+        })
+    }
+
+    /// munmap(2).
+    ///
+    /// # Errors
+    /// The errno.
+    pub fn unmap(&self, p: &mut Process, at: usize, len: usize) -> Result<(), i32> {
+        if at % PAGE != 0 || len == 0 {
+            return Err(EINVAL);
+        }
+        let first = at / PAGE;
+        let pages = len.div_ceil(PAGE);
+        if first
+            .checked_add(pages)
+            .is_none_or(|end| end > self.bounds.end)
+        {
+            return Err(EINVAL);
+        }
+        p.pages.retain(|&n, _| n < first || n >= first + pages);
+        Ok(())
+    }
+
+    /// mprotect(2).
+    ///
+    /// # Errors
+    /// The errno; the pages before the first that is missing or denied have
+    /// changed.
+    pub fn protect(&self, p: &mut Process, at: usize, len: usize, prot: Prot) -> Result<(), i32> {
+        if at % PAGE != 0 {
+            return Err(EINVAL);
+        }
+        for n in at / PAGE..at / PAGE + len.div_ceil(PAGE) {
+            let page = p.pages.get_mut(&n).ok_or(ENOMEM)?;
+            if !page.attr.may.contains(prot) {
+                return Err(EACCES);
+            }
+            page.attr.prot = prot;
+        }
+        Ok(())
+    }
+
+    /// madvise(2).
+    ///
+    /// # Errors
+    /// The errno; EINVAL at the first page that the advice does not fit,
+    /// ENOMEM for holes when all else was advised.
+    pub fn advise(
+        &self,
+        p: &mut Process,
+        at: usize,
+        len: usize,
+        advice: Advice,
+    ) -> Result<(), i32> {
+        if at % PAGE != 0 {
+            return Err(EINVAL);
+        }
+        let mut result = Ok(());
+        for n in at / PAGE..at / PAGE + len.div_ceil(PAGE) {
+            let Some(page) = p.pages.get_mut(&n) else {
+                result = Err(ENOMEM);
+                continue;
+            };
+            let a = &mut page.attr;
+            match advice {
+                Advice::DontNeed if a.locked => return Err(EINVAL),
+                Advice::DontNeed => page.own = None,
+                Advice::WipeOnFork if a.shared || a.back != Back::Anon => return Err(EINVAL),
+                Advice::WipeOnFork => a.wipe = true,
+                Advice::KeepOnFork => a.wipe = false,
+                Advice::DontFork => a.dont_copy = true,
+                Advice::DoFork => a.dont_copy = false,
+                Advice::Normal => a.pace = 0,
+                Advice::Sequential => a.pace = 1,
+                Advice::Random => a.pace = 2,
+                Advice::DontDump | Advice::DoDump => {}
+            }
+        }
+        result
+    }
+
+    /// brk(2): returns the new end.
+    pub fn brk(&self, p: &mut Process, to: usize, attr: Attr) -> usize {
+        let (start, end) = p.brk;
+        if to < start {
+            return end;
+        }
+        let (old, new) = (end.div_ceil(PAGE), to.div_ceil(PAGE));
+        if new > old {
+            if new > self.bounds.end || !self.is_free(p, old, new - old, 0) {
+                return end;
+            }
+            for n in old..new {
+                p.pages.insert(n, PageModel { attr, own: None });
+            }
+        } else {
+            p.pages.retain(|&n, _| n < new || n >= old);
+        }
+        p.brk.1 = to;
+        to
+    }
+
+    /// fork(2): returns the child.
+    pub fn fork(&self, p: &Process) -> Process {
+        let mut child = p.clone();
+        child.pages.retain(|_, page| !page.attr.dont_copy);
+        for page in child.pages.values_mut() {
+            page.attr.locked = false;
+            if page.attr.wipe {
+                page.own = None;
+            }
+        }
+        child
+    }
+
+    /// An access to one page, up to the point where bytes are copied. A store
+    /// makes a private page the process' own.
+    ///
+    /// # Errors
+    /// The signal.
+    pub fn access(&mut self, p: &mut Process, n: usize, access: Access) -> Result<(), Signal> {
+        if n >= self.bounds.end {
+            return Err(Signal::MapErr);
+        }
+        if !p.pages.contains_key(&n) && !self.grow(p, n) {
+            return Err(Signal::MapErr);
+        }
+        self.touch(p, n, access)
+    }
+
+    fn touch(&mut self, p: &mut Process, n: usize, access: Access) -> Result<(), Signal> {
+        let page = p.pages.get_mut(&n).ok_or(Signal::MapErr)?;
+        let prot = page.attr.prot;
+        // No machine has stores without loads.
+        let implied = access == Access::Read && prot.contains(Prot::WRITE);
+        if !prot.allows(access) && !implied {
+            return Err(Signal::AccErr);
+        }
+        if page.own.is_some() {
+            return Ok(());
+        }
+        let bytes = match page.attr.back {
+            Back::Anon => vec![0; PAGE],
+            Back::Object { id, pgoff } => {
+                let object = &mut self.objects[id];
+                if !object.reaches(pgoff) {
+                    return Err(Signal::Bus);
+                }
+                object.page(pgoff).clone()
+            }
+        };
+        if access == Access::Write && !page.attr.shared {
+            page.own = Some(Rc::new(bytes));
+        }
+        Ok(())
+    }
+
+    /// Grows the stack above a page down to it.
+    fn grow(&self, p: &mut Process, n: usize) -> bool {
+        let Some((&above, page)) = p.pages.range(n..).next() else {
+            return false;
+        };
+        let attr = page.attr;
+        let below = p.pages.range(..n).next_back();
+        let clear = below.is_none_or(|(&b, page)| {
+            page.attr.grows || page.attr.prot.is_empty() || n - (b + 1) >= self.bounds.guard
+        });
+        let far = above - n >= self.bounds.stack;
+        if !attr.grows || n < self.bounds.min || !clear || far {
+            return false;
+        }
+        for i in n..above {
+            p.pages.insert(i, PageModel { attr, own: None });
+        }
+        true
+    }
+
+    /// Returns a byte of a page that may be loaded.
+    pub fn byte(&mut self, p: &Process, n: usize, offset: usize) -> u8 {
+        let page = &p.pages[&n];
+        match (&page.own, page.attr.back) {
+            (Some(own), _) => own[offset],
+            (None, Back::Anon) => 0,
+            (None, Back::Object { id, pgoff }) => self.objects[id].page(pgoff)[offset],
+        }
+    }
+
+    /// Stores a byte into a page that [`Self::access`] let be written to.
+    pub fn set_byte(&mut self, p: &mut Process, n: usize, offset: usize, byte: u8) {
+        let page = p.pages.get_mut(&n).expect("a mapped page");
+        match (&mut page.own, page.attr.back) {
+            (Some(own), _) => Rc::make_mut(own)[offset] = byte,
+            (None, Back::Object { id, pgoff }) => self.objects[id].page(pgoff)[offset] = byte,
+            (None, Back::Anon) => unreachable!("a private page was not made own"),
+        }
+    }
+
+    /// A copy from or to user memory: how many bytes are done, and how it ends.
+    ///
+    /// # Errors
+    /// EFAULT when not even the first byte is.
+    pub fn copy(
+        &mut self,
+        p: &mut Process,
+        at: usize,
+        len: usize,
+        access: Access,
+        mut each: impl FnMut(&mut Self, &mut Process, usize, usize, usize),
+    ) -> Result<usize, i32> {
+        let mut done = 0;
+        while done < len {
+            let Some(here) = at.checked_add(done) else {
+                break;
+            };
+            let part = (PAGE - here % PAGE).min(len - done);
+            if self.access(p, here / PAGE, access).is_err() {
+                break;
+            }
+            for i in 0..part {
+                each(self, p, here / PAGE, here % PAGE + i, done + i);
+            }
+            done += part;
+        }
+        if done == 0 && len > 0 {
+            Err(EFAULT)
+        } else {
+            Ok(done)
+        }
+    }
+
+    /// Faults pages in (MAP_POPULATE): how many bytes are done.
+    ///
+    /// # Errors
+    /// The errno when nothing is.
+    pub fn populate(&mut self, p: &mut Process, at: usize, len: usize) -> Result<usize, i32> {
+        if at % PAGE != 0 || len == 0 {
+            return Err(EINVAL);
+        }
+        let (first, pages) = (at / PAGE, len.div_ceil(PAGE));
+        if first
+            .checked_add(pages)
+            .is_none_or(|end| end > self.bounds.end)
+        {
+            return Err(EINVAL);
+        }
+        for i in 0..pages {
+            let n = first + i;
+            let error = match p.pages.get(&n).map(|page| page.attr) {
+                None => Some(ENOMEM),
+                Some(a) if a.prot.is_empty() => Some(EACCES),
+                Some(a) => {
+                    let access = if a.prot.contains(Prot::WRITE) && !a.shared {
+                        Access::Write
+                    } else if a.prot.contains(Prot::READ) {
+                        Access::Read
+                    } else if a.prot.contains(Prot::WRITE) {
+                        Access::Write
+                    } else {
+                        Access::Exec
+                    };
+                    self.touch(p, n, access).err().map(|_| EFAULT)
+                }
+            };
+            match error {
+                Some(error) if i == 0 => return Err(error),
+                Some(_) => return Ok(i * PAGE),
+                None => {}
+            }
+        }
+        Ok(pages * PAGE)
+    }
+
+    /// ftruncate(2) on an object that all these processes may map.
+    pub fn resize<'a>(
+        &mut self,
+        all: impl Iterator<Item = &'a mut Process>,
+        id: usize,
+        size: usize,
+    ) {
+        let object = &mut self.objects[id];
+        let end = size.div_ceil(PAGE) as u64;
+        if size < object.size {
+            object.pages.retain(|&n, _| n < end);
+            for p in all {
+                for page in p.pages.values_mut() {
+                    if matches!(page.attr.back, Back::Object { id: i, pgoff } if i == id && pgoff >= end)
+                    {
+                        page.own = None;
+                    }
+                }
+            }
+        }
+        let edge = size.min(object.size);
+        if edge % PAGE != 0
+            && let Some(page) = object.pages.get_mut(&((edge / PAGE) as u64))
+        {
+            page[edge % PAGE..].fill(0);
+        }
+        object.size = size;
+    }
+
+    /// Returns the text of a page's line in /proc/PID/maps: rights and number;
+    /// and the byte offset.
+    pub fn shown(&self, attr: &Attr) -> (String, u64, u64) {
+        let kind = if attr.shared { 's' } else { 'p' };
+        let perms = format!("{}{kind}", attr.prot);
+        match attr.back {
+            Back::Anon => (perms, 0, 0),
+            Back::Object { id, pgoff } => (perms, pgoff * PAGE as u64, self.objects[id].key),
+        }
+    }
+}
