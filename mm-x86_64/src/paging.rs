@@ -205,6 +205,10 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     fn index_bits(self, _level: u8) -> u32 {
         9
     }
+    #[inline]
+    fn index_shift(self, level: u8) -> u32 {
+        u32::from(level).saturating_sub(1).wrapping_mul(9)
+    }
 
     fn leaf_at(self, level: u8) -> bool {
         (1..=3).contains(&level)

@@ -189,10 +189,8 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     }
     /// Returns the index of a page in its table of a level.
     fn index(self, page: Vpn, level: u8) -> usize {
-        let shifted = page
-            .as_usize()
-            .checked_shr(self.index_shift(level))
-            .unwrap_or(0);
+        // The shift is below the width: a table's reach fits a page number.
+        let shifted = page.as_usize().wrapping_shr(self.index_shift(level));
         shifted & self.entries(level).wrapping_sub(1)
     }
 

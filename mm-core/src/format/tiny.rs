@@ -220,6 +220,11 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
     fn index_bits(self, _level: u8) -> u32 {
         u32::from(self.bits)
     }
+    fn index_shift(self, level: u8) -> u32 {
+        u32::from(level)
+            .saturating_sub(1)
+            .wrapping_mul(u32::from(self.bits))
+    }
     fn leaf_at(self, level: u8) -> bool {
         level == 1 || level < self.levels
     }

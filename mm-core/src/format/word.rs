@@ -44,9 +44,11 @@ macro_rules! word {
         impl Word for $word {
             type Cell = $cell;
             const ZERO: Self = 0;
+            #[inline]
             fn to_u64(self) -> u64 {
                 u64::from(self)
             }
+            #[inline]
             #[allow(clippy::cast_possible_truncation)]
             fn from_u64(bits: u64) -> Self {
                 bits as Self
@@ -54,18 +56,23 @@ macro_rules! word {
         }
         impl WordCell for $cell {
             type Word = $word;
+            #[inline]
             fn new(word: $word) -> Self {
                 Self::new(word)
             }
+            #[inline]
             fn load(&self) -> $word {
                 self.load(Ordering::Acquire)
             }
+            #[inline]
             fn store(&self, word: $word) {
                 self.store(word, Ordering::Release);
             }
+            #[inline]
             fn swap(&self, word: $word) -> $word {
                 self.swap(word, Ordering::AcqRel)
             }
+            #[inline]
             fn compare_exchange(&self, old: $word, new: $word) -> Result<(), $word> {
                 self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
                     .map(|_| ())

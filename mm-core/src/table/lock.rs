@@ -192,8 +192,10 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             let used = (first..end).find(|&i| format.load(self.words, i) != Word::ZERO);
             used.unwrap_or(end)
         };
-        for i in first..free {
-            format.store(self.words, i, word);
+        // Cut to size, so that the bound is tested once and not at each store.
+        let words = self.words.get(..free).unwrap_or_default();
+        for i in first..words.len() {
+            format.store(words, i, word);
             word = format.next_page(word, level);
         }
         let installed = free.saturating_sub(first);
@@ -237,23 +239,36 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     pub(crate) fn replace_nonempty(
         &self,
         page: Vpn,
+        change: impl FnMut(<P::Format as PageTableFormat>::Word) -> <P::Format as PageTableFormat>::Word,
+    ) -> Option<Replaced<P>> {
+        self.replace_slot(self.index(page), change)
+    }
+
+    /// As [`Self::replace_nonempty`], by index. An entry that does not change
+    /// is not written.
+    pub(super) fn replace_slot(
+        &self,
+        slot: usize,
         mut change: impl FnMut(
             <P::Format as PageTableFormat>::Word,
         ) -> <P::Format as PageTableFormat>::Word,
     ) -> Option<Replaced<P>> {
-        let (format, index) = (self.cx.format(), self.index(page));
-        let mut old = format.load(self.words, index);
+        let format = self.cx.format();
+        let mut old = format.load(self.words, slot);
         loop {
             if old == Word::ZERO {
                 return None;
             }
             let new = change(old);
             debug_assert!(new != Word::ZERO, "entries are emptied by take");
-            if self.is_settled(old) {
-                format.store(self.words, index, new);
+            if new == old {
                 return Some((old, new));
             }
-            match format.compare_exchange(self.words, index, old, new) {
+            if self.is_settled(old) {
+                format.store(self.words, slot, new);
+                return Some((old, new));
+            }
+            match format.compare_exchange(self.words, slot, old, new) {
                 Ok(()) => return Some((old, new)),
                 Err(now) => old = now,
             }
@@ -272,6 +287,12 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             .format()
             .index(part.end().saturating_sub(1), self.level);
         self.cx.format().index(part.start(), self.level)..last.saturating_add(1)
+    }
+
+    /// Returns an entry by index, decoded.
+    pub(super) fn entry_at(&self, slot: usize) -> Entry {
+        let format = self.cx.format();
+        format.decode(format.load(self.words, slot), self.level)
     }
 
     /// Returns the first page of an entry.

@@ -10,7 +10,6 @@ use super::TableGuard;
 use super::cursor::{CursorMut, TableError, Why};
 use crate::format::{
     AttrFlags, Attrs, Entry, FormatError, NonPresent, NonPresentKind, PageTableFormat, TableOwner,
-    Word,
 };
 use crate::platform::Platform;
 use crate::prot::{MemType, Prot};
@@ -94,29 +93,39 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     ) -> (crate::addr::Vpn, PageRange) {
         let format = self.table.cx.format();
         let level = guard.level();
-        let span = format.entry_pages(level);
-        let mut lost = PageRange::default();
+        let mut lost: Option<(usize, usize)> = None;
+        let mut end = guard.range().end();
         for slot in guard.slots(self.range) {
-            let word = format.load(guard.words(), slot);
-            if word == Word::ZERO {
-                continue;
-            }
-            let page = guard.page_of(slot);
-            if matches!(format.decode(word, level), Entry::Table(_)) {
-                return (page.max(self.at()), lost);
-            }
-            let changed = guard.replace_nonempty(page, |old| self.with_rights(old, prot, level));
+            let changed = if level == 1 {
+                // The level as a constant: most of a decode falls away.
+                guard.replace_slot(slot, |old| self.with_rights(old, prot, 1))
+            } else {
+                if matches!(guard.entry_at(slot), Entry::Table(_)) {
+                    end = guard.page_of(slot).max(self.at());
+                    break;
+                }
+                guard.replace_slot(slot, |old| self.with_rights(old, prot, level))
+            };
             if let Some((old, new)) = changed
                 && old != new
-                && loses_rights(format, old, prot, level)
             {
-                lost = hull(lost, PageRange::new(page, page.saturating_add(span)));
+                // From the first loss on, what only gained rights is flushed
+                // too: cheaper than looking at each.
+                match &mut lost {
+                    Some((_, last)) => *last = slot,
+                    None if loses_rights(format, old, prot, level) => lost = Some((slot, slot)),
+                    None => {}
+                }
             }
         }
-        (guard.range().end(), lost)
+        let lost = lost.map_or(PageRange::default(), |(first, last)| {
+            PageRange::new(guard.page_of(first), guard.page_of(last.saturating_add(1)))
+        });
+        (end, lost)
     }
 
     /// Returns a word with other rights; what cannot be said stays.
+    #[inline]
     fn with_rights(&self, old: FormatWord<P>, prot: Prot, level: u8) -> FormatWord<P> {
         let format = self.table.cx.format();
         match format.decode(old, level) {

@@ -33,16 +33,18 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         while let Some(guard) = self.table.next_leaf(self.range) {
             let format = self.table.cx.format();
             let mut full = None;
+            let mut room = gather.room();
             for slot in guard.slots(self.range) {
                 if format.load(guard.words(), slot) == Word::ZERO {
                     continue;
                 }
                 let page = guard.page_of(slot);
-                if gather.room() == 0 {
+                if room == 0 {
                     full = Some(page);
                     break;
                 }
                 if let Some(taken) = guard.take(page) {
+                    room = room.saturating_sub(1);
                     let pushed = gather.push(taken);
                     debug_assert!(pushed.is_ok(), "there was room");
                 }

@@ -36,7 +36,7 @@
 use super::{FLUSH_CEILING_PAGES, MapFlush, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
-use crate::format::{Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
+use crate::format::{AttrFlags, Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
 use crate::range::PageRange;
@@ -163,14 +163,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     /// # Errors
     /// [`Full`] with the entry, when the batch has no room.
     pub fn push(&mut self, taken: Taken<P::Format>) -> Result<(), Full<P>> {
-        let format = self.cx.format();
-        if owns(format, taken.word(), taken.level()) && !self.store(taken.word()) {
+        let entry = self.cx.format().decode(taken.word(), taken.level());
+        if owns(entry, taken.level()) && !self.store(taken.word()) {
             return Err(Full { taken });
         }
-        if matches!(
-            format.decode(taken.word(), taken.level()),
-            Entry::Leaf { .. }
-        ) {
+        if matches!(entry, Entry::Leaf { .. }) {
             self.flush_range(taken.pages());
         }
         taken.consume();
@@ -195,7 +192,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if let Some(taken) = leaf.take(page) {
             self.flush_page_now(page);
             let (old, level) = (taken.word(), taken.level());
-            let stored = !owns(self.cx.format(), old, level) || self.store(old);
+            let entry = self.cx.format().decode(old, level);
+            let stored = !owns(entry, level) || self.store(old);
             debug_assert!(stored, "an exchange needs room in the gather");
             taken.consume();
         }
@@ -349,7 +347,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 .words::<Cell<P::Format>>(pfn, order);
             // Count down what is live, so that a sparse table is not read whole.
             let mut live = record.live();
-            for i in 0..format.entries(level) {
+            let words = words.get(..format.entries(level)).unwrap_or_default();
+            for i in 0..words.len() {
                 if live == 0 {
                     break;
                 }
@@ -365,30 +364,34 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     }
 
     /// Gives back what one word owned.
+    #[inline]
     fn release(&mut self, word: FormatWord<P>, level: u8) {
         let format = self.cx.format();
-        if !owns(format, word, level) {
+        let entry = format.decode(word, level);
+        if !owns(entry, level) {
             return;
         }
-        let (pfn, dirty, young) = match format.decode(word, level) {
-            Entry::Leaf { pfn, .. } => (pfn, format.is_dirty(word), format.is_young(word)),
-            Entry::NonPresent(np) => match np.kind {
-                NonPresentKind::ProtNone => match np.pfn() {
-                    Some(pfn) => (pfn, np.is_dirty(), np.is_young()),
-                    None => return,
-                },
-                _ => {
+        match entry {
+            Entry::Leaf { pfn, .. } => {
+                self.release_page(pfn, format.is_dirty(word), format.is_young(word));
+            }
+            Entry::NonPresent(np) => match np.pfn() {
+                Some(pfn) => self.release_page(pfn, np.is_dirty(), np.is_young()),
+                None => {
                     self.released.swap_entries = self.released.swap_entries.saturating_add(1);
-                    return;
                 }
             },
-            Entry::Empty | Entry::Table(_) => return,
-        };
+            Entry::Empty | Entry::Table(_) => {}
+        }
+    }
+
+    fn release_page(&mut self, pfn: Pfn, dirty: bool, young: bool) {
         let Some(page) = self.cx.frames().page(pfn) else {
             return;
         };
         let counter = match page.kind() {
             Kind::User => {
+                page.user().sub_maps(1);
                 let anon = page.has(PageFlags::ANON);
                 // An anonymous page that is about to be freed has no use for them.
                 if !anon || page.refs() > 1 {
@@ -409,9 +412,6 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             _ => return,
         };
         *counter = counter.saturating_add(1);
-        if page.kind() == Kind::User {
-            page.user().sub_maps(1);
-        }
         let freed = self.cx.frames().free(self.cx, pfn);
         debug_assert!(
             freed.is_ok(),
@@ -420,12 +420,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     }
 }
 
-/// Returns whether a word owns something that must ride the gather.
-fn owns<F: PageTableFormat>(format: F, word: F::Word, level: u8) -> bool {
-    match format.decode(word, level) {
-        Entry::Leaf { attrs, .. } => {
-            level == 1 && !attrs.flags.contains(crate::format::AttrFlags::SPECIAL)
-        }
+/// Returns whether an entry owns something that must ride the gather.
+#[inline]
+fn owns(entry: Entry, level: u8) -> bool {
+    match entry {
+        Entry::Leaf { attrs, .. } => level == 1 && !attrs.flags.contains(AttrFlags::SPECIAL),
         Entry::NonPresent(np) => {
             matches!(np.kind, NonPresentKind::ProtNone | NonPresentKind::Swap)
         }
