@@ -14,6 +14,8 @@ use crate::stats::Counter;
 impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Resolves a fault on an empty entry of an anonymous area
     /// (Linux: do_anonymous_page).
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     pub(super) fn first_touch(&self) -> Step<'m, P> {
         if self.access != Access::Write
             && let Some(zero) = self.cx.frames().zero_page()
@@ -32,6 +34,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Installs a fresh page into an empty entry if `still` holds, or gives it
     /// back.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     pub(super) fn install_own(
         &self,
         pfn: Pfn,

@@ -27,6 +27,8 @@ use crate::vma::VmaFlags;
 impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Resolves a store to a present entry without the right to write
     /// (Linux: do_wp_page).
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     pub(super) fn write_to_protected(
         &self,
         leaf: LeafGuard<'_, 'm, P>,
@@ -101,6 +103,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         result
     }
 
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn copy_referenced(&self, word: WordOf<P>, old: Pfn) -> Step<'m, P> {
         let new = self.new_own_page()?;
         copy_page(self.cx, old, new);
@@ -112,19 +116,41 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
                 return Err(stop);
             }
         };
+        self.exchange(word, new, entry)
+    }
+
+    /// Puts the new page in the old one's place, if that is still there.
+    // Out of line, so that the gather is in no other path's frame.
+    #[inline(never)]
+    fn exchange(&self, word: WordOf<P>, new: Pfn, entry: WordOf<P>) -> Step<'m, P> {
         let mut gather = TlbGather::new(self.cx, &self.node.tlb);
-        let leaf = self.table.lock_leaf(self.page);
-        let Some(leaf) = leaf.filter(|leaf| self.is_still(leaf, word)) else {
+        if !self.exchange_entry(&mut gather, word, entry) {
             self.drop_own_page(new);
             return Ok(Resolution::Minor);
-        };
-        let owed = gather.exchange(&leaf, self.page, entry);
-        drop(leaf);
-        self.settle(owed);
+        }
         self.node.counts.anon.add(1);
         self.node.released(self.cx.platform(), gather.finish());
         self.mm.stats().count(Counter::CowCopy);
         Ok(Resolution::Minor)
+    }
+
+    /// Replaces the entry if it still is `word`; the old page rides the gather.
+    // Out of line, so that the table's locals are not in one frame with the gather.
+    #[inline(never)]
+    fn exchange_entry(
+        &self,
+        gather: &mut TlbGather<'_, 'm, P>,
+        word: WordOf<P>,
+        entry: WordOf<P>,
+    ) -> bool {
+        let leaf = self.table.lock_leaf(self.page);
+        let Some(leaf) = leaf.filter(|leaf| self.is_still(leaf, word)) else {
+            return false;
+        };
+        let owed = gather.exchange(&leaf, self.page, entry);
+        drop(leaf);
+        self.settle(owed);
+        true
     }
 
     /// Returns whether the entry still leads to the same page, protected:

@@ -170,6 +170,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Gives a present entry the rights of its area that it was installed
     /// without: execution, until the code in it was made visible.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn widen(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
         let page = self.cx.frames().page(pfn);
         if self.access == Access::Exec
@@ -200,6 +202,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     }
 
     /// Enters a page again that was kept while its area allowed nothing.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn allow_again(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Option<Pfn>) -> Step<'m, P> {
         let Some(pfn) = pfn else {
             return Err(Stop::Bug);
@@ -268,6 +272,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Allocates the frame of a page that will belong to this area alone: one
     /// reference, one map count, exclusive. Its contents are undefined.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn new_own_page(&self) -> Result<Pfn, Stop<'m, P>> {
         let owner = self.vma.anon_raw();
         if owner == 0 {

@@ -30,8 +30,13 @@ use arrayvec::ArrayVec;
 /// window (Linux: fault_around_bytes, 64 KiB).
 const AROUND: usize = 16;
 
+/// Pages to be mapped together, each with its place until it is.
+type Pages<'c, 'm, P> = ArrayVec<(Vpn, Option<CachedPage<'c, 'm, P>>), AROUND>;
+
 impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
     /// Resolves a fault on an empty entry (Linux: do_fault).
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     pub(super) fn map_object_page(&self) -> Step<'m, P> {
         let Some(view) = self.object() else {
             return Err(Stop::Bug);
@@ -75,6 +80,8 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
     }
 
     /// Gives a private area its own copy of a cached page.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn copy_cached(
         &self,
         page: &CachedPage<'_, 'm, P>,
@@ -88,6 +95,8 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
     }
 
     /// Maps a cached page itself, and cached neighbours when it is only read.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
     fn map_cached(
         &self,
         view: ObjectView<'c, 'm, P>,
@@ -95,7 +104,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
         pgoff: u64,
     ) -> Result<(), Stop<'m, P>> {
         let stores = self.access == Access::Write;
-        let mut pages: ArrayVec<(Vpn, CachedPage<'c, 'm, P>), AROUND> = ArrayVec::new();
+        let mut pages = Pages::new();
         if stores {
             view.set_dirty(&page);
         } else if !self.vma.flags().contains(VmaFlags::RAND_READ) {
@@ -105,16 +114,17 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
                     && pages.remaining_capacity() > 1
                 {
                     found.record().set(PageFlags::REFERENCED);
-                    pages.push((near, found));
+                    pages.push((near, Some(found)));
                 }
             }
         }
-        let fits = pages.try_push((self.page, page));
+        let fits = pages.try_push((self.page, Some(page)));
         debug_assert!(fits.is_ok(), "room is kept for the page itself");
-        for (_, page) in &pages {
+        for page in pages.iter().filter_map(|(_, page)| page.as_ref()) {
             self.sync_if_code(page.pfn());
         }
-        self.install_cached(view, pages, pgoff)
+        // Pages that are not needed are given back here, after the table is unlocked.
+        self.install_cached(view, &mut pages, pgoff)
     }
 
     /// Returns the pages around the fault that may be mapped with it: in an
@@ -126,24 +136,27 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
     }
 
     /// Enters pages that are still the object's into entries that are still
-    /// empty. The fault's own page is the last.
+    /// empty, and takes them out of `pages`. The fault's own page is the last.
+    // Out of line, so that the table's locals are not in one frame with the pages.
+    #[inline(never)]
     fn install_cached(
         &self,
         view: ObjectView<'c, 'm, P>,
-        pages: ArrayVec<(Vpn, CachedPage<'c, 'm, P>), AROUND>,
+        pages: &mut Pages<'c, 'm, P>,
         pgoff: u64,
     ) -> Result<(), Stop<'m, P>> {
         let protected = self.protected_prot();
         let mut owed = MapFlush::NONE;
         let mut installed = 0usize;
-        // Pages that are not needed are given back after the table is unlocked.
-        let mut kept: ArrayVec<CachedPage<'c, 'm, P>, AROUND> = ArrayVec::new();
         let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
         if !view.reaches(pgoff) {
             drop(leaf);
             return Err(Stop::Retry);
         }
-        for (at, page) in pages {
+        for (at, slot) in pages.iter_mut() {
+            let (at, Some(page)) = (*at, slot.as_ref()) else {
+                continue;
+            };
             let stores = at == self.page && self.access == Access::Write;
             let word = if stores {
                 self.encode_own(page.pfn())
@@ -153,17 +166,14 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             let free = leaf.range().contains(at)
                 && matches!(leaf.entry(at), crate::format::Entry::Empty)
                 && view.reaches(self.vma.pgoff_of(at) as u64);
-            match word {
-                Ok(word) if free && page.record().user().add_maps(1).is_ok() => {
-                    let _entered = page.into_pfn();
-                    owed = owed.join(leaf.install(at, word));
-                    installed = installed.saturating_add(1);
-                }
-                _ => kept.push(page),
+            let Ok(word) = word else { continue };
+            if free && page.record().user().add_maps(1).is_ok() {
+                let _entered = slot.take().map(CachedPage::into_pfn);
+                owed = owed.join(leaf.install(at, word));
+                installed = installed.saturating_add(1);
             }
         }
         drop(leaf);
-        drop(kept);
         self.settle(owed);
         self.node.counts.file.add(installed);
         let stats = self.mm.stats();

@@ -77,6 +77,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         stopped.map_or(Ok(()), Err)
     }
 
+    // Out of line, so that its gather is not part of its callers' frames.
+    #[inline(never)]
     fn drop_pages(&self, range: PageRange) -> Result<(), MmError> {
         let cx = self.mm.cx();
         let node = self.node();

@@ -83,6 +83,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Ok(child)
     }
 
+    // Out of line, so that its locals are not in one frame with the gather.
+    #[inline(never)]
     fn copy_areas(
         &self,
         cx: &Cx<'m, P>,
@@ -108,6 +110,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Copies the entries of one area, one table page at a time.
+    // Out of line, so that its locals are not in one frame with the gather.
+    #[inline(never)]
     fn copy_entries(
         &self,
         cx: &Cx<'m, P>,

@@ -238,6 +238,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Makes the tables of a range, so that entering pages cannot fail later.
+    // Out of line, so that its gather is not part of its callers' frames.
+    #[inline(never)]
     fn make_tables(&self, cx: &Cx<'m, P>, range: PageRange) -> Result<(), MmError> {
         let table = self.table(cx);
         let mut at = range.start();
@@ -256,6 +258,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Enters the frames of a device.
+    // Out of line: few mappings are of devices.
+    #[inline(never)]
     fn enter_device(
         &self,
         cx: &Cx<'m, P>,

@@ -71,6 +71,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Unmaps everything, without needing memory: the last user is gone.
+    // Out of line, so that its gather is not part of its callers' frames.
+    #[inline(never)]
     pub(super) fn unmap_everything(&self, cx: &Cx<'m, P>) {
         let node = self.node();
         let layout = node.lock.write(cx, self.key());
@@ -89,6 +91,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Drops the entries of a range, flushes, and counts what came back.
+    // Out of line, so that its gather is not part of its callers' frames.
+    #[inline(never)]
     pub(super) fn zap_now(&self, cx: &Cx<'m, P>, range: PageRange) {
         let node = self.node();
         let mut gather = TlbGather::new(cx, &node.tlb);

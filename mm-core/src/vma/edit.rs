@@ -147,6 +147,8 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     }
 
     /// Puts one area over the empty range.
+    // Out of line, so that a step's shapes are not part of the verbs' frames.
+    #[inline(never)]
     fn place(&mut self, new: &NewVma) {
         let range = self.plan.range;
         let anon = new
@@ -199,6 +201,8 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     }
 
     /// Gives a part of one area other flags, and lets it join its neighbours.
+    // Out of line, so that a step's shapes are not part of the verbs' frames.
+    #[inline(never)]
     fn change(&mut self, vma: Handle<Vma>, old: &Shape, part: PageRange, flags: VmaFlags) {
         let alive = |h: &Handle<Vma>| !self.get(*h).is_dying();
         let prev = self.tree.prev(self.up, vma).filter(alive);
@@ -238,6 +242,8 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     }
 
     /// Does one step: see the module for the order.
+    // Out of line, so that a step's shapes are not part of the verbs' frames.
+    #[inline(never)]
     fn carry_out(&mut self, step: &Step) {
         let (tree, up) = (self.tree, self.up);
         let changed = || {

@@ -129,6 +129,8 @@ impl<'a> Plan<'a> {
     ///
     /// # Locks
     /// The space lock, for writing if the plan is to be carried out.
+    // Out of line, so that the plan's shapes are not part of the verbs' frames.
+    #[inline(never)]
     pub fn replace(
         tree: &VmaTree,
         nodes: &impl Resolve<Vma>,
@@ -174,6 +176,8 @@ impl<'a> Plan<'a> {
     ///
     /// # Locks
     /// As [`Self::replace`].
+    // Out of line, so that the plan's shapes are not part of the verbs' frames.
+    #[inline(never)]
     pub fn remove(tree: &VmaTree, nodes: &impl Resolve<Vma>, range: PageRange) -> Self {
         let mut plan = Self::nothing(Op::Replace(None), range);
         for vma in tree.overlapping(nodes, range) {
@@ -200,6 +204,8 @@ impl<'a> Plan<'a> {
     ///
     /// # Locks
     /// As [`Self::replace`].
+    // Out of line, so that the plan's shapes are not part of the verbs' frames.
+    #[inline(never)]
     pub fn modify(
         tree: &VmaTree,
         nodes: &impl Resolve<Vma>,
