@@ -1,6 +1,6 @@
 //! `cargo xtask loom`: the concurrency models.
 //!
-//! A model is a test target `tests/loom/NAME.rs`. The models need the whole family compiled with
+//! A model is a test target whose file stands in `tests/loom`. The models need the whole family compiled with
 //! `--cfg loom`, which swaps the primitives behind `mm_core::sync`; so they have a target
 //! directory of their own, and run optimised because loom explores many interleavings.
 
@@ -66,22 +66,61 @@ fn cargo_test() -> Result<std::process::Command> {
     Ok(command)
 }
 
-/// Returns the names of the models: the files of `tests/loom`.
+/// Returns the names of the models: the test targets of `tests/Cargo.toml` that stand in `loom/`.
+///
+/// # Errors
+/// When a file of `tests/loom` is neither a target nor a module of one: it would never run.
 pub fn models() -> Result<Vec<String>> {
-    let dir = paths::root().join("tests/loom");
-    if !dir.is_dir() {
+    let tests = paths::root().join("tests");
+    let manifest = std::fs::read_to_string(tests.join("Cargo.toml"))?;
+    let targets = targets(&manifest);
+    if !tests.join("loom").is_dir() {
         return Ok(Vec::new());
     }
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ext| ext == "rs") {
-            match path.file_stem() {
-                Some(stem) => names.push(stem.to_string_lossy().into_owned()),
-                None => bail!("a model without a name: {}", path.display()),
-            }
+    let mut sources = String::new();
+    let mut files = Vec::new();
+    for path in paths::rust_files(&tests.join("loom"))? {
+        sources.push_str(&std::fs::read_to_string(&path)?);
+        if let Some(stem) = path.file_stem() {
+            files.push(stem.to_string_lossy().into_owned());
         }
     }
-    names.sort();
-    Ok(names)
+    for file in files {
+        let is_target = targets.iter().any(|(_, path)| *path == file);
+        if !is_target && !sources.contains(&format!("mod {file};")) {
+            bail!("tests/loom/{file}.rs is no [[test]] of tests/Cargo.toml, so it never runs");
+        }
+    }
+    Ok(targets.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Returns the name of each `[[test]]` whose path is `loom/FILE.rs`, with that `FILE`.
+fn targets(manifest: &str) -> Vec<(String, String)> {
+    let value = |section: &str, key: &str| {
+        section.lines().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == key).then(|| value.trim().trim_matches('"').to_string())
+        })
+    };
+    manifest
+        .split("[[")
+        .skip(1)
+        .filter_map(|section| {
+            let path = value(section, "path")?;
+            let file = path.strip_prefix("loom/")?.strip_suffix(".rs")?;
+            Some((value(section, "name")?, file.to_string()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::targets;
+
+    #[test]
+    fn models_are_the_targets_of_the_folder() {
+        let manifest = "[package]\nname = \"x\"\n\n[[test]]\nname = \"loom_a\"\npath = \"loom/a.rs\"\n\n\
+                        [[test]]\nname = \"b\"\npath = \"tests/b.rs\"\n[lints]\nworkspace = true\n";
+        assert_eq!(targets(manifest), [("loom_a".to_string(), "a".to_string())]);
+    }
 }
