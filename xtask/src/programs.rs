@@ -22,6 +22,9 @@ pub const ORACLE: &str = "bad-maps";
 /// The program whose threads share an address space.
 const THREADS: &str = "threads";
 
+/// The program that looks after its registers.
+const REGISTERS: &str = "registers";
+
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";
 
@@ -56,10 +59,10 @@ pub fn build(arch: Arch) -> Result<Programs> {
     })
 }
 
-/// Builds the program of threads, statically against the C library of the host.
-fn c_program(arch: Arch, dir: &Path) -> Result<()> {
+/// Builds the C program `name`, statically against the C library of the host.
+fn c_program(arch: Arch, name: &str, dir: &Path) -> Result<()> {
     if !cfg!(target_arch = "x86_64") || arch != Arch::X86_64 {
-        bail!("only a host of the same architecture can build {THREADS}.c");
+        bail!("only a host of the same architecture can build {name}.c");
     }
     if apt::is_debian() {
         apt::install(&["gcc", "libc6-dev"], "a C program is to be built")?;
@@ -67,8 +70,8 @@ fn c_program(arch: Arch, dir: &Path) -> Result<()> {
     command::run(
         std::process::Command::new("cc")
             .args(["-static", "-O2", "-Wall", "-pthread", "-o"])
-            .arg(dir.join(THREADS))
-            .arg(paths::root().join(PACKAGE).join(format!("{THREADS}.c"))),
+            .arg(dir.join(name))
+            .arg(paths::root().join(PACKAGE).join(format!("{name}.c"))),
     )
 }
 
@@ -83,8 +86,10 @@ impl Programs {
         for program in [debian::MKSH, debian::LDCONFIG] {
             initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
         }
-        c_program(arch, &self.dir)?;
-        for name in [HELLO, THREADS] {
+        for name in [THREADS, REGISTERS] {
+            c_program(arch, name, &self.dir)?;
+        }
+        for name in [HELLO, THREADS, REGISTERS] {
             initramfs::add_program(archive, &self.path(name))?;
         }
         add_script(archive, OTHERS)
