@@ -1,0 +1,69 @@
+//! Faults overlap: one is answered in the middle of another.
+//!
+//! The shortcut "one big lock" passes every other test; here the second fault
+//! would wait for ever, and the test platform ends such waits with a panic.
+
+use mm_core::addr::VirtAddr;
+use mm_core::fault::{Fault, FaultOutcome, Mode};
+use mm_core::prot::{Access, Prot};
+use mm_core::space::MapRequest;
+use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::platform::on_cpu;
+use mm_testkit::world::World;
+use mm_x86_64::{FourLevel, Paging};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+type X64 = World<Paging<FourLevel>, LongModeWalker>;
+
+const PAGE: usize = 4096;
+
+/// Lets a store at `second` fault in the middle of a store at `first`.
+fn overlap(first: usize, second: usize) {
+    let w: X64 = World::new(Paging::new(FourLevel), LongModeWalker::new(4), 2048, 2, 1);
+    let s = w.space();
+    for at in [0x4000_0000, 0x8000_0000] {
+        let area = MapRequest::anonymous(8 * PAGE, Prot::RW).fixed(VirtAddr::new(at));
+        s.map(&area).unwrap();
+        // Both areas have their anon_vma and their table.
+        w.poke(0, &s, at + 7 * PAGE, 1).unwrap();
+    }
+    let answered = Arc::new(AtomicUsize::new(0));
+    let (other, count) = (s.clone(), answered.clone());
+    w.platform().interrupt_nth(1, move || {
+        let fault = Fault {
+            addr: VirtAddr::new(second),
+            access: Access::Write,
+            mode: Mode::User,
+        };
+        let outcome = on_cpu(1, || other.fault(&fault));
+        assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    w.poke(0, &s, first, 1).unwrap();
+    assert_eq!(
+        answered.load(Ordering::SeqCst),
+        1,
+        "the second fault came inside the first"
+    );
+    w.poke(1, &s, second, 2).unwrap();
+    assert_eq!(w.peek(0, &s, second), Ok(2));
+    drop(s);
+    w.assert_empty();
+}
+
+#[test]
+fn faults_on_two_areas_overlap() {
+    overlap(0x4000_0000, 0x8000_0000);
+}
+
+#[test]
+fn faults_on_two_pages_of_one_area_overlap() {
+    overlap(0x4000_0000, 0x4000_0000 + PAGE);
+}
+
+/// H3: the same page, twice at once: one frame is kept, none is lost.
+#[test]
+fn h3_faults_on_one_page_overlap() {
+    overlap(0x4000_0000, 0x4000_0000);
+}
