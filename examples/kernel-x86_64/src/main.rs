@@ -6,10 +6,11 @@
 //! 2. `memory`: what the boot loader said about memory; the direct map.
 //! 3. `cpu`: per-CPU data, segments, the features that are switched on.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
-//! 5. `thread`, `fp`: kernel stacks, the context switch, FP/SIMD state.
-//! 6. `clock`, `pic`, `console`, `random`, `power`: the devices.
-//! 7. `signal`: the signal frame of the x86-64 ABI.
-//! 8. `arch`: all of this as `impl Arch` for the portable kernel.
+//! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
+//! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
+//! 7. `clock`, `pic`, `console`, `random`, `power`: the devices.
+//! 8. `signal`: the signal frame of the x86-64 ABI.
+//! 9. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
 #![no_std]
 #![no_main]
 
