@@ -200,7 +200,8 @@ impl<A: Arch> Call<'_, A> {
         if process != 0 && task.process.pid != process as u32 {
             return Err(Errno::ESRCH);
         }
-        if signal != 0 {
+        let own_pid = self.task.process.pid;
+        if signal != 0 && !self.system.spares(&task.process, own_pid, signal as u32) {
             let info = SignalInfo {
                 code: -6,
                 ..self.own_info()

@@ -261,12 +261,19 @@ impl<A: Arch> System<A> {
             };
             if chosen {
                 found = true;
-                if signal != 0 {
+                if signal != 0 && !self.spares(&process, sender, signal) {
                     self.send_to_process(&process, signal, info);
                 }
             }
         }
         if found { Ok(()) } else { Err(Errno::ESRCH) }
+    }
+
+    /// Tells whether a signal from another process would end the first one, which only
+    /// itself and the terminal may do: with it the whole run ends.
+    pub fn spares(&self, process: &Process<A>, sender: u32, signal: u32) -> bool {
+        let action = process.shared.lock().actions[signal as usize];
+        process.pid == 1 && sender > 1 && action.handler == 0
     }
 
     /// Delivers what is pending to the running thread: edits `frame` for handlers and
