@@ -31,6 +31,7 @@ pub mod nr {
     pub const KILL: usize = 62;
     pub const FTRUNCATE: usize = 77;
     pub const UNLINK: usize = 87;
+    pub const SETSID: usize = 112;
     pub const EXIT_GROUP: usize = 231;
     pub const CLONE3: usize = 435;
 }
