@@ -11,7 +11,7 @@ use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
 use mm_core::format::{
     AttrFlags, Attrs, Entry, HardwareAd, NonPresentKind, PageTableFormat, TableOwner,
 };
-use mm_core::page::{Frames, PageFlags};
+use mm_core::page::{Frames, Kind, PageFlags};
 use mm_core::prot::{Access, Prot};
 use mm_core::range::PageRange;
 use mm_core::sync::{AtomicU32, AtomicU64};
@@ -457,6 +457,23 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             let mut visited = 0;
             Cursor::new(table, w).visit(|v| visited += v.pages.pages());
             assert_eq!(visited, self.pages(w).len(), "seed {}", self.seed);
+        }
+        // A table goes with its last entry: there is no empty one but the root.
+        let ram = self.frames.platform().arena();
+        for i in 0..ram.frames() {
+            let pfn = ram.first().saturating_add(i);
+            if let Some(page) = self.frames.page(pfn)
+                && page.kind() == Kind::Table
+                && pfn != self.root
+            {
+                let record = page.table();
+                let (live, level) = (record.live(), record.level());
+                assert!(
+                    live > 0,
+                    "seed {}: an empty table of level {level}",
+                    self.seed
+                );
+            }
         }
         self.frames.platform().assert_preemptible();
     }

@@ -52,6 +52,15 @@ enum Sweep {
     Empty,
 }
 
+/// How far up a sweep goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Climb {
+    /// To the root.
+    All,
+    /// Until a level where nothing went: no table above it became empty.
+    WhileEmptied,
+}
+
 impl<P: Platform> PageTable<'_, '_, P> {
     /// Unlinks every table whose pages all lie in the range, and every block;
     /// what is left of the range are edges: at most one level-1 table at each
@@ -60,7 +69,7 @@ impl<P: Platform> PageTable<'_, '_, P> {
     /// # Locks
     /// Takes parents', then children's locks (inner).
     pub fn detach_covered(&self, range: PageRange, gather: &mut TlbGather<'_, '_, P>) {
-        self.sweep(range, Sweep::Covered, gather);
+        self.sweep(range, Sweep::Covered, Climb::WhileEmptied, gather);
     }
 
     /// Unlinks the tables that span a page of the range and have no entry left.
@@ -68,7 +77,13 @@ impl<P: Platform> PageTable<'_, '_, P> {
     /// # Locks
     /// Takes parents', then children's locks (inner).
     pub fn prune(&self, range: PageRange, gather: &mut TlbGather<'_, '_, P>) {
-        self.sweep(range, Sweep::Empty, gather);
+        self.sweep(range, Sweep::Empty, Climb::All, gather);
+    }
+
+    /// As [`Self::prune`], where only level-1 tables can have become empty by
+    /// themselves: goes up only while tables go.
+    pub(super) fn prune_leaves(&self, range: PageRange, gather: &mut TlbGather<'_, '_, P>) {
+        self.sweep(range, Sweep::Empty, Climb::WhileEmptied, gather);
     }
 
     /// The root of a user spans the kernel half too, which is not its own.
@@ -79,23 +94,57 @@ impl<P: Platform> PageTable<'_, '_, P> {
         }
     }
 
-    fn sweep(&self, range: PageRange, what: Sweep, gather: &mut TlbGather<'_, '_, P>) {
-        for level in 2..=self.cx.format().levels() {
+    fn sweep(
+        &self,
+        range: PageRange,
+        mut what: Sweep,
+        climb: Climb,
+        gather: &mut TlbGather<'_, '_, P>,
+    ) {
+        let format = self.cx.format();
+        // How many entries went on the level below the one looked at.
+        let mut below = usize::from(what == Sweep::Empty);
+        for level in 2..=format.levels() {
+            if !self.covers_entry(range, format.entry_pages(level)) {
+                // Nor does it cover a larger one.
+                what = Sweep::Empty;
+            }
+            if what == Sweep::Empty && climb == Climb::WhileEmptied && below == 0 {
+                return;
+            }
+            below = 0;
             let mut at = range.start();
             while let Some(parent) = self.next_at_level(PageRange::new(at, range.end()), level) {
-                self.sweep_table(&parent, range, what, gather);
+                below = below.saturating_add(self.sweep_table(&parent, range, what, gather));
                 at = parent.range().end();
             }
         }
     }
 
+    /// Returns whether the range covers an entry of this span, as far as the
+    /// table is the owner's.
+    fn covers_entry(&self, range: PageRange, span: usize) -> bool {
+        let own = self.own_pages();
+        let range = range.intersect(own);
+        let mask = span.wrapping_sub(1);
+        let first = range.start().saturating_add(mask).as_usize() & !mask;
+        let last = if range.end() == own.end() {
+            range.end().as_usize()
+        } else {
+            range.end().as_usize() & !mask
+        };
+        first < last
+    }
+
+    /// Returns how many entries went: tables and blocks.
     fn sweep_table(
         &self,
         parent: &TableGuard<'_, '_, P>,
         range: PageRange,
         what: Sweep,
         gather: &mut TlbGather<'_, '_, P>,
-    ) {
+    ) -> usize {
+        let mut gone = 0usize;
         let format = self.cx.format();
         let span = format.entry_pages(parent.level());
         let own = self.own_pages();
@@ -116,18 +165,21 @@ impl<P: Platform> PageTable<'_, '_, P> {
                     };
                     if let Some(detached) = self.detach(parent, child, entry, what) {
                         gather.push_table(detached);
+                        gone = gone.saturating_add(1);
                     }
                 }
                 Entry::Leaf { .. } if covered => {
                     if let Some(taken) = parent.take(at) {
                         let pushed = gather.push(taken);
                         debug_assert!(pushed.is_ok(), "a block owns nothing and needs no room");
+                        gone = gone.saturating_add(1);
                     }
                 }
                 _ => {}
             }
             at = next;
         }
+        gone
     }
 
     /// Unlinks one child: a covered one with its words, else if it is empty.

@@ -28,8 +28,8 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     pub fn unmap(&mut self, gather: &mut TlbGather<'_, '_, P>) -> Result<(), TableError> {
         self.shatter_edges()?;
         let whole = self.range;
-        gather.reserve(whole.pages());
         self.table.detach_covered(whole, gather);
+        let mut emptied = Emptied::None;
         while let Some(guard) = self.table.next_leaf(self.range) {
             let format = self.table.cx.format();
             let mut full = None;
@@ -49,15 +49,28 @@ impl<P: Platform> CursorMut<'_, '_, P> {
                     debug_assert!(pushed.is_ok(), "there was room");
                 }
             }
+            if guard.live() == 0 {
+                emptied = Emptied::Some;
+            }
             let end = full.unwrap_or(guard.range().end());
             drop(guard);
-            if full.is_some() {
+            // Memory for a longer batch, or else another round.
+            if full.is_some() && gather.extend().is_err() {
                 gather.flush();
             }
             self.range = self.range.from(end);
         }
         self.range = PageRange::new(whole.end(), whole.end());
-        self.table.prune(whole, gather);
+        if emptied == Emptied::Some {
+            self.table.prune_leaves(whole, gather);
+        }
         Ok(())
     }
+}
+
+/// Whether a table at an edge lost its last entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    None,
+    Some,
 }

@@ -30,12 +30,13 @@
 //!
 //! A gather is made before any guard is taken. It never allocates under a
 //! lock: when its batch is full, [`TlbGather::push`] says so, the caller drops
-//! its guard, and [`TlbGather::flush`] makes room (F8: overflow means another
-//! round, never a drop).
+//! its guard, and [`TlbGather::extend`] or [`TlbGather::flush`] makes room (F8:
+//! overflow means another round, never a drop).
 
 use super::{FLUSH_CEILING_PAGES, MapFlush, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
+use crate::error::OutOfMemory;
 use crate::format::{AttrFlags, Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
@@ -140,22 +141,23 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         }
     }
 
-    /// Takes a spare frame for the words, if one can be had: so that a long
-    /// edge needs one shootdown, not one for each [`BATCH`] pages.
+    /// Takes a spare frame for more words, so that a long edge needs one
+    /// shootdown, not one for each [`BATCH`] pages.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also when it has one; then [`Self::flush`] makes room.
     ///
     /// # Locks
     /// No inner one.
-    pub fn reserve(&mut self, pages: usize) {
-        if self.spare.is_none()
-            && pages > BATCH
-            && let Ok(pfn) = self.cx.frames().alloc(self.cx, 0)
-        {
-            self.cx
-                .platform()
-                .memory()
-                .make_words::<Cell<P::Format>>(pfn, 0);
-            self.spare = Some(pfn);
+    pub fn extend(&mut self) -> Result<(), OutOfMemory> {
+        if self.spare.is_some() {
+            return Err(OutOfMemory);
         }
+        let pfn = self.cx.frames().alloc(self.cx, 0)?;
+        let memory = self.cx.platform().memory();
+        memory.make_words::<Cell<P::Format>>(pfn, 0);
+        self.spare = Some(pfn);
+        Ok(())
     }
 
     /// Takes ownership of what an entry led to.
