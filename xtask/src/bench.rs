@@ -6,12 +6,14 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{command, paths};
+use crate::command::say;
+use crate::{apt, command, paths};
 
 /// What to measure.
 #[derive(Args)]
 pub struct Options {
-    /// Arguments for the measuring program, after `--`.
+    /// Arguments for the measuring program, after `--`: `--quick`, `--no-counts`, a part of a
+    /// row's name.
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -20,7 +22,16 @@ pub struct Options {
 pub fn command(options: &Options) -> Result<()> {
     let manifest = paths::root().join("tests/benches-peers/Cargo.toml");
     if !manifest.is_file() {
-        bail!("there is no tests/benches-peers in this tree yet, so there is nothing to measure");
+        bail!(
+            "{} is missing: this is not a whole checkout",
+            manifest.display()
+        );
+    }
+    // Times are noisy and counts are not, but a machine without valgrind still has times.
+    if !command::exists("valgrind")
+        && let Err(why) = apt::install(&["valgrind"], "instructions are counted by valgrind")
+    {
+        say(&format!("no instruction counts: {why:#}"));
     }
     command::run(
         command::cargo()
