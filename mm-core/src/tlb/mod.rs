@@ -26,8 +26,10 @@
 //! its bit until another root is loaded, so flushes (and above all those that
 //! free tables, which its walker may still be in) reach it.
 
+mod asid;
 mod gather;
 
+pub use asid::AsidPool;
 pub(crate) use gather::free_table;
 pub use gather::{BATCH, Full, Released, TlbGather};
 
@@ -42,7 +44,7 @@ use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence};
 pub const FLUSH_CEILING_PAGES: usize = 33;
 
 /// The tag of a table that all spaces share.
-const EVERY_SPACE: u32 = u32::MAX;
+const EVERY_SPACE: usize = usize::MAX;
 
 /// Which CPUs may remember translations of one space.
 ///
@@ -51,7 +53,8 @@ const EVERY_SPACE: u32 = u32::MAX;
 pub struct SpaceTlb {
     cpus: [AtomicU32; CPU_WORDS],
     generation: AtomicUsize,
-    asid: AtomicU32,
+    /// Number and generation (see `asid`).
+    tag: AtomicUsize,
 }
 
 impl SpaceTlb {
@@ -61,7 +64,7 @@ impl SpaceTlb {
         Self {
             cpus: [const { AtomicU32::new(0) }; CPU_WORDS],
             generation: AtomicUsize::new(1),
-            asid: AtomicU32::new(0),
+            tag: AtomicUsize::new(0),
         }
     }
 
@@ -71,7 +74,7 @@ impl SpaceTlb {
         Self {
             cpus: core::array::from_fn(|_| AtomicU32::new(0)),
             generation: AtomicUsize::new(1),
-            asid: AtomicU32::new(0),
+            tag: AtomicUsize::new(0),
         }
     }
 
@@ -80,7 +83,7 @@ impl SpaceTlb {
     /// tag and drop global entries too. Each CPU activates it once.
     pub const fn for_every_space() -> Self {
         Self {
-            asid: AtomicU32::new(EVERY_SPACE),
+            tag: AtomicUsize::new(EVERY_SPACE),
             ..Self::new()
         }
     }
@@ -90,7 +93,7 @@ impl SpaceTlb {
     /// tag and drop global entries too. Each CPU activates it once.
     pub fn for_every_space() -> Self {
         Self {
-            asid: AtomicU32::new(EVERY_SPACE),
+            tag: AtomicUsize::new(EVERY_SPACE),
             ..Self::new()
         }
     }
@@ -100,22 +103,26 @@ impl SpaceTlb {
         for word in &self.cpus {
             word.store(0, Ordering::Relaxed);
         }
-        self.asid.store(0, Ordering::Relaxed);
+        self.tag.store(0, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Returns the hardware tag for flushes, or `None` for all spaces.
-    #[expect(clippy::cast_possible_truncation, reason = "set from a u16")]
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
     pub fn asid(&self) -> Option<u16> {
-        match self.asid.load(Ordering::Relaxed) {
+        match self.tag.load(Ordering::Relaxed) {
             EVERY_SPACE => None,
-            asid => Some(asid as u16),
+            tag => Some((tag & 0xffff) as u16),
         }
     }
 
-    /// Sets the hardware tag; when the CPU holds no translation of the old one.
-    pub fn set_asid(&self, asid: u16) {
-        self.asid.store(u32::from(asid), Ordering::Relaxed);
+    fn tag(&self) -> usize {
+        self.tag.load(Ordering::Acquire)
+    }
+
+    /// Gives the space another tag; no CPU runs it with the old one.
+    fn set_tag(&self, tag: usize) {
+        self.tag.store(tag, Ordering::Release);
     }
 
     /// Notes that this CPU is about to load the root: from here on flushes
