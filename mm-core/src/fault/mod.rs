@@ -129,9 +129,23 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
     }
 
-    /// Loads are implied by stores where hardware cannot tell them apart.
+    /// Loads are implied by stores everywhere, and by fetches where the format
+    /// cannot say otherwise: there a page that was fetched from could be loaded
+    /// from anyway, and the answer must not depend on that (Linux on x86
+    /// without protection keys: `vma_is_accessible`).
     fn is_implied(&self, flags: VmaFlags) -> bool {
-        self.access == Access::Read && flags.contains(VmaFlags::WRITE)
+        self.access == Access::Read
+            && (flags.contains(VmaFlags::WRITE)
+                || (flags.contains(VmaFlags::EXEC) && self.fetches_imply_loads()))
+    }
+
+    fn fetches_imply_loads(&self) -> bool {
+        let format = self.cx.format();
+        let word = format.encode_leaf(Pfn::new(0), Attrs::user(Prot::EXEC), 1);
+        word.is_ok_and(|word| match format.decode(word, 1) {
+            Entry::Leaf { attrs, .. } => attrs.prot.contains(Prot::READ),
+            _ => false,
+        })
     }
 
     fn present(
