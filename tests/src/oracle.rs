@@ -145,6 +145,8 @@ pub struct Bounds {
     /// Pages of a stack; scripts stay well below it or well above, because
     /// what counts is the end of an area, which is a question of merging.
     pub stack: usize,
+    /// Whether a page can be fetched from without being loaded from.
+    pub exec_only: bool,
 }
 
 /// Where a mapping may go.
@@ -224,9 +226,9 @@ impl Model {
                 first
             }
             Where::Hint(hint) => {
-                let hint = hint.map(|a| a / PAGE).filter(|&a| {
-                    a >= self.bounds.min
-                        && a.checked_add(pages).is_some_and(|e| e <= self.bounds.end)
+                let low = |a: usize| (a / PAGE).max(self.bounds.min);
+                let hint = hint.filter(|&a| a != 0).map(low).filter(|&a| {
+                    a.checked_add(pages).is_some_and(|e| e <= self.bounds.end)
                         && self.is_free(p, a, pages, 0)
                 });
                 match hint {
@@ -374,7 +376,8 @@ impl Model {
         }
         let (old, new) = (end.div_ceil(PAGE), to.div_ceil(PAGE));
         if new > old {
-            if new > self.bounds.end || !self.is_free(p, old, new - old, 0) {
+            // Linux keeps a page free above the heap.
+            if new > self.bounds.end || !self.is_free(p, old, new + 1 - old, 0) {
                 return end;
             }
             for n in old..new {
@@ -418,8 +421,10 @@ impl Model {
     fn touch(&mut self, p: &mut Process, n: usize, access: Access) -> Result<(), Signal> {
         let page = p.pages.get_mut(&n).ok_or(Signal::MapErr)?;
         let prot = page.attr.prot;
-        // No machine has stores without loads.
-        let implied = access == Access::Read && prot.contains(Prot::WRITE);
+        // No machine has stores without loads, some have fetches without.
+        let implied = access == Access::Read
+            && (prot.contains(Prot::WRITE)
+                || (prot.contains(Prot::EXEC) && !self.bounds.exec_only));
         if !prot.allows(access) && !implied {
             return Err(Signal::AccErr);
         }

@@ -32,8 +32,6 @@ struct Field {
     /// Stretches of pages in which addresses are chosen.
     windows: Vec<(usize, usize)>,
     bounds: Bounds,
-    /// Whether a page can be fetched from without being loaded from.
-    exec_only: bool,
 }
 
 /// One process, as it is and as it should be.
@@ -81,7 +79,8 @@ fn signal(s: Stopped) -> Signal {
     }
 }
 
-const PROTS: [Prot; 8] = [
+const PROTS: [Prot; 9] = [
+    Prot::EXEC,
     Prot::RW,
     Prot::RW,
     Prot::RW,
@@ -161,9 +160,6 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
     }
 
     fn prot(&mut self) -> Prot {
-        if self.field.exec_only && self.dice.chance(10) {
-            return Prot::EXEC;
-        }
         self.dice.pick(&PROTS)
     }
 
@@ -207,7 +203,8 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let (page, len) = (self.page(p), self.bytes());
         let off = if self.dice.chance(4) { 8 } else { 0 };
         let place = match self.dice.below(8) {
-            0 | 1 => Where::Hint(None),
+            0 => Where::Hint(None),
+            1 => Where::Hint(Some(self.dice.below(9) as usize * PAGE)),
             2 | 3 => Where::Hint(Some(page * PAGE + off)),
             4 | 5 => Where::NoReplace(page * PAGE + off),
             _ => Where::Fixed(page * PAGE + off),
@@ -591,8 +588,8 @@ fn long_mode(five: bool) -> Field {
             base: end - (1 << 16),
             guard: 3,
             stack: 1 << 12,
+            exec_only: false,
         },
-        exec_only: false,
     }
 }
 
@@ -618,8 +615,8 @@ fn play_tiny<T: TinyFacts>(sets: Sets, invalid: bool, seed: u64, steps: usize) {
             base: 250,
             guard: 2,
             stack: 1 << 12,
+            exec_only: true,
         },
-        exec_only: true,
     };
     Script::new(format, walker, field, seed).play(steps);
 }

@@ -57,6 +57,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return Ok(());
         }
         let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
+        if range.end().addr(Self::SHIFT) <= addr {
+            // The end of the last page is no address.
+            return Err(MmError::Invalid(addr));
+        }
         if advice == Advice::DontNeed {
             return self.drop_pages(range);
         }

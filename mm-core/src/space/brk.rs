@@ -72,7 +72,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = super::upkeep::Nodes::new(cx, self.mm);
         let range = PageRange::new(old, new);
         let vmas = &self.node().vmas;
-        if !vmas.is_free(&nodes, range) {
+        // A page stays free between the heap and what lies above it (Linux does
+        // so too), and the guard of a stack.
+        let apart = PageRange::new(old, new.saturating_add(1));
+        if !vmas.is_free(&nodes, apart) {
             return None;
         }
         let flags = VmaFlags::from_prot(Prot::RW) | VmaFlags::MAY | VmaFlags::ACCOUNT;

@@ -138,10 +138,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         object: u32,
         mem: MemType,
     ) -> Result<VmaSpec, MmError> {
-        if !request.max_prot.contains(request.prot) {
-            return Err(MmError::Denied(request.addr.unwrap_or_default()));
-        }
-        let mut flags = VmaFlags::from_prot(request.prot) | VmaFlags::from_may(request.max_prot);
+        let max = max_prot(request)?;
+        let mut flags = VmaFlags::from_prot(request.prot) | VmaFlags::from_may(max);
         for (asked, flag) in [
             (MapFlags::SHARED, VmaFlags::SHARED),
             (MapFlags::GROWS_DOWN, VmaFlags::GROWS_DOWN),
@@ -183,7 +181,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let exact = request
             .flags
             .intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
-        if let Some(addr) = request.addr {
+        let lowest = user.start().addr(Self::SHIFT);
+        // A hint below what users may map means as low as possible.
+        let hint = |addr: VirtAddr| if exact { addr } else { addr.max(lowest) };
+        let wanted = request.addr.filter(|addr| exact || addr.as_usize() != 0);
+        if let Some(addr) = wanted.map(hint) {
             if exact && !addr.is_page_aligned(Self::SHIFT) {
                 return Err(MmError::Invalid(addr));
             }
@@ -301,12 +303,39 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 }
 
+/// Returns the rights that the mapping may ever get: what is asked for, as far
+/// as the object allows. Stores to a private mapping never reach the object,
+/// but every mapping reads it.
+fn max_prot<P: Platform>(request: &MapRequest<'_, '_, P>) -> Result<Prot, MmError> {
+    let mut max = request.max_prot;
+    let mut readable = true;
+    if let Backing::Object { object, .. } = &request.backing {
+        let mut rights = object.object().rights();
+        readable = rights.contains(Prot::READ);
+        if !request.flags.contains(MapFlags::SHARED) {
+            rights |= Prot::WRITE;
+        }
+        max &= rights;
+    }
+    if readable && max.contains(request.prot) {
+        Ok(max)
+    } else {
+        Err(MmError::Denied(request.addr.unwrap_or_default()))
+    }
+}
+
 /// Turns a byte offset into pages of the object.
 fn object_pgoff<P: Platform>(offset: u64, pages: usize) -> Result<usize, MmError> {
     let shift = <P::Format as PageTableFormat>::PAGE_SHIFT;
     let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
     if offset & mask != 0 {
         return Err(MmError::Invalid(VirtAddr::new(0)));
+    }
+    // File offsets are signed 64-bit numbers (`MAX_LFS_FILESIZE`).
+    let bytes = (pages as u64).checked_mul(mask.wrapping_add(1));
+    let last = bytes.and_then(|len| (i64::MAX as u64).checked_sub(len));
+    if last.is_none_or(|last| offset > last) {
+        return Err(MmError::TooBig);
     }
     let first = usize::try_from(offset.wrapping_shr(shift)).map_err(|_| MmError::TooBig)?;
     first
