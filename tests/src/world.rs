@@ -124,6 +124,15 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             .expect("an object")
     }
 
+    /// Makes a file, in place of an earlier one that nobody has open any more.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    pub fn file_again(&self, key: u64, bytes: &[u8]) -> File<F> {
+        self.files.lock().unwrap().remove(&key);
+        self.file(key, bytes)
+    }
+
     /// Sets the size of a file, on the disk and in memory.
     ///
     /// # Panics

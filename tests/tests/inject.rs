@@ -1,0 +1,503 @@
+//! Every verb with every one of its allocations failing (C1-C4).
+//!
+//! Each case makes a state, lets the nth allocation of a verb fail, and
+//! compares the world with what it was, for n = 1, 2, ... until the verb asks
+//! for fewer. What is compared: the text of the maps, all counts, every entry
+//! and its bytes, the use of every frame and pool, what is charged. After each
+//! turn everything is dropped and nothing may be left.
+//!
+//! Verbs that keep what they did so far (faults and user copies: a page table,
+//! a page of a file) are held to less: nothing leaks, no page of the program
+//! changes, no count is wrong.
+//!
+//! A case says how many failures it must have met at least: a verb that
+//! allocates and shows none fails the test.
+
+use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::error::MmError;
+use mm_core::format::{Entry, PageTableFormat, TableOwner};
+use mm_core::object::{PagerFacts, Ticket};
+use mm_core::page::{Kind, PageFlags};
+use mm_core::platform::{PhysMemory, Platform};
+use mm_core::prot::{MemType, Prot};
+use mm_core::space::{AddressSpace, Advice, Backing, MapFlags, MapRequest, SpaceLimits};
+use mm_core::table::PageTable;
+use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::platform::on_cpu;
+use mm_testkit::world::{File, Space, Stopped, World};
+use mm_x86_64::{FourLevel, Paging};
+
+type Format = Paging<FourLevel>;
+type X64 = World<Format, LongModeWalker>;
+
+const PAGE: usize = 4096;
+/// Where things lie: across a border of tables of level 2.
+const BASE: usize = 0x4000_0000 - 32 * PAGE;
+
+fn va(page: usize) -> VirtAddr {
+    VirtAddr::new(BASE + page * PAGE)
+}
+
+/// A process with some of everything, its sibling after a fork, and a file.
+struct Scene {
+    space: Space<Format>,
+    sibling: Space<Format>,
+    file: File<Format>,
+}
+
+/// ```text
+///  pages  0..8    private anonymous, every other page written, shared with the
+///                 sibling; 5 written again; 2..4 read-only
+///         8..16   private file, 9 written, 10 read
+///        16..24   shared file, 17 written, 18 read
+///        24..40   private anonymous, never touched; 0x3000..0x3004 too, where
+///                 no table is either
+///        40..44   shared anonymous, 40 written
+///        50..60   a stack
+/// ```
+fn scene(w: &X64) -> Scene {
+    let key = 1;
+    let bytes: Vec<u8> = (0..12 * PAGE).map(|i| (i / PAGE + 3) as u8).collect();
+    let file = w.file_again(key, &bytes);
+    let space = w.space();
+    let map = |r: MapRequest<'_, 'static, _>, at: usize| space.map(&r.fixed(va(at))).unwrap();
+    map(MapRequest::anonymous(8 * PAGE, Prot::RW), 0);
+    map(MapRequest::private(&file, 0, 8 * PAGE, Prot::RW), 8);
+    map(MapRequest::shared(&file, 0, 8 * PAGE, Prot::RW), 16);
+    map(MapRequest::anonymous(16 * PAGE, Prot::RW), 24);
+    map(MapRequest::anonymous(4 * PAGE, Prot::RW), 0x3000);
+    let shared = MapRequest::anonymous(4 * PAGE, Prot::RW).with(MapFlags::SHARED);
+    map(shared, 40);
+    let stack = MapRequest::anonymous(10 * PAGE, Prot::RW).with(MapFlags::GROWS_DOWN);
+    space.map(&stack.fixed(va(0x1000))).unwrap();
+    space.set_brk_start(va(0x2000));
+    space.brk(Some(va(0x2004)));
+    let store = |page: usize| w.poke(0, &space, va(page).as_usize(), page as u8).unwrap();
+    for page in [0, 2, 4, 6, 9, 17, 40, 0x1005, 0x2001] {
+        store(page);
+    }
+    for page in [3, 7, 10, 18] {
+        w.peek(0, &space, va(page).as_usize()).unwrap();
+    }
+    space.protect(va(2), 2 * PAGE, Prot::READ).unwrap();
+    let sibling = space.fork().unwrap();
+    store(4);
+    store(5);
+    Scene {
+        space,
+        sibling,
+        file,
+    }
+}
+
+/// What frames are used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Census {
+    free: usize,
+    tables: usize,
+    anon: usize,
+    cached: usize,
+    slabs: usize,
+    other: usize,
+}
+
+impl Census {
+    fn take(w: &X64) -> Self {
+        w.mm().drain();
+        let frames = w.mm().frames();
+        let mut census = Self {
+            free: frames.free_frames(),
+            ..Self::default()
+        };
+        for pfn in (0..frames.stats().total as u64 + 64).map(Pfn::new) {
+            let Some(page) = frames.page(pfn) else {
+                continue;
+            };
+            match page.kind() {
+                Kind::Table => census.tables += 1,
+                Kind::User if page.has(PageFlags::ANON) => census.anon += 1,
+                Kind::User => census.cached += 1,
+                Kind::Slab => census.slabs += 1,
+                Kind::Free | Kind::FreeTail | Kind::Absent => {}
+                _ => census.other += 1,
+            }
+        }
+        census
+    }
+
+    /// Frames that somebody could lose.
+    fn sum(&self) -> usize {
+        self.free + self.tables + self.anon + self.cached + self.slabs
+    }
+}
+
+/// All that a failing verb must leave alone.
+#[derive(PartialEq, Debug)]
+struct Picture {
+    maps: Vec<String>,
+    counts: Vec<usize>,
+    /// Page, frame, rights and a byte, for each present entry.
+    entries: Vec<(usize, u64, u8, u8)>,
+    brk: VirtAddr,
+    charged: i64,
+    census: Census,
+    usage: mm_core::Usage,
+}
+
+fn picture(w: &X64, s: &Scene) -> Picture {
+    let mut counts = Vec::new();
+    let mut entries = Vec::new();
+    for space in [&s.space, &s.sibling] {
+        let c = space.counts();
+        for count in [&c.total, &c.data, &c.locked, &c.areas, &c.anon, &c.file] {
+            counts.push(count.get());
+        }
+        w.run(1, space);
+        let root = w.tlbs().contents(1).0.unwrap().root;
+        let cx = w.mm().cx();
+        let table = PageTable::view(&cx, root, TableOwner::User, 0);
+        let format = w.platform().format();
+        for area in space.areas() {
+            for page in area.range.iter() {
+                let Some((word, level)) = table.translate(page) else {
+                    continue;
+                };
+                let (pfn, prot) = match format.decode(word, level) {
+                    Entry::Leaf { pfn, attrs } => (pfn, attrs.prot.bits()),
+                    Entry::NonPresent(np) => (np.pfn().unwrap(), 0),
+                    other => panic!("{other:?}"),
+                };
+                let mut byte = [0];
+                w.platform().memory().read(pfn, 0, &mut byte);
+                entries.push((page.as_usize(), pfn.as_u64(), prot, byte[0]));
+            }
+        }
+    }
+    w.idle(1);
+    let maps = [&s.space, &s.sibling].map(|s| s.maps().to_string());
+    let census = Census::take(w);
+    Picture {
+        maps: maps.to_vec(),
+        counts,
+        entries,
+        brk: s.space.brk(None),
+        charged: w.platform().charged(),
+        census,
+        usage: w.mm().usage(),
+    }
+}
+
+/// How much a failing verb may leave behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    /// Nothing.
+    Nothing,
+    /// Entries of the parent without WRITE: nobody can tell.
+    Protected,
+    /// Empty tables and pages of files: the next try needs them.
+    Caches,
+    /// The same, and a stack that has grown, as on Linux.
+    Grown,
+}
+
+impl Picture {
+    fn compare(mut self, mut before: Self, leaves: Leaves, what: &str) {
+        match leaves {
+            Leaves::Grown => {
+                self.maps.swap_remove(0);
+                before.maps.swap_remove(0);
+                // Total, data, locked and areas; no page is there.
+                self.counts.drain(..4);
+                before.counts.drain(..4);
+                return self.compare(before, Leaves::Caches, what);
+            }
+            Leaves::Nothing => {}
+            Leaves::Protected => {
+                for (now, old) in self.entries.iter().zip(&mut before.entries) {
+                    if now.2 == old.2 & !Prot::WRITE.bits() {
+                        old.2 = now.2;
+                    }
+                }
+            }
+            Leaves::Caches => {
+                let (now, old) = (self.census, before.census);
+                assert_eq!(now.sum(), old.sum(), "{what}: {now:?}, before {old:?}");
+                assert_eq!(now.anon, old.anon, "{what}: a page is left");
+                before.census = now;
+                before.usage = self.usage;
+            }
+        }
+        assert_eq!(self, before, "{what}");
+    }
+}
+
+/// Runs one case; returns the number of failures.
+fn case(
+    w: &X64,
+    name: &str,
+    leaves: Leaves,
+    verb: impl Fn(&X64, &Scene) -> Result<(), MmError>,
+) -> u64 {
+    let (mut refused, mut shrugged) = (0, 0);
+    for n in 1.. {
+        let s = scene(w);
+        let before = picture(w, &s);
+        w.platform().fail_nth(n);
+        let result = verb(w, &s);
+        let asked = w.platform().fail_none();
+        match result {
+            Err(MmError::OutOfMemory) => {
+                refused += 1;
+                let what = format!("{name}, allocation {n}");
+                picture(w, &s).compare(before, leaves, &what);
+            }
+            Err(other) => panic!("{name}, allocation {n}: {other:?}"),
+            // Batches and other comforts: done all the same.
+            Ok(()) if asked >= n => shrugged += 1,
+            Ok(()) => {}
+        }
+        if let Err(wrong) = w.check([&s.space, &s.sibling]) {
+            panic!("{name}, allocation {n}: {wrong}");
+        }
+        drop(s);
+        w.assert_empty();
+        if asked < n {
+            break;
+        }
+    }
+    println!("{name:32} {refused:3} refused, {shrugged:3} done without");
+    refused
+}
+
+fn stopped(r: Result<(), Stopped>) -> Result<(), MmError> {
+    r.map_err(|stopped| match stopped {
+        Stopped::OutOfMemory => MmError::OutOfMemory,
+        other => panic!("{other:?}"),
+    })
+}
+
+fn store(w: &X64, s: &Scene, page: usize) -> Result<(), MmError> {
+    stopped(w.poke(0, &s.space, va(page).as_usize(), 1))
+}
+
+fn load(w: &X64, s: &Scene, page: usize) -> Result<(), MmError> {
+    stopped(w.peek(0, &s.space, va(page).as_usize()).map(|_| ()))
+}
+
+fn world() -> X64 {
+    World::new(Paging::new(FourLevel), LongModeWalker::new(4), 512, 2, 0)
+}
+
+type Verb = fn(&X64, &Scene) -> Result<(), MmError>;
+
+#[test]
+fn c1_c2_c4_every_edit_with_every_failing_allocation() {
+    let w = world();
+    let cases: &[(&str, u64, Verb)] = &[
+        ("map anonymous", 1, |_, s| {
+            let r = MapRequest::anonymous(3 * PAGE, Prot::READ);
+            s.space.map(&r).map(|_| ())
+        }),
+        ("map next to its like", 0, |_, s| {
+            let r = MapRequest::anonymous(PAGE, Prot::RW).with(MapFlags::FIXED_NOREPLACE);
+            s.space.map(&r.hint(va(0x3004))).map(|_| ())
+        }),
+        ("map shared anonymous", 2, |_, s| {
+            let r = MapRequest::anonymous(3 * PAGE, Prot::RW).with(MapFlags::SHARED);
+            s.space.map(&r).map(|_| ())
+        }),
+        ("map file", 1, |_, s| {
+            let r = MapRequest::shared(&s.file, 0, PAGE, Prot::READ);
+            s.space.map(&r).map(|_| ())
+        }),
+        ("map device", 3, |_, s| {
+            let mut r = MapRequest::anonymous(2 * 512 * PAGE, Prot::RW);
+            r.backing = Backing::Device {
+                pfn: Pfn::new(0x80000),
+                mem: MemType::Uncached,
+            };
+            s.space.map(&r.with(MapFlags::SHARED)).map(|_| ())
+        }),
+        ("map fixed over several areas", 1, |_, s| {
+            let r = MapRequest::anonymous(20 * PAGE, Prot::RX).fixed(va(1));
+            s.space.map(&r).map(|_| ())
+        }),
+        ("map fixed inside one area", 3, |_, s| {
+            let r = MapRequest::private(&s.file, 0, PAGE, Prot::RX).fixed(va(5));
+            s.space.map(&r).map(|_| ())
+        }),
+        ("unmap inside one area", 2, |_, s| {
+            s.space.unmap(va(5), PAGE)
+        }),
+        ("protect inside one area", 4, |_, s| {
+            s.space.protect(va(5), PAGE, Prot::READ)
+        }),
+        ("protect over several areas", 1, |_, s| {
+            s.space.protect(va(1), 30 * PAGE, Prot::READ)
+        }),
+        ("advise inside one area", 2, |_, s| {
+            s.space.advise(va(5), 2 * PAGE, Advice::DontFork)
+        }),
+        ("advise over several areas", 2, |_, s| {
+            s.space.advise(va(5), 15 * PAGE, Advice::Random)
+        }),
+        ("brk", 0, |_, s| {
+            let end = s.space.brk(Some(va(0x2100)));
+            if end == va(0x2100) {
+                Ok(())
+            } else {
+                Err(MmError::OutOfMemory)
+            }
+        }),
+        ("brk back inside the heap", 0, |_, s| {
+            let end = s.space.brk(Some(va(0x2002)));
+            if end == va(0x2002) {
+                Ok(())
+            } else {
+                Err(MmError::OutOfMemory)
+            }
+        }),
+        ("new space", 2, |w, _| {
+            let limits = SpaceLimits::for_format(w.platform().format());
+            AddressSpace::new(w.mm(), limits).map(drop)
+        }),
+        ("new object", 1, |w, _| {
+            w.mm().new_object(PagerFacts::memory(5)).map(drop)
+        }),
+    ];
+    for (name, least, verb) in cases {
+        let refused = case(&w, name, Leaves::Nothing, verb);
+        assert!(refused >= *least, "{name}: {refused} failures only");
+    }
+}
+
+#[test]
+fn c3_fork_with_every_failing_allocation() {
+    let w = world();
+    let refused = case(&w, "fork", Leaves::Protected, |_, s| {
+        s.space.fork().map(drop)
+    });
+    assert!(refused >= 15, "{refused} failures only");
+    let refused = case(&w, "fork of the child", Leaves::Protected, |_, s| {
+        s.sibling.fork().map(drop)
+    });
+    assert!(refused >= 15, "{refused} failures only");
+}
+
+#[test]
+fn c4_unmapping_whole_areas_and_dropping_pages_needs_no_memory() {
+    let w = world();
+    let cases: &[(&str, Verb)] = &[
+        ("unmap whole areas", |_, s| s.space.unmap(va(0), 50 * PAGE)),
+        ("unmap an edge", |_, s| s.space.unmap(va(7), 3 * PAGE)),
+        ("unmap everything", |_, s| {
+            s.space.unmap(VirtAddr::new(0), 0x7fff_0000_0000)
+        }),
+        ("drop pages", |_, s| {
+            s.space.advise(va(0), 44 * PAGE, Advice::DontNeed)
+        }),
+        ("protect whole areas", |_, s| {
+            s.space.protect(va(8), 16 * PAGE, Prot::READ)
+        }),
+        ("brk to its start", |_, s| {
+            assert_eq!(s.space.brk(Some(va(0x2000))), va(0x2000));
+            Ok(())
+        }),
+    ];
+    for (name, verb) in cases {
+        assert_eq!(case(&w, name, Leaves::Nothing, verb), 0, "{name}");
+    }
+    // All at once: not a single frame is to be had.
+    let s = scene(&w);
+    w.platform().fail_from(1, u64::MAX);
+    s.space.unmap(va(0), 50 * PAGE).unwrap();
+    drop(s);
+    w.platform().fail_none();
+    w.assert_empty();
+}
+
+#[test]
+fn every_fault_with_every_failing_allocation() {
+    let w = world();
+    let cases: &[(&str, u64, Verb)] = &[
+        ("load from fresh memory", 0, |w, s| load(w, s, 25)),
+        ("load behind a new table", 1, |w, s| load(w, s, 0x3001)),
+        ("store to fresh memory", 3, |w, s| store(w, s, 25)),
+        ("store behind new tables", 4, |w, s| store(w, s, 0x3001)),
+        ("store to the zero page", 1, |w, s| store(w, s, 7)),
+        ("store to a shared page", 1, |w, s| store(w, s, 0)),
+        ("load from a file", 1, |w, s| load(w, s, 12)),
+        ("store to a private file", 2, |w, s| store(w, s, 12)),
+        ("store to a shared file", 1, |w, s| store(w, s, 20)),
+        ("store to shared memory", 1, |w, s| store(w, s, 41)),
+        ("populate", 3, |w, s| {
+            let got = w.finish(0, va(26).as_usize(), PAGE, |at, len| {
+                s.space.populate(VirtAddr::new(at), len)
+            });
+            got.map(drop).map_err(|_| MmError::OutOfMemory)
+        }),
+    ];
+    for (name, least, verb) in cases {
+        let refused = case(&w, name, Leaves::Caches, verb);
+        assert!(refused >= *least, "{name}: {refused} failures only");
+    }
+    let grow = |w: &X64, s: &Scene| store(w, s, 0xff0);
+    let refused = case(&w, "store below the stack", Leaves::Grown, grow);
+    assert!(refused >= 1, "{refused} failures only");
+}
+
+#[test]
+fn every_copy_with_every_failing_allocation() {
+    let w = world();
+    let cases: &[(&str, u64, Verb)] = &[
+        ("copy in", 3, |_, s| s.space.write(va(26), b"x").map(drop)),
+        ("copy in to a shared page", 1, |_, s| {
+            s.space.write(va(0), b"x").map(drop)
+        }),
+        ("copy out", 1, |_, s| {
+            s.space.read(va(0x3001), &mut [0; 9]).map(drop)
+        }),
+        ("exchange a word", 3, |_, s| {
+            on_cpu(0, || s.space.compare_exchange_u32(va(26), 0, 1)).map(drop)
+        }),
+        ("write to a new page of a file", 1, |_, s| {
+            match s.file.write(30 * PAGE as u64, &[1; PAGE]).wait {
+                Some(Ticket::Memory(_)) => Err(MmError::OutOfMemory),
+                _ => Ok(()),
+            }
+        }),
+        ("truncate", 0, |w, s| {
+            w.resize(&s.file, PAGE);
+            Ok(())
+        }),
+    ];
+    for (name, least, verb) in cases {
+        let refused = case(&w, name, Leaves::Caches, verb);
+        assert!(refused >= *least, "{name}: {refused} failures only");
+    }
+}
+
+/// What may be refused by a bound of the kernel's is refused in the same way:
+/// the charge for user memory.
+#[test]
+fn c1_a_refused_charge_changes_nothing() {
+    let w = world();
+    let s = scene(&w);
+    w.platform().set_charge_limit(w.platform().charged());
+    for verb in [
+        |w: &X64, s: &Scene| store(w, s, 0),
+        |w: &X64, s: &Scene| store(w, s, 7),
+        |w: &X64, s: &Scene| store(w, s, 12),
+        |_: &X64, s: &Scene| s.space.fork().map(drop),
+    ] {
+        // What the first look brings in stays.
+        assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
+        let before = picture(&w, &s);
+        assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
+        picture(&w, &s).compare(before, Leaves::Protected, "charge");
+    }
+    w.platform().set_charge_limit(i64::MAX);
+    store(&w, &s, 0).unwrap();
+    drop(s);
+    w.assert_empty();
+}
