@@ -138,6 +138,7 @@ pub fn breaches(root: &Path) -> Result<Vec<String>> {
         for (name, code) in read(root, &format!("{library}/src"))? {
             no_std(&name, &code, &mut found);
             unsafe_place(&name, &code, &mut found);
+            let_chains(&name, &code, &mut found);
             for line in lines_with(&code, "::*;") {
                 found.push(format!("{name}:{line}: glob import"));
             }
@@ -203,6 +204,39 @@ fn no_std(name: &str, code: &str, found: &mut Vec<String>) {
             found.push(format!("{name}:{line}: `{text}` in a library"));
         }
     }
+}
+
+/// Let chains came with Rust 1.88; neither `rust-version` nor clippy's
+/// `incompatible_msrv` sees syntax.
+fn let_chains(name: &str, code: &str, found: &mut Vec<String>) {
+    for (line, word) in words(code) {
+        if word != "if" && word != "while" {
+            continue;
+        }
+        let start = word.as_ptr() as usize - code.as_ptr() as usize;
+        if is_let_chain(&code[start + word.len()..]) {
+            found.push(format!("{name}:{line}: a let chain needs Rust 1.88"));
+        }
+    }
+}
+
+/// Whether a condition, up to its block, has `let` and `&&` outside of brackets.
+fn is_let_chain(condition: &str) -> bool {
+    let (mut depth, mut ands, mut lets, mut before) = (0, false, false, ' ');
+    for (at, c) in condition.char_indices() {
+        let begins = !std::mem::replace(&mut before, c).is_alphanumeric();
+        match c {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth -= 1,
+            '{' | ';' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            '&' if depth == 0 => ands |= condition[at..].starts_with("&& "),
+            'l' if depth == 0 && begins => lets |= condition[at..].starts_with("let "),
+            _ => {}
+        }
+    }
+    ands && lets
 }
 
 fn unsafe_place(name: &str, code: &str, found: &mut Vec<String>) {
@@ -500,7 +534,7 @@ pub fn listed(breaches: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{boundaries, core_rules, imports, strip, unsafe_place};
+    use super::{boundaries, core_rules, imports, let_chains, strip, unsafe_place};
 
     #[test]
     fn prose_and_strings_are_not_code() {
@@ -570,5 +604,21 @@ mod tests {
         unsafe_place("mm-elf/src/lib.rs", "fn f() { unsafe { g() } }", &mut found);
         unsafe_place("mm-elf/src/lib.rs", "#![deny(unsafe_code)]", &mut found);
         assert_eq!(found.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    fn let_chains_are_breaches_and_other_conditions_are_not() {
+        for (code, chain) in [
+            ("if let Some(a) = b && c { d }", true),
+            ("while a < b\n    && let Some(c) = d() { e }", true),
+            ("if let Some(a) = f(|x| x && y) { d }", false),
+            ("if let Some(a) = b.filter(|x| { x && y }) { d }", false),
+            ("if a && b { let c = d; }", false),
+            ("if outlet && b { d }", false),
+        ] {
+            let mut found = Vec::new();
+            let_chains("a.rs", code, &mut found);
+            assert_eq!(!found.is_empty(), chain, "{code}: {found:?}");
+        }
     }
 }

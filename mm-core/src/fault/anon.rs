@@ -17,9 +17,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     // Out of line, so that one path's locals are not part of every fault's frame.
     #[inline(never)]
     pub(super) fn first_touch(&self) -> Step<'m, P> {
-        if self.access != Access::Write
-            && let Some(zero) = self.cx.frames().zero_page()
-        {
+        let zero = self.cx.frames().zero_page();
+        if let Some(zero) = zero.filter(|_| self.access != Access::Write) {
             let word = self.encode(zero, self.protected_prot(), AttrFlags::SPECIAL)?;
             if self.install(word, || true)? == Installed::Here {
                 self.mm.stats().count(Counter::FaultZero);

@@ -188,10 +188,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     #[inline(never)]
     fn widen(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
         let page = self.cx.frames().page(pfn);
-        if self.access == Access::Exec
-            && let Some(page) = page
-            && !page.has(PageFlags::CODE_CLEAN)
-        {
+        let unseen = page.filter(|page| !page.has(PageFlags::CODE_CLEAN));
+        if let (Access::Exec, Some(page)) = (self.access, unseen) {
             page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
             drop(leaf);
             self.cx.platform().sync_code(pfn);
@@ -323,11 +321,11 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Makes instructions in a page of an executable area visible.
     fn sync_if_code(&self, pfn: Pfn) {
-        if self.vma.flags().contains(VmaFlags::EXEC)
-            && let Some(page) = self.cx.frames().page(pfn)
-            && page.kind() == Kind::User
-            && !page.has(PageFlags::CODE_CLEAN)
-        {
+        if !self.vma.flags().contains(VmaFlags::EXEC) {
+            return;
+        }
+        let unseen = counted(self.cx, pfn).filter(|page| !page.has(PageFlags::CODE_CLEAN));
+        if let Some(page) = unseen {
             self.cx.platform().sync_code(pfn);
             page.set(PageFlags::CODE_CLEAN);
         }

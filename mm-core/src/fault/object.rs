@@ -110,9 +110,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
         } else if !self.vma.flags().contains(VmaFlags::RAND_READ) {
             for near in self.window().iter().filter(|&near| near != self.page) {
                 let found = view.find_page(self.vma.pgoff_of(near) as u64);
-                if let Some(found) = found
-                    && pages.remaining_capacity() > 1
-                {
+                if let Some(found) = found.filter(|_| pages.remaining_capacity() > 1) {
                     found.record().set(PageFlags::REFERENCED);
                     pages.push((near, Some(found)));
                 }

@@ -119,9 +119,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         if valid == 0 {
             return;
         }
-        if let Ok(Some(page)) = self.lookup(tail)
-            && page.is_uptodate()
-        {
+        let page = self.lookup(tail).ok().flatten();
+        if let Some(page) = page.filter(|page| page.is_uptodate()) {
             self.zero_from(page.pfn(), valid);
         }
     }
@@ -148,9 +147,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                 .write(pfn, at, ZEROS.get(..len).unwrap_or(&ZEROS));
             at = at.saturating_add(len);
         }
-        if from < end
-            && let Some(page) = self.mm.frames().page(pfn)
-        {
+        if let Some(page) = self.mm.frames().page(pfn).filter(|_| from < end) {
             page.clear(PageFlags::CODE_CLEAN);
         }
     }

@@ -239,11 +239,10 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
     /// Takes WRITE from the parent's entry.
     fn protect(&mut self, page: crate::addr::Vpn) {
         let format = self.cx.format();
-        if let Some((old, new)) = self
+        let replaced = self
             .old
-            .replace_nonempty(page, |w| write_protect::<P>(format, w))
-            && old != new
-        {
+            .replace_nonempty(page, |w| write_protect::<P>(format, w));
+        if replaced.is_some_and(|(old, new)| old != new) {
             self.gather
                 .flush_range(PageRange::new(page, page.saturating_add(1)));
         }

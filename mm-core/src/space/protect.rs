@@ -119,9 +119,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         while let Some(leaf) = table.next_leaf(PageRange::new(at, range.end())) {
             let part = leaf.range().intersect(PageRange::new(at, range.end()));
             for page in part.iter() {
-                if let Some((old, new)) = leaf.replace_nonempty(page, |w| rights.apply(cx, w))
-                    && old != new
-                {
+                let replaced = leaf.replace_nonempty(page, |w| rights.apply(cx, w));
+                if replaced.is_some_and(|(old, new)| old != new) {
                     gather.flush_range(PageRange::new(page, page.saturating_add(1)));
                 }
             }

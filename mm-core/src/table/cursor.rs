@@ -209,6 +209,9 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
 impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     /// Locks the table whose entry decides about the first page of a range.
     pub(super) fn lock_run(&self, range: PageRange) -> Option<TableGuard<'c, 'm, P>> {
+        if range.is_empty() {
+            return None;
+        }
         self.lock_found(range.start(), 1)
     }
 }

@@ -41,9 +41,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     pub fn harvest(&mut self, bit: Harvest, mut see: impl FnMut(Harvested)) {
         let mut batch = ArrayVec::<Harvested, BATCH>::new();
         let mut flush = PageRange::default();
-        while !self.range.is_empty()
-            && let Some(guard) = self.table.lock_run(self.range)
-        {
+        while let Some(guard) = self.table.lock_run(self.range) {
             let end = self.harvest_table(&guard, bit, &mut batch);
             drop(guard);
             self.range = self.range.from(end);

@@ -167,9 +167,8 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         let format = self.table.cx.format();
         let mut gather = TlbGather::new(self.table.cx, self.tlb);
         let mut at = done.start();
-        while at < done.end()
-            && let Some(guard) = self.table.lock_run(PageRange::new(at, done.end()))
-        {
+        // `lock_run` finds nothing in an empty range.
+        while let Some(guard) = self.table.lock_run(PageRange::new(at, done.end())) {
             let next = next_boundary(at, format.entry_pages(guard.level()));
             if let Some(taken) = guard.take(at) {
                 taken.consume();

@@ -34,9 +34,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         self.shatter_edges()?;
         let whole = self.range;
         let mut flush = PageRange::default();
-        while !self.range.is_empty()
-            && let Some(guard) = self.table.lock_run(self.range)
-        {
+        while let Some(guard) = self.table.lock_run(self.range) {
             let (end, lost) = self.protect_table(&guard, prot);
             flush = hull(flush, lost);
             drop(guard);
@@ -106,9 +104,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
                 }
                 guard.replace_slot(slot, |old| self.with_rights(old, prot, level))
             };
-            if let Some((old, new)) = changed
-                && old != new
-            {
+            if let Some((old, _)) = changed.filter(|(old, new)| old != new) {
                 // From the first loss on, what only gained rights is flushed
                 // too: cheaper than looking at each.
                 match &mut lost {
