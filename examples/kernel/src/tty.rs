@@ -250,7 +250,8 @@ impl Tty {
             }
         }
         self.ends.iter_mut().for_each(|end| *end -= n.min(*end));
-        if n == stop {
+        // ^D after text ends the text; ^D after a whole line is an end of file of its own.
+        if n == stop && (n == 0 || into[n - 1] != b'\n') {
             self.ends.pop_front();
         }
         Ok(n)
@@ -337,6 +338,9 @@ mod tests {
     fn control_d_ends_the_file_or_the_line() {
         let mut tty = Tty::new();
         type_keys(&mut tty, b"\x04");
+        assert_eq!(read(&mut tty, 10), Ok(vec![]));
+        type_keys(&mut tty, b"line\n\x04");
+        assert_eq!(read(&mut tty, 10), Ok(b"line\n".to_vec()));
         assert_eq!(read(&mut tty, 10), Ok(vec![]));
         type_keys(&mut tty, b"ab\x04c\n");
         assert_eq!(read(&mut tty, 10), Ok(b"ab".to_vec()));
