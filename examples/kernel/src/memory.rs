@@ -475,12 +475,12 @@ impl<A: Arch> System<A> {
 
     /// Faults a range in, as far as it goes (MAP_POPULATE).
     pub fn populate(&self, space: &Space<A>, at: usize, length: usize) {
+        const PIECE: usize = 1 << 20;
         let mut done = 0;
         while done < length {
-            let Ok(progress) = space
-                .inner
-                .populate(VirtAddr::new(at + done), length - done)
-            else {
+            self.breathe();
+            let piece = PIECE.min(length - done);
+            let Ok(progress) = space.inner.populate(VirtAddr::new(at + done), piece) else {
                 return;
             };
             let waits = progress.wait.is_some();

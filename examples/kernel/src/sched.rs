@@ -311,6 +311,13 @@ impl<A: Arch> System<A> {
         }
     }
 
+    /// Lets interrupts and others in during long work in the kernel; the caller holds no
+    /// lock.
+    pub fn breathe(&self) {
+        self.arch.poll_interrupts();
+        self.preempt();
+    }
+
     /// Runs tasks until none is left: the life of the boot thread.
     pub fn idle(&self) {
         self.this_cpu().idle.call_once(|| self.arch.boot_thread());

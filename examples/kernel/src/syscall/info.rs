@@ -66,6 +66,7 @@ impl<A: Arch> Call<'_, A> {
         while done < length && !self.task.own.lock().ends {
             let chunk = &mut buffer[..256.min(length - done)];
             self.system.arch.random(chunk);
+            self.system.breathe();
             match self.put(into.wrapping_add(done), chunk) {
                 Ok(()) => done += chunk.len(),
                 Err(error) if done == 0 => return Err(error),

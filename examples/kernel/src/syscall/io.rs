@@ -127,6 +127,7 @@ impl<A: Arch> Call<'_, A> {
                     {
                         return Ok(done);
                     }
+                    self.system.breathe();
                 }
                 Err(Errno::EPIPE) => {
                     self.raise_here(SIGPIPE);
@@ -162,6 +163,7 @@ impl<A: Arch> Call<'_, A> {
         let count = count.min(MAX_BYTES);
         let mut done = 0;
         while done < count && !self.task.own.lock().ends {
+            self.system.breathe();
             let chunk = &mut buffer[..CHUNK.min(count - done)];
             let at = start.checked_add(done as u64).ok_or(Errno::EINVAL)?;
             let n = match self.system.read_file(&from, Place::At(at), chunk) {
