@@ -250,12 +250,12 @@ impl<A: Arch> System<A> {
         let tasks = self.tasks.lock();
         let mut moved = 0;
         for task in tasks.values() {
-            if let State::Blocked { channel, .. } = &mut *task.state.lock()
-                && *channel == from
-                && moved < most
-            {
-                *channel = to;
-                moved += 1;
+            match &mut *task.state.lock() {
+                State::Blocked { channel, .. } if *channel == from && moved < most => {
+                    *channel = to;
+                    moved += 1;
+                }
+                _ => (),
             }
         }
         moved
@@ -350,10 +350,9 @@ impl<A: Arch> System<A> {
         let from: *const A::Thread = previous
             .as_ref()
             .map_or(idle, |task| &raw const task.thread);
-        if let Some(previous) = previous
-            && *previous.state.lock() == State::Ended
-        {
-            *cpu.ended.lock() = Some(previous);
+        let ended = previous.filter(|task| *task.state.lock() == State::Ended);
+        if ended.is_some() {
+            *cpu.ended.lock() = ended;
         }
         if core::ptr::eq(from, to) {
             return;

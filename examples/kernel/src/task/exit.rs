@@ -44,11 +44,9 @@ impl<A: Arch> System<A> {
     pub fn finish_task(&self, task: &Arc<Task<A>>) {
         let clear = task.own.lock().clear_at_end;
         let last = task.process.shared.lock().threads == 1;
-        if let Some(space) = task.process.space()
-            && clear != 0
-            && !last
-            && self.write_user(&space, clear, &0u32.to_ne_bytes()).is_ok()
-        {
+        if let Some(space) = task.process.space().filter(|_| clear != 0 && !last) {
+            // A bad address is the program's own problem.
+            let _ = self.write_user(&space, clear, &0u32.to_ne_bytes());
             let channel = Channel::Futex(space.number, clear);
             self.wake_some(1, |on| on == channel);
         }

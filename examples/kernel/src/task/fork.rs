@@ -106,15 +106,12 @@ impl<A: Arch> System<A> {
                 own.clear_at_end = request.child_tid;
             }
         }
-        if let Some(space) = process.space()
-            && request.has(CLONE_CHILD_SETTID)
-        {
+        if let Some(space) = process.space().filter(|_| request.has(CLONE_CHILD_SETTID)) {
             // As in Linux, a bad address here is the child's own problem.
             let _ = self.write_user(&space, request.child_tid, &tid.to_ne_bytes());
         }
-        if let Some(space) = parent.process.space()
-            && request.has(CLONE_PARENT_SETTID)
-        {
+        let parent_space = parent.process.space();
+        if let Some(space) = parent_space.filter(|_| request.has(CLONE_PARENT_SETTID)) {
             let _ = self.write_user(&space, request.parent_tid, &tid.to_ne_bytes());
         }
         if is_thread {

@@ -225,10 +225,10 @@ impl<A: Arch> System<A> {
     /// masks or ignores it, the process ends.
     pub fn force_signal(&self, task: &Arc<Task<A>>, signal: u32, info: SignalInfo) {
         let mut own = task.own.lock();
-        if let Some(action) = task.process.shared.lock().actions.get_mut(signal as usize)
-            && (own.mask.has(signal) || action.handler == IGNORE)
-        {
-            action.handler = 0;
+        let masked = own.mask.has(signal);
+        match task.process.shared.lock().actions.get_mut(signal as usize) {
+            Some(action) if masked || action.handler == IGNORE => action.handler = 0,
+            _ => (),
         }
         own.mask = own.mask.minus(Set::of(signal));
         own.pending.add(signal, info);

@@ -61,9 +61,7 @@ impl<A: Arch> System<A> {
             look,
         );
         let found = found.map_err(|_| Errno::RESTART)??;
-        if let Some((pid, _)) = found
-            && reap == Reap::Take
-        {
+        if let Some((pid, _)) = found.filter(|_| reap == Reap::Take) {
             self.forget(pid);
         }
         Ok(found)
