@@ -211,12 +211,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         if old == Word::ZERO {
             return None;
         }
-        let word = if self.is_settled(old) {
-            format.store(self.words, index, Word::ZERO);
-            old
-        } else {
-            format.swap(self.words, index, Word::ZERO)
-        };
+        let word = self.clear_slot(index, old);
         self.sub_live(1);
         let pages = format.entry_pages(self.level);
         let page = Vpn::new(page.as_usize() & !pages.wrapping_sub(1));
@@ -226,6 +221,23 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             pages,
             level: self.level,
         })
+    }
+
+    /// Empties an entry that held `old` and returns what it ended with. The
+    /// live count is the caller's to lower.
+    #[inline]
+    pub(crate) fn clear_slot(
+        &self,
+        slot: usize,
+        old: <P::Format as PageTableFormat>::Word,
+    ) -> <P::Format as PageTableFormat>::Word {
+        let format = self.cx.format();
+        if self.is_settled(old) {
+            format.store(self.words, slot, Word::ZERO);
+            old
+        } else {
+            format.swap(self.words, slot, Word::ZERO)
+        }
     }
 
     /// Replaces the word of an entry by what `change` makes of it, losing no
@@ -277,7 +289,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
 
     /// Returns the first entry of the range's part of this table and the one
     /// after the last.
-    pub(super) fn slots(&self, range: PageRange) -> core::ops::Range<usize> {
+    pub(crate) fn slots(&self, range: PageRange) -> core::ops::Range<usize> {
         let part = self.range().intersect(range);
         if part.is_empty() {
             return 0..0;
@@ -296,7 +308,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     }
 
     /// Returns the first page of an entry.
-    pub(super) fn page_of(&self, slot: usize) -> Vpn {
+    pub(crate) fn page_of(&self, slot: usize) -> Vpn {
         let pages = slot.wrapping_mul(self.cx.format().entry_pages(self.level));
         self.first.saturating_add(pages)
     }
@@ -327,7 +339,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         self.cx.format().index(page, self.level)
     }
 
-    pub(super) fn words(&self) -> &'m [Cell<P::Format>] {
+    pub(crate) fn words(&self) -> &'m [Cell<P::Format>] {
         self.words
     }
 
@@ -335,7 +347,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         self.record().set_live(self.live().saturating_add(n));
     }
 
-    pub(super) fn sub_live(&self, n: u32) {
+    pub(crate) fn sub_live(&self, n: u32) {
         debug_assert!(self.live() >= n, "live count below zero");
         self.record().set_live(self.live().saturating_sub(n));
     }

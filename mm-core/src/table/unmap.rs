@@ -10,7 +10,6 @@
 //! that needs memory, before anything is changed.
 
 use super::cursor::{CursorMut, TableError};
-use crate::format::{PageTableFormat, Word};
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
@@ -31,24 +30,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         self.table.detach_covered(whole, gather);
         let mut emptied = Emptied::None;
         while let Some(guard) = self.table.next_leaf(self.range) {
-            let format = self.table.cx.format();
-            let mut full = None;
-            let mut room = gather.room();
-            for slot in guard.slots(self.range) {
-                if format.load(guard.words(), slot) == Word::ZERO {
-                    continue;
-                }
-                let page = guard.page_of(slot);
-                if room == 0 {
-                    full = Some(page);
-                    break;
-                }
-                if let Some(taken) = guard.take(page) {
-                    room = room.saturating_sub(1);
-                    let pushed = gather.push(taken);
-                    debug_assert!(pushed.is_ok(), "there was room");
-                }
-            }
+            let full = gather.take_leaves(&guard, self.range);
             if guard.live() == 0 {
                 emptied = Emptied::Some;
             }

@@ -176,6 +176,47 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         Ok(())
     }
 
+    /// Takes all entries of a level-1 table that lie in a range, until there is
+    /// no more room: then returns the page to go on with.
+    pub(crate) fn take_leaves(
+        &mut self,
+        leaf: &LeafGuard<'_, '_, P>,
+        range: PageRange,
+    ) -> Option<Vpn> {
+        let format = self.cx.format();
+        let mut room = self.room();
+        let mut present: Option<(usize, usize)> = None;
+        let mut taken = 0u32;
+        let mut full = None;
+        for slot in leaf.slots(range) {
+            let word = format.load(leaf.words(), slot);
+            if word == Word::ZERO {
+                continue;
+            }
+            if room == 0 {
+                full = Some(leaf.page_of(slot));
+                break;
+            }
+            let word = leaf.clear_slot(slot, word);
+            taken = taken.saturating_add(1);
+            let entry = format.decode(word, 1);
+            if matches!(entry, Entry::Leaf { .. }) {
+                present = Some((present.map_or(slot, |(first, _)| first), slot));
+            }
+            if owns(entry, 1) {
+                let stored = self.store(word);
+                debug_assert!(stored, "there was room");
+                room = room.saturating_sub(1);
+            }
+        }
+        leaf.sub_live(taken);
+        if let Some((first, last)) = present {
+            let end = leaf.page_of(last.saturating_add(1));
+            self.flush_range(PageRange::new(leaf.page_of(first), end));
+        }
+        full
+    }
+
     /// Replaces an entry by way of an empty one: clears it, drops the page on
     /// all CPUs of the space, and only then shows the new word (break before
     /// make; E11). What the old entry led to is given back with the gather,
