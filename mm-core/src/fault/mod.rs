@@ -187,16 +187,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     // Out of line, so that one path's locals are not part of every fault's frame.
     #[inline(never)]
     fn widen(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
-        let page = self.cx.frames().page(pfn);
-        let unseen = page.filter(|page| !page.has(PageFlags::CODE_CLEAN));
-        if let (Access::Exec, Some(page)) = (self.access, unseen) {
-            page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
-            drop(leaf);
-            self.cx.platform().sync_code(pfn);
-            page.set(PageFlags::CODE_CLEAN);
-            let freed = self.cx.frames().free(self.cx, pfn);
-            debug_assert_eq!(freed, Ok(()));
-            return Err(Stop::Retry);
+        if self.access == Access::Exec && self.hides_code(pfn) {
+            return self.show_code(leaf, pfn);
         }
         let want = self.protected_prot();
         let format = self.cx.format();
@@ -213,6 +205,29 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         Ok(Resolution::Minor)
     }
 
+    /// Returns whether a frame may hold instructions that fetches do not see.
+    fn hides_code(&self, pfn: Pfn) -> bool {
+        counted(self.cx, pfn).is_some_and(|page| !page.has(PageFlags::CODE_CLEAN))
+    }
+
+    /// Makes the instructions in the page of an entry visible; the access is
+    /// to be tried again.
+    // Out of line, as its callers.
+    #[inline(never)]
+    fn show_code(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
+        let Some(page) = counted(self.cx, pfn) else {
+            return Err(Stop::Retry);
+        };
+        // Keeps the page while no lock is held.
+        page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
+        drop(leaf);
+        self.cx.platform().sync_code(pfn);
+        page.set(PageFlags::CODE_CLEAN);
+        let freed = self.cx.frames().free(self.cx, pfn);
+        debug_assert_eq!(freed, Ok(()));
+        Err(Stop::Retry)
+    }
+
     /// Enters a page again that was kept while its area allowed nothing.
     // Out of line, so that one path's locals are not part of every fault's frame.
     #[inline(never)]
@@ -220,8 +235,18 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         let Some(pfn) = pfn else {
             return Err(Stop::Bug);
         };
-        let word = self.encode(pfn, self.protected_prot(), AttrFlags::empty())?;
+        let flags = self.vma.flags();
+        if flags.contains(VmaFlags::EXEC) && self.hides_code(pfn) {
+            return self.show_code(leaf, pfn);
+        }
+        let zero = self.cx.frames().zero_page() == Some(pfn);
+        let mut attrs = Attrs::user(self.protected_prot()).with_mem(self.vma.mem());
+        attrs = attrs.with(AttrFlags::ACCESSED);
+        if zero || flags.contains(VmaFlags::PFN_MAP) {
+            attrs = attrs.with(AttrFlags::SPECIAL);
+        }
         let format = self.cx.format();
+        let word = format.encode_leaf(pfn, attrs, 1).map_err(|_| Stop::Bug)?;
         let _kept = leaf.replace_nonempty(self.page, |old| match format.decode(old, 1) {
             Entry::NonPresent(np) if np.is_dirty() => format.with_dirty(word, AdBit::Set),
             _ => word,
