@@ -37,6 +37,14 @@ pub unsafe trait PhysMemory: Sync + 'static {
     /// Returns one node that `make_slab` built: `slab(pfn)[slot]`, where a slot
     /// too large wraps around, so that there always is one.
     fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T;
+    /// Returns the node that a handle's number names: frame and slot in one,
+    /// where a frame holds `1 << slot_bits` nodes. Each step down a tree asks,
+    /// so linear memory answers with one shift.
+    #[inline]
+    fn nth_node<T: Node>(&self, number: usize, slot_bits: u32) -> &T {
+        let pfn = Pfn::new(number.wrapping_shr(slot_bits) as u64);
+        self.node(pfn, number & !usize::MAX.wrapping_shl(slot_bits))
+    }
 
     /// Fills `frames` frames with fresh page records.
     fn make_records(&self, pfn: Pfn, frames: usize);
@@ -199,6 +207,18 @@ unsafe impl PhysMemory for DirectMap {
         let node = self.frame(pfn).cast::<T>().wrapping_add(slot);
         // SAFETY: as in `view`; the slot is below the capacity, which is a power
         // of two because page and node sizes are (`Node`).
+        unsafe { &*node }
+    }
+
+    // loom's atomics make nodes of sizes that do not fill a frame.
+    #[cfg(not(loom))]
+    #[inline]
+    fn nth_node<T: Node>(&self, number: usize, slot_bits: u32) -> &T {
+        debug_assert!(self.capacity::<T>(1) == 1usize.wrapping_shl(slot_bits));
+        let offset = number.wrapping_mul(size_of::<T>());
+        let node = core::ptr::with_exposed_provenance::<T>(self.base.wrapping_add(offset));
+        // SAFETY: as in `node`: a slab is full of nodes, a power of two of
+        // them (`Node`), so nodes are numbered through all frames without a hole.
         unsafe { &*node }
     }
 

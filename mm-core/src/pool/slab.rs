@@ -97,13 +97,14 @@ impl<T: Node> Pool<T> {
     /// drained: hold a pin, or something that keeps the node in use.
     #[inline]
     pub fn get<'m, P: Platform>(&self, frames: &'m Frames<P>, handle: Handle<T>) -> &'m T {
-        let (pfn, slot) = locate::<T, P>(handle);
         debug_assert!(
-            slab_record(frames, number(pfn)).is_some(),
+            slab_record(frames, number(locate::<T, P>(handle).0)).is_some(),
             "{}: {handle:?} is not in a slab",
             T::NAME
         );
-        frames.memory().node(pfn, slot as usize)
+        frames
+            .memory()
+            .nth_node(handle.into_raw() as usize, slot_bits::<T, P>())
     }
 
     /// Takes `n` nodes (at most `N`) into a reserve, which gives back what was

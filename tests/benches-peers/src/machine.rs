@@ -102,6 +102,10 @@ unsafe impl PhysMemory for Memory {
         self.map.node(pfn, slot)
     }
     #[inline]
+    fn nth_node<T: Node>(&self, number: usize, slot_bits: u32) -> &T {
+        self.map.nth_node(number, slot_bits)
+    }
+    #[inline]
     fn make_records(&self, pfn: Pfn, frames: usize) {
         self.map.make_records(pfn, frames);
     }
