@@ -326,6 +326,30 @@ impl<A: Adapter> Tree<A> {
         found
     }
 
+    /// Returns the last node of those for which `below` holds: they must come
+    /// before all others.
+    ///
+    /// # Locks
+    /// The owner's, at least for reading.
+    pub fn last_where<R: Resolve<A::Node>>(
+        &self,
+        nodes: &R,
+        mut below: impl FnMut(&A::Node) -> bool,
+    ) -> Option<Handle<A::Node>> {
+        let mut found = None;
+        let mut at = self.root.get_locked();
+        while let Some(h) = at {
+            let here = nodes.get(h);
+            if below(here) {
+                found = Some(h);
+                at = A::links(here).child(Side::Right);
+            } else {
+                at = A::links(here).child(Side::Left);
+            }
+        }
+        found
+    }
+
     /// Returns the node that `compare` calls equal; it says how the node
     /// stands to what is sought.
     pub fn find<R: Resolve<A::Node>>(

@@ -25,7 +25,7 @@
 //! object and the same root, so that is one pair of locks.
 
 use super::merge::{Join, join_changed, join_new};
-use super::plan::{NewVma, Op, Plan, shape_above, shape_below};
+use super::plan::{NewVma, Op, Plan, part_above, part_below};
 use super::split::Around;
 use super::{AnonLink, Change, Shape, Upkeep, Vma, VmaFlags, VmaTree};
 use crate::addr::Vpn;
@@ -92,7 +92,9 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     pub fn commit(mut self) -> Done<'a, U> {
         match self.plan.op {
             Op::Replace(new) => {
-                self.clear();
+                if self.plan.removes > 0 {
+                    self.clear();
+                }
                 if let Some(new) = new {
                     self.place(&new);
                 }
@@ -159,11 +161,11 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             spec: new.spec,
             anon,
         };
-        let below = shape_below(self.tree, self.up, range.start());
-        let above = shape_above(self.tree, self.up, range.end());
-        let join = join_new(below.as_ref(), &shape, above.as_ref());
         let prev = self.tree.last_starting_below(self.up, range.start());
         let next = self.tree.first_ending_above(self.up, range.end());
+        let below = prev.and_then(|vma| part_below(self.up, vma, range.start()));
+        let above = next.and_then(|vma| part_above(self.up, vma, range.end()));
+        let join = join_new(below.as_ref(), &shape, above.as_ref());
         let mut step = Step {
             from: new.like,
             absorbed: new.spec.flags,

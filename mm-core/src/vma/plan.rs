@@ -121,7 +121,7 @@ pub struct Plan<'a> {
     pub(super) delta: Delta,
     pub(super) nodes: u32,
     pub(super) chains: u32,
-    removes: usize,
+    pub(super) removes: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -300,7 +300,11 @@ impl<'a> Plan<'a> {
 
 /// Returns the part below `page` of the last area that has one.
 pub(super) fn shape_below(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
-    let vma = tree.last_starting_below(nodes, page)?;
+    part_below(nodes, tree.last_starting_below(nodes, page)?, page)
+}
+
+/// Returns the part of an area below `page`, unless it is going away.
+pub(super) fn part_below(nodes: &impl Resolve<Vma>, vma: Handle<Vma>, page: Vpn) -> Option<Shape> {
     let node = nodes.get(vma);
     if node.is_dying() {
         None
@@ -311,7 +315,11 @@ pub(super) fn shape_below(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) 
 
 /// Returns the part from `page` on of the first area that has one.
 pub(super) fn shape_above(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
-    let vma = tree.first_ending_above(nodes, page)?;
+    part_above(nodes, tree.first_ending_above(nodes, page)?, page)
+}
+
+/// Returns the part of an area from `page` on, unless it is going away.
+pub(super) fn part_above(nodes: &impl Resolve<Vma>, vma: Handle<Vma>, page: Vpn) -> Option<Shape> {
     let node = nodes.get(vma);
     if node.is_dying() {
         None

@@ -159,14 +159,7 @@ impl VmaTree {
 
     /// Returns the last area that begins below the page.
     pub fn last_starting_below(&self, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Handle<Vma>> {
-        match self
-            .tree
-            .tree()
-            .lower_bound(nodes, |vma| vma.start() < page)
-        {
-            Some(above) => self.prev(nodes, above),
-            None => self.last(nodes),
-        }
+        self.tree.tree().last_where(nodes, |vma| vma.start() < page)
     }
 
     /// Returns the lowest area.
