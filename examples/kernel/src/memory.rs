@@ -521,6 +521,11 @@ impl<A: Arch> System<A> {
         at.checked_add(bytes.len() as u64)
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or(Errno::EFBIG)?;
+        // Files in memory leave programs a sixteenth of it: a full /tmp kills nobody.
+        let (all, free) = self.frames();
+        if at.saturating_add(bytes.len() as u64) > data.size() && free < all / 16 {
+            return Err(Errno::ENOSPC);
+        }
         let mut done = 0;
         while done < bytes.len() {
             let progress = data.object.write(at + done as u64, &bytes[done..]);
