@@ -134,7 +134,8 @@ pub struct Step {
 pub trait Walker: Send + Sync + Debug + Copy + 'static {
     /// Whether entries that were found not present are remembered.
     fn caches_invalid(&self) -> bool;
-    /// Whether a fault drops the translation that caused it (Intel SDM 4.10.4.1).
+    /// Whether a fault drops the translation that caused it, and what paging-
+    /// structure caches hold of the way to it (Intel SDM 4.10.4.1).
     fn fault_drops_entry(&self) -> bool;
     /// Whether two remembered translations of one page that differ are an
     /// error (Arm: a TLB conflict abort), so that valid entries may only be

@@ -118,6 +118,28 @@ impl<W: Walker> SoftTlbs<W> {
         access: Access,
         mode: Mode,
     ) -> Result<Leaf, Refusal> {
+        let result = self.look_up(ram, cpu, page, access, mode);
+        if result.is_err() && self.walker.fault_drops_entry() {
+            // Translations and the tables on the way to the page: so that a
+            // fault that was spurious does not come again.
+            let asid = cpu.loaded.map_or(0, |l| l.asid);
+            cpu.leaves.retain(|(tag, l)| {
+                !((*tag == asid || l.global) && l.page <= page && page - l.page < l.pages)
+            });
+            cpu.tables
+                .retain(|(tag, t)| !(*tag == asid && t.page <= page && page - t.page < t.pages));
+        }
+        result
+    }
+
+    fn look_up(
+        &self,
+        ram: &Arena,
+        cpu: &mut Cpu,
+        page: usize,
+        access: Access,
+        mode: Mode,
+    ) -> Result<Leaf, Refusal> {
         let loaded = cpu.loaded.expect("the CPU runs nothing");
         let mine = |asid: u16, global: bool| asid == loaded.asid || global;
         cpu.dice = cpu.dice.wrapping_add(1);
@@ -127,9 +149,6 @@ impl<W: Walker> SoftTlbs<W> {
         if let Some(i) = hit {
             let leaf = cpu.leaves[i].1;
             if let Err(fault) = leaf.rights.check(access, mode) {
-                if self.walker.fault_drops_entry() {
-                    cpu.leaves.remove(i);
-                }
                 return Err(fault);
             }
             if access != Access::Write || leaf.dirty {
