@@ -148,9 +148,7 @@ impl<W: Walker> SoftTlbs<W> {
         });
         if let Some(i) = hit {
             let leaf = cpu.leaves[i].1;
-            if let Err(fault) = leaf.rights.check(access, mode) {
-                return Err(fault);
-            }
+            leaf.rights.check(access, mode)?;
             if access != Access::Write || leaf.dirty {
                 return Ok(leaf);
             }
