@@ -7,6 +7,7 @@
 //!
 //! | stage | module | in | out |
 //! |---|---|---|---|
+//! | load | [`load`] | a [`Plan`], a file's object, a new space | the image mapped, its bss tail zeroed |
 //! | plan | [`plan`] | a [`Checked`] image and a base | page-aligned [`MapStep`]s, entry, heap start |
 //! | check | [`segment`] | the program header table's bytes | [`Checked`]: every segment is sound |
 //! | header | [`header`] | the first bytes of the file | [`Header`]: right machine, where the table is |
@@ -64,6 +65,7 @@
 pub mod auxv;
 pub mod error;
 pub mod header;
+pub mod load;
 pub mod plan;
 pub mod segment;
 pub mod stack;
@@ -72,6 +74,7 @@ pub mod target;
 pub use auxv::{ImageFacts, ProcessFacts};
 pub use error::{ElfError, Part};
 pub use header::{Header, ImageKind};
+pub use load::ImageLoad;
 pub use plan::{MapStep, Plan, StepKind};
 pub use segment::{Checked, FileRange, Segment, StackRights};
 pub use stack::{Sink, Stack, StackImage};
