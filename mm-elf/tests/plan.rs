@@ -387,3 +387,14 @@ fn a_full_page_of_headers_is_walked() {
         .collect();
     assert_eq!(rows(&File::new(Machine::X86_64, &headers), 0).len(), 73 * 2);
 }
+
+/// Linux takes the first segment that holds the headers, too.
+#[test]
+fn headers_in_two_segments_are_found_in_the_first() {
+    let headers = [
+        load(R, 0, 0x40_0000, 0x800, 0x800),
+        load(R | W, 0, 0x41_0000, 0x800, 0x800),
+    ];
+    let file = File::new(Machine::X86_64, &headers);
+    assert_eq!(with_plan(&file, 0, |plan| plan.phdr()), Some(0x40_0040));
+}
