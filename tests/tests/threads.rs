@@ -42,6 +42,18 @@ fn check(w: &X64, spaces: &[&Space<Format>], seed: u64) {
     }
 }
 
+/// Ends the whole test when one thread fails: the others wait for it at a
+/// barrier, or for its word to stop.
+struct Together;
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Adds one to the word, as a futex would: through the kernel.
 fn add_one(w: &X64, cpu: usize, s: &Space<Format>, addr: usize) {
     let mut seen = 0;
@@ -186,6 +198,7 @@ fn stripes(seed: u64, cpus: usize, rounds: usize, steps: usize) {
         for cpu in 0..cpus {
             let (w, s, rest, added) = (&w, &s, &rest, &added);
             scope.spawn(move || {
+                let _together = Together;
                 let mut dice = Random::new(seed * 16 + cpu as u64);
                 let mut stripe = Stripe::new(base + cpu * STRIPE * PAGE);
                 for _ in 0..rounds {
@@ -234,6 +247,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
     std::thread::scope(|scope| {
         let (w, s, stop) = (&w, &s, &stop);
         scope.spawn(move || {
+            let _together = Together;
             for n in 1u32..3000 {
                 w.store(0, s, a, &n.to_le_bytes()).unwrap();
                 let mut back = [0; 4];
@@ -243,6 +257,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
             stop.store(true, Ordering::Release);
         });
         scope.spawn(move || {
+            let _together = Together;
             let mut last = 0;
             while !stop.load(Ordering::Acquire) {
                 let mut now = [0; 4];
@@ -253,6 +268,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
             }
         });
         scope.spawn(move || {
+            let _together = Together;
             while !stop.load(Ordering::Acquire) {
                 let child = on_cpu(2, || s.fork()).unwrap();
                 // The child's page never changes again.
@@ -292,6 +308,7 @@ fn e10_h3_simultaneous_first_and_copying_stores_keep_every_byte() {
                 let (w, start) = (&w, &start);
                 let s = if cpu % 2 == 0 { &parent } else { &child };
                 scope.spawn(move || {
+                    let _together = Together;
                     start.wait();
                     for i in 0..PAGES {
                         w.poke(cpu, s, a + i * PAGE + cpu, cpu as u8 + 1).unwrap();
@@ -340,6 +357,7 @@ fn g5_lesson_60_truncation_against_faults() {
         for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
             let (w, stop) = (&w, &stop);
             scope.spawn(move || {
+                let _together = Together;
                 let mut dice = Random::new(seed + cpu as u64);
                 while !stop.load(Ordering::Acquire) {
                     let at = at + dice.below((PAGES * PAGE) as u64) as usize;
@@ -352,6 +370,7 @@ fn g5_lesson_60_truncation_against_faults() {
         }
         let (w, stop, file) = (&w, &stop, &file);
         scope.spawn(move || {
+            let _together = Together;
             let mut dice = Random::new(seed);
             for _ in 0..400 {
                 let size = dice.below((PAGES * PAGE) as u64) as usize;
@@ -385,6 +404,7 @@ fn f6_e13_crossing_shootdowns_and_exits() {
                 let w = &w;
                 let thread = s.clone();
                 scope.spawn(move || {
+                    let _together = Together;
                     let mut dice = Random::new(seed * 16 + cpu as u64);
                     for _ in 0..60 {
                         let pages = 1 + dice.below(40) as usize;
