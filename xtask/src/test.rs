@@ -165,6 +165,14 @@ const BOOTS: &[(&str, Setup)] = &[
         },
     ),
     (
+        "lazy exec",
+        Setup {
+            start: Start::Program("/bin/busybox echo lazily"),
+            expect: Expect::LazyExec("/bin/busybox"),
+            ..PLAIN
+        },
+    ),
+    (
         "other programs",
         Setup {
             start: Start::Script(programs::OTHERS),

@@ -31,6 +31,9 @@ pub enum Expect {
     Summary,
     /// The summary, at least one checksum, and at least one read that was waited for.
     SummaryAndChecksums,
+    /// The summary, and that less than half of the pages of this program's file were read: a
+    /// loader that copies all of it passes every other test.
+    LazyExec(&'static str),
 }
 
 /// Returns what is wrong with a run; nothing when all is well.
@@ -40,6 +43,9 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
         wrong.push(describe(booted.ending));
     }
     summary(&booted.output, expect, &mut wrong);
+    if let Expect::LazyExec(program) = expect {
+        lazy(&booted.output, archive, program, &mut wrong);
+    }
     let sums = host_sums(archive)?;
     let compared = checksums(&booted.output, &sums, &mut wrong);
     if compared == 0 && expect == Expect::SummaryAndChecksums {
@@ -79,6 +85,23 @@ fn summary(output: &str, expect: Expect, wrong: &mut Vec<String>) {
                 ));
             }
         }
+    }
+}
+
+/// Compares the reads of a run of one program with the pages of its file.
+fn lazy(output: &str, archive: &Archive, program: &str, wrong: &mut Vec<String>) {
+    let file = archive.files().find(|(path, _)| *path == program);
+    let pages = file.map_or(0, |(_, bytes)| bytes.len().div_ceil(4096) as u64);
+    let line = output
+        .lines()
+        .rev()
+        .find(|line| line.contains("reads waited for"));
+    let reads = line.and_then(|line| numbers(line).into_iter().last());
+    match reads {
+        Some(reads) if reads > 0 && reads * 2 < pages => {}
+        _ => wrong.push(format!(
+            "{program} has {pages} pages, and {reads:?} were read: not lazily"
+        )),
     }
 }
 
