@@ -583,9 +583,12 @@ impl Model {
             }
         }
         let edge = size.min(object.size);
-        if edge % PAGE != 0
-            && let Some(page) = object.pages.get_mut(&((edge / PAGE) as u64))
-        {
+        // An edge between two pages cuts none.
+        let cut = object
+            .pages
+            .get_mut(&((edge / PAGE) as u64))
+            .filter(|_| edge % PAGE != 0);
+        if let Some(page) = cut {
             page[edge % PAGE..].fill(0);
         }
         object.size = size;
