@@ -227,3 +227,18 @@ fn the_arena_finds_a_store_to_a_freed_frame() {
     unsafe { byte.write(1) };
     let _again = m.alloc(&CX, 0);
 }
+
+/// What came back is counted, not derived from what was handed out.
+#[test]
+fn blocks_are_counted_out_and_in() {
+    let m = machine(16, 256);
+    let kept = m.alloc(&CX, 0).unwrap();
+    let block = m.alloc(&CX, 3).unwrap();
+    m.free(&CX, block).unwrap();
+    let stats = m.stats();
+    assert_eq!((stats.allocations, stats.frees), (2, 1));
+    m.free(&CX, kept).unwrap();
+    assert_eq!(m.stats().frees, 2);
+    assert!(m.free(&CX, kept).is_err(), "twice");
+    assert_eq!(m.stats().frees, 2);
+}

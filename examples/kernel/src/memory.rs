@@ -571,12 +571,17 @@ pub struct Counts {
     pub free_frames: usize,
     /// Nodes of all pools that are in use.
     pub nodes: usize,
+    /// Blocks of frames that were handed out.
+    pub allocated: usize,
+    /// Blocks of frames that came back.
+    pub freed: usize,
 }
 
 impl<A: Arch> System<A> {
     /// Counts what is in use.
     pub fn counts(&self) -> Counts {
         let usage = self.memory.usage();
+        let frames = self.memory.frame_stats();
         let nodes = [
             usage.spaces,
             usage.vmas,
@@ -588,6 +593,8 @@ impl<A: Arch> System<A> {
         Counts {
             free_frames: usage.free_frames,
             nodes: nodes.iter().sum(),
+            allocated: frames.allocations,
+            freed: frames.frees,
         }
     }
 
@@ -600,11 +607,6 @@ impl<A: Arch> System<A> {
     pub fn drain(&self) {
         self.arch.drain_heap();
         self.memory.drain();
-    }
-
-    /// Counts the blocks of frames that were handed out since boot.
-    pub fn frames_allocated(&self) -> usize {
-        self.memory.frame_stats().allocations
     }
 }
 

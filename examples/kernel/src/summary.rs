@@ -19,17 +19,15 @@ impl<A: Arch> System<A> {
         let leaked_frames = boot.free_frames.abs_diff(now.free_frames);
         let leaked_nodes = now.nodes.abs_diff(boot.nodes);
         let waited = self.disk.reads();
-        let allocated = self.frames_allocated();
+        let allocated = now.allocated.wrapping_sub(boot.allocated);
+        let freed = now.freed.wrapping_sub(boot.freed);
         self.log(format_args!("---- summary ----"));
         for line in alloc::format!("{}", self.counters()).lines() {
             self.log(format_args!("{line}"));
         }
         self.log(format_args!("{waited:>10}  reads waited for"));
         self.log(format_args!("{allocated:>10}  frames allocated"));
-        self.log(format_args!(
-            "{:>10}  frames freed",
-            allocated.saturating_sub(leaked_frames)
-        ));
+        self.log(format_args!("{freed:>10}  frames freed"));
         self.log(format_args!(
             "leaked: {leaked_frames} frames, {leaked_nodes} nodes"
         ));

@@ -37,6 +37,7 @@ pub struct Frames<P: Platform> {
     total: AtomicUsize,
     free: AtomicUsize,
     allocations: AtomicUsize,
+    frees: AtomicUsize,
     refused: AtomicUsize,
 }
 
@@ -49,6 +50,8 @@ pub struct FrameStats {
     pub free: usize,
     /// Blocks handed out since boot; wraps.
     pub allocations: usize,
+    /// Blocks that came back since boot; wraps.
+    pub frees: usize,
     /// Requests that were refused since boot; wraps.
     pub refused: usize,
 }
@@ -68,6 +71,7 @@ impl<P: Platform> Frames<P> {
             total: AtomicUsize::new(0),
             free: AtomicUsize::new(0),
             allocations: AtomicUsize::new(0),
+            frees: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
         }
     }
@@ -86,6 +90,7 @@ impl<P: Platform> Frames<P> {
             total: AtomicUsize::new(0),
             free: AtomicUsize::new(0),
             allocations: AtomicUsize::new(0),
+            frees: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
         }
     }
@@ -215,6 +220,7 @@ impl<P: Platform> Frames<P> {
         buddy.give(self, pfn, order);
         drop(buddy);
         self.count_free(order);
+        self.frees.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -280,6 +286,7 @@ impl<P: Platform> Frames<P> {
             total: self.total.load(Ordering::Relaxed),
             free: self.free_frames(),
             allocations: self.allocations.load(Ordering::Relaxed),
+            frees: self.frees.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
     }
