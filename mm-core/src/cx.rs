@@ -85,9 +85,11 @@ impl<P: Platform> Context for Cx<'_, P> {
         self.platform().preempt_on();
     }
     fn acquire(&self, rank: Rank) {
+        self.platform().locking(rank);
         self.ranks.push(rank);
     }
     fn acquire_fresh(&self, rank: Rank) {
+        self.platform().locking(rank);
         self.ranks.push_fresh(rank);
     }
     fn release(&self, rank: Rank) {

@@ -12,10 +12,10 @@ use mm_core::format::PageTableFormat;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, Flush, MAX_CPUS, Platform};
-use mm_core::sync::NoContext;
+use mm_core::sync::{NoContext, Rank};
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 thread_local! {
@@ -63,6 +63,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     log: Mutex<Log>,
     hook: Mutex<Option<Arc<dyn FlushHook>>>,
     at_allocation: Mutex<Option<(u64, Interruption)>>,
+    log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
 }
@@ -78,6 +79,8 @@ pub struct Log {
     pub synced: Vec<Pfn>,
     /// Allocations that were made to fail.
     pub failed: Vec<Allocation>,
+    /// Locks that were taken, while [`TestPlatform::log_locks`] is on.
+    pub locks: Vec<Rank>,
 }
 
 impl<F: PageTableFormat> TestPlatform<F> {
@@ -93,6 +96,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             log: Mutex::default(),
             hook: Mutex::default(),
             at_allocation: Mutex::default(),
+            log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
         }
@@ -139,6 +143,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// No lock of the library is held there except outer ones.
     pub fn interrupt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
         *self.at_allocation.lock().unwrap() = Some((nth, Box::new(f)));
+    }
+
+    /// Begins to log the locks that are taken.
+    pub fn log_locks(&self) {
+        self.log_locks.store(true, Ordering::SeqCst);
     }
 
     /// Returns what happened since the last call.
@@ -279,5 +288,10 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     }
     fn may_allocate_node(&self, pool: &'static str) -> bool {
         self.permit(Allocation::Node(pool))
+    }
+    fn locking(&self, rank: Rank) {
+        if self.log_locks.load(Ordering::Relaxed) {
+            self.log().locks.push(rank);
+        }
     }
 }

@@ -7,6 +7,7 @@ use mm_core::addr::VirtAddr;
 use mm_core::fault::{Fault, FaultOutcome, Mode};
 use mm_core::prot::{Access, Prot};
 use mm_core::space::MapRequest;
+use mm_core::sync::Class;
 use mm_testkit::mmu::LongModeWalker;
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::World;
@@ -66,4 +67,42 @@ fn faults_on_two_pages_of_one_area_overlap() {
 #[test]
 fn h3_faults_on_one_page_overlap() {
     overlap(0x4000_0000, 0x4000_0000);
+}
+
+/// The locks of a first store, in order: one space, one area, one table at a
+/// time, one frame. Nothing that another fault on another page would wait for
+/// but the buddy allocator's few instructions.
+#[test]
+fn the_locks_of_a_fault_are_few_and_known() {
+    let w: X64 = World::new(Paging::new(FourLevel), LongModeWalker::new(4), 2048, 1, 1);
+    let s = w.space();
+    let at = 0x4000_0000;
+    let area = MapRequest::anonymous(8 * PAGE, Prot::RW).fixed(VirtAddr::new(at));
+    s.map(&area).unwrap();
+    w.poke(0, &s, at, 1).unwrap();
+    w.platform().take_log();
+    w.platform().log_locks();
+    let fault = Fault {
+        addr: VirtAddr::new(at + PAGE),
+        access: Access::Write,
+        mode: Mode::User,
+    };
+    let outcome = s.fault(&fault);
+    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+    let locks = w.platform().take_log().locks;
+    let classes: Vec<Class> = locks.iter().map(|rank| rank.class).collect();
+    let want = [
+        Class::Space,
+        Class::Vma,
+        Class::Table,
+        Class::Buddy,
+        Class::Table,
+    ];
+    assert_eq!(classes, want, "{locks:?}");
+    assert_eq!(
+        locks[2], locks[4],
+        "the leaf table, looked at and then filled"
+    );
+    drop(s);
+    w.assert_empty();
 }

@@ -168,4 +168,7 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn may_allocate_node(&self, _pool: &'static str) -> bool {
         true
     }
+    /// Told of each lock that a verb is about to take: a place for counting
+    /// and for tests of the order. Takes no lock of the family itself.
+    fn locking(&self, _rank: crate::sync::Rank) {}
 }
