@@ -9,7 +9,7 @@ use crate::command::{self, cargo, run, say};
 use crate::kernel::Arch;
 use crate::suites::{Counts, Suites};
 use crate::toolchain::{self, Std};
-use crate::{frames, kernel, links, paths, sources};
+use crate::{frames, kernel, links, paths, recursion, sources};
 
 /// What to check besides the sources.
 #[derive(Args)]
@@ -186,9 +186,11 @@ fn outside() -> Vec<std::path::PathBuf> {
     .collect()
 }
 
-/// The kernel's functions of mm-core must be content with small stacks.
+/// The kernel's functions of mm-core must be content with small stacks, and not call themselves.
 fn stack_frames() -> Result<()> {
-    frames::check(&kernel::build_with_frames(Arch::X86_64)?)
+    let kernel = kernel::build_with_frames(Arch::X86_64)?;
+    frames::check(&kernel)?;
+    recursion::check(&kernel)
 }
 
 fn libraries(target: &'static str) -> Result<()> {

@@ -35,6 +35,7 @@ mod loom;
 mod paths;
 mod programs;
 mod publish;
+mod recursion;
 mod run;
 mod sources;
 mod suites;
