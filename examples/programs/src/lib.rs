@@ -24,6 +24,7 @@ pub mod nr {
     pub const SCHED_YIELD: usize = 24;
     pub const MADVISE: usize = 28;
     pub const PAUSE: usize = 34;
+    pub const NANOSLEEP: usize = 35;
     pub const CLONE: usize = 56;
     pub const FORK: usize = 57;
     pub const VFORK: usize = 58;
@@ -129,19 +130,27 @@ pub fn in_child(body: impl FnOnce()) -> Result<Ended, usize> {
     let mut status: i32 = 0;
     let place = (&raw mut status).addr();
     const WNOHANG: usize = 1;
-    for _ in 0..PATIENCE {
+    for turn in 0..PATIENCE {
         if call(nr::WAIT4, [child, place, WNOHANG, 0, 0, 0])? == child {
             return Ok(ended(volatile(&status)));
         }
-        let _ = call3(nr::SCHED_YIELD, 0, 0, 0);
+        if turn < HASTE {
+            let _ = call3(nr::SCHED_YIELD, 0, 0, 0);
+        } else {
+            let millisecond: [usize; 2] = [0, 1_000_000];
+            let _ = call3(nr::NANOSLEEP, (&raw const millisecond).addr(), 0, 0);
+        }
     }
     let _ = call3(nr::KILL, child, 9, 0);
     call(nr::WAIT4, [child, place, 0, 0, 0, 0])?;
     Ok(Ended::Stuck)
 }
 
-/// How often a parent looks after its child before it gives the child up.
-const PATIENCE: usize = 20_000;
+/// How often a parent looks after its child without sleeping in between.
+const HASTE: usize = 100;
+/// How often it looks before it gives the child up: after 30 seconds at least, however slow
+/// the machine is at what the child does.
+const PATIENCE: usize = 30_000;
 
 /// Reads a status word of `wait4` (`WIFEXITED` and its relatives).
 pub fn ended(status: i32) -> Ended {
