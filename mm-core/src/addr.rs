@@ -8,7 +8,7 @@
 //! Virtual addresses are as wide as the machine's registers; physical ones
 //! are 64 bits wide everywhere, because LPAE, PAE and Sv32 exceed 32 bits.
 //! The page size belongs to the page-table format, so conversions take its
-//! shift (`F::PAGE_SHIFT`).
+//! shift ([`page_shift`](crate::format::PageTableFormat::page_shift)).
 
 use core::fmt;
 

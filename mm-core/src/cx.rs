@@ -43,6 +43,11 @@ impl<'m, P: Platform> Cx<'m, P> {
         self.platform().format()
     }
 
+    /// Returns log2 of the page size in bytes.
+    pub fn page_shift(&self) -> u32 {
+        crate::format::PageTableFormat::page_shift(self.format())
+    }
+
     /// Pins this CPU's epoch: until the guard is dropped, no table and no slab
     /// that can be found now is freed.
     ///

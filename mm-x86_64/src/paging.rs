@@ -192,11 +192,21 @@ const FLAG_BITS: [(AttrFlags, u64); 5] = [
 unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     type Word = u64;
 
-    const PAGE_SHIFT: u32 = 12;
-    const HARDWARE_AD: HardwareAd = HardwareAd::Both;
-    const BREAK_BEFORE_MAKE: bool = false;
-    const CACHES_INVALID: bool = false;
-    const NONPRESENT_BITS: u32 = VALUE_BITS;
+    fn page_shift(self) -> u32 {
+        12
+    }
+    fn hardware_ad(self) -> HardwareAd {
+        HardwareAd::Both
+    }
+    fn break_before_make(self) -> bool {
+        false
+    }
+    fn caches_invalid(self) -> bool {
+        false
+    }
+    fn nonpresent_bits(self) -> u32 {
+        VALUE_BITS
+    }
 
     fn levels(self) -> u8 {
         self.depth.levels()

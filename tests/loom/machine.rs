@@ -30,11 +30,21 @@ pub struct Small(pub Tiny<u64, SetsBoth>);
 // SAFETY: all bits are the inner format's.
 unsafe impl PageTableFormat for Small {
     type Word = u64;
-    const PAGE_SHIFT: u32 = 7;
-    const HARDWARE_AD: HardwareAd = HardwareAd::Both;
-    const BREAK_BEFORE_MAKE: bool = false;
-    const CACHES_INVALID: bool = false;
-    const NONPRESENT_BITS: u32 = 60;
+    fn page_shift(self) -> u32 {
+        7
+    }
+    fn hardware_ad(self) -> HardwareAd {
+        HardwareAd::Both
+    }
+    fn break_before_make(self) -> bool {
+        false
+    }
+    fn caches_invalid(self) -> bool {
+        false
+    }
+    fn nonpresent_bits(self) -> u32 {
+        60
+    }
 
     fn levels(self) -> u8 {
         self.0.levels()

@@ -88,7 +88,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
     pub fn new(format: F, first: u64, frames: usize) -> Self {
         Self {
             format,
-            arena: Arena::new(first, frames, F::PAGE_SHIFT),
+            arena: Arena::new(first, frames, format.page_shift()),
             preemption: (0..MAX_CPUS).map(|_| AtomicI64::new(0)).collect(),
             asked: AtomicU64::new(0),
             fail: AtomicU64::new(0),

@@ -96,6 +96,16 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         self.mm
     }
 
+    /// Returns log2 of the page size.
+    pub fn page_shift(&self) -> u32 {
+        self.mm.frames().page_shift()
+    }
+
+    /// Returns the size of a page in bytes.
+    pub fn page_size(&self) -> usize {
+        1 << self.page_shift()
+    }
+
     /// Returns the platform: failing allocations, logs.
     pub fn platform(&self) -> &'static TestPlatform<F> {
         self.mm.platform()
@@ -153,7 +163,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     pub fn serve(&self, ticket: Ticket<'static, TestPlatform<F>>) {
         match ticket {
             Ticket::Start(mut io) => {
-                let size = 1usize << F::PAGE_SHIFT;
+                let size = 1usize << self.page_shift();
                 let files = self.files.lock().unwrap();
                 let file = files.get(&io.key()).map_or(&[][..], Vec::as_slice);
                 let at = io.pgoff() as usize * size;
@@ -201,7 +211,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         let mut slot = self.loaded[cpu].lock().unwrap();
         on_cpu(cpu, || {
             space.switch(&mut slot, |root| {
-                let root_pfn = root.table.pfn(F::PAGE_SHIFT);
+                let root_pfn = root.table.pfn(self.page_shift());
                 self.tlbs.load(
                     cpu,
                     Some(Loaded {
@@ -296,7 +306,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         len: usize,
         mut f: impl FnMut(usize, usize, usize) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
-        let size = 1usize << F::PAGE_SHIFT;
+        let size = 1usize << self.page_shift();
         let mut at = addr;
         while at < addr + len {
             let offset = at % size;
@@ -317,7 +327,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         mut then: impl FnMut(Pfn),
     ) -> Result<(), Stopped> {
         self.run(cpu, space);
-        let page = VirtAddr::new(addr).vpn(F::PAGE_SHIFT);
+        let page = VirtAddr::new(addr).vpn(self.page_shift());
         let ram = self.platform().arena();
         for turn in 0..PATIENCE {
             if turn > HASTE {

@@ -42,11 +42,21 @@ struct Nosy(Inner);
 // SAFETY: all bits are the inner format's.
 unsafe impl PageTableFormat for Nosy {
     type Word = u64;
-    const PAGE_SHIFT: u32 = Inner::PAGE_SHIFT;
-    const HARDWARE_AD: HardwareAd = Inner::HARDWARE_AD;
-    const BREAK_BEFORE_MAKE: bool = Inner::BREAK_BEFORE_MAKE;
-    const CACHES_INVALID: bool = Inner::CACHES_INVALID;
-    const NONPRESENT_BITS: u32 = Inner::NONPRESENT_BITS;
+    fn page_shift(self) -> u32 {
+        self.0.page_shift()
+    }
+    fn hardware_ad(self) -> HardwareAd {
+        self.0.hardware_ad()
+    }
+    fn break_before_make(self) -> bool {
+        self.0.break_before_make()
+    }
+    fn caches_invalid(self) -> bool {
+        self.0.caches_invalid()
+    }
+    fn nonpresent_bits(self) -> u32 {
+        self.0.nonpresent_bits()
+    }
 
     fn levels(self) -> u8 {
         self.0.levels()

@@ -12,6 +12,7 @@ use mm_core::format::{
     AttrFlags, Attrs, Entry, HardwareAd, NonPresentKind, PageTableFormat, TableOwner,
 };
 use mm_core::page::{Frames, Kind, PageFlags};
+use mm_core::platform::Platform as _;
 use mm_core::prot::{Access, Prot};
 use mm_core::range::PageRange;
 use mm_core::sync::{AtomicU32, AtomicU64};
@@ -95,7 +96,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
 
     fn attrs(&self, prot: Prot) -> Attrs {
         let attrs = Attrs::user(prot);
-        match F::HARDWARE_AD {
+        match self.frames.platform().format().hardware_ad() {
             HardwareAd::Both => attrs,
             HardwareAd::Accessed => attrs.with(AttrFlags::DIRTY),
             HardwareAd::None => attrs.with(AttrFlags::ACCESSED | AttrFlags::DIRTY),
@@ -369,7 +370,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
     }
 
     fn harvest(&mut self) {
-        if F::HARDWARE_AD != HardwareAd::Both {
+        if self.frames.platform().format().hardware_ad() != HardwareAd::Both {
             return;
         }
         let range = self.range();
@@ -444,7 +445,8 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                         assert!(
                             attrs.flags.contains(AttrFlags::DIRTY)
                                 || !p.dirty
-                                || F::HARDWARE_AD != HardwareAd::Both
+                                || self.frames.platform().format().hardware_ad()
+                                    != HardwareAd::Both
                         );
                     }
                     (Some((Entry::NonPresent(np), 1)), Some(p)) => {

@@ -59,6 +59,9 @@ pub trait Arch: Sync + Sized + 'static {
     /// Which syscall numbers and structure layouts user programs use.
     const SYSCALL_ABI: SyscallAbi;
 
+    /// log2 of the page size, as the platform's page-table format has it.
+    const PAGE_SHIFT: u32;
+
     /// First address that user memory may use, in bytes.
     const USER_START: usize;
 

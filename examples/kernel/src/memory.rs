@@ -58,9 +58,8 @@ impl From<MmError> for Errno {
 
 /// Answers the page size as a power of two.
 #[must_use]
-pub fn page_shift<A: Arch>() -> u32 {
-    use mm_core::format::PageTableFormat;
-    <<A::Platform as mm_core::platform::Platform>::Format as PageTableFormat>::PAGE_SHIFT
+pub const fn page_shift<A: Arch>() -> u32 {
+    A::PAGE_SHIFT
 }
 
 /// One call of mmap, in our words.

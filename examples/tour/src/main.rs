@@ -7,7 +7,7 @@
 
 use mm_core::addr::{VirtAddr, Vpn};
 use mm_core::error::MmError;
-use mm_core::format::PageTableFormat;
+
 use mm_core::prot::Prot;
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
@@ -18,7 +18,8 @@ use mm_x86_64::{FourLevel, Paging};
 type Format = Paging<FourLevel>;
 type Machine = World<Format, LongModeWalker>;
 
-const PAGE: usize = 1 << <Format as PageTableFormat>::PAGE_SHIFT;
+const PAGE: usize = 1 << PAGE_SHIFT;
+const PAGE_SHIFT: u32 = 12;
 
 fn main() -> Result<(), MmError> {
     let machine: Machine = World::new(Paging::new(FourLevel), LongModeWalker::new(4), 2048, 2, 1);
@@ -129,7 +130,7 @@ fn show(machine: &Machine, space: &Space<Format>, from: usize) {
     if from == 0 {
         return;
     }
-    let first = VirtAddr::new(from).vpn(<Format as PageTableFormat>::PAGE_SHIFT);
+    let first = VirtAddr::new(from).vpn(PAGE_SHIFT);
     let pages: String = (0..8)
         .map(|i| picture(machine, space, first.saturating_add(i)))
         .collect();

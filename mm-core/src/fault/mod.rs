@@ -100,7 +100,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// and what finding a page takes.
     pub(crate) fn resolve(&self) -> Step<'m, P> {
         let flags = self.vma.flags();
-        let addr = self.page.addr(<P::Format as PageTableFormat>::PAGE_SHIFT);
+        let addr = self.page.addr(self.cx.page_shift());
         if !flags.allows(self.access) && !self.is_implied(flags) {
             return Err(Stop::Signal(Signal::SegvAccErr(addr)));
         }

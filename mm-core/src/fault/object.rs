@@ -47,9 +47,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             Found::Wait(ticket) => return Err(Stop::Wait(ticket)),
             Found::OutOfMemory => return Err(Stop::OutOfMemory),
             Found::PastEof => {
-                let addr = self
-                    .page
-                    .addr(<P::Format as crate::format::PageTableFormat>::PAGE_SHIFT);
+                let addr = self.page.addr(self.cx.page_shift());
                 return Err(Stop::Signal(Signal::BusAdrErr(addr)));
             }
         };

@@ -18,6 +18,17 @@
 //! [`PageTableFormat::write_protect`], [`PageTableFormat::ad_settled`]) and
 //! never decode and encode again.
 //!
+//! # Slots
+//!
+//! A *logical* entry may be more than one word of hardware's: the second-level
+//! tables of ARMv7 have a software word beside each hardware word (young, dirty
+//! and swap have no bits there), its first level has two words for each table
+//! frame, and Svnapot and ARMv7's large pages write runs down in another way
+//! than single pages. So mm-core never reads a word out of a node: it asks the
+//! format for slot `i` of a node ([`PageTableFormat::load`] and its relatives),
+//! and sees logical words only. A format with plain words overrides nothing,
+//! and a slot is one load or store.
+//!
 //! [`levels`]: PageTableFormat::levels
 
 mod attrs;
@@ -73,7 +84,7 @@ pub enum FormatError {
     NoLeafHere(u8),
     /// The combination of rights does not exist (RISC-V: write without read).
     Rights,
-    /// A payload has more bits than `NONPRESENT_BITS`.
+    /// A payload has more bits than [`PageTableFormat::nonpresent_bits`].
     PayloadTooBig,
 }
 
@@ -92,20 +103,19 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     /// The type of one word, u32 or u64.
     type Word: Word;
 
-    /// log2 of the page size in bytes.
-    const PAGE_SHIFT: u32;
-    /// What hardware sets by itself.
-    const HARDWARE_AD: HardwareAd;
-    /// A valid leaf may only be replaced by way of an invalid one and a flush.
-    const BREAK_BEFORE_MAKE: bool;
-    /// Hardware may remember that an entry was invalid: map needs a flush.
-    const CACHES_INVALID: bool;
-    /// Bits that [`NonPresent::value`] may use.
-    const NONPRESENT_BITS: u32;
-    /// Software words beside the hardware's: entry `i` has its shadow at
-    /// `i + SHADOW_OFFSET` words. Zero: none.
-    const SHADOW_OFFSET: usize = 0;
-
+    /// Returns log2 of the page size in bytes.
+    fn page_shift(self) -> u32;
+    /// Returns what hardware sets by itself. Probed, where CPUs differ (Svadu,
+    /// FEAT_HAFDBS); the same as long as the machine runs.
+    fn hardware_ad(self) -> HardwareAd;
+    /// Returns whether a valid leaf may only be replaced by way of an invalid
+    /// one and a flush.
+    fn break_before_make(self) -> bool;
+    /// Returns whether hardware may remember that an entry was invalid: then
+    /// map needs a flush.
+    fn caches_invalid(self) -> bool;
+    /// Returns the number of bits that [`NonPresent::value`] may use.
+    fn nonpresent_bits(self) -> u32;
     /// Returns the number of levels; the root's level.
     fn levels(self) -> u8;
     /// Returns log2 of the number of entries of a table of this level.
@@ -194,6 +204,25 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
         shifted & self.entries(level).wrapping_sub(1)
     }
 
+    /// Returns log2 of the number of entries of a contiguous run at this level:
+    /// entries that one TLB entry may hold together (Arm: the contiguous hint
+    /// and ARMv7's large pages; RISC-V: Svnapot). Zero: there are none.
+    fn run_bits(self, _level: u8) -> u32 {
+        0
+    }
+    /// Returns whether a leaf is marked as part of a run.
+    fn is_run(self, _word: Self::Word) -> bool {
+        false
+    }
+    /// Returns a leaf marked as part of a run, or not. All entries of a run
+    /// are marked, alike in their attributes, and lead to consecutive frames,
+    /// the first of them aligned to the run. Where a run is written down in
+    /// another way than by a bit, the slot operations translate: the words
+    /// that pass through here name each its own frame.
+    fn with_run(self, word: Self::Word, _run: Run) -> Self::Word {
+        word
+    }
+
     /// Reads slot `i` of a table node; acquire, so that a linked table is seen
     /// filled. Out of range reads as empty.
     fn load(self, node: &[Cell<Self>], i: usize) -> Self::Word {
@@ -225,6 +254,15 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
             cell.compare_exchange(old, new)
         })
     }
+}
+
+/// Whether a leaf is marked as part of a contiguous run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// Mark it.
+    Member,
+    /// Unmark it.
+    Single,
 }
 
 /// Whose mappings lie below a table entry; some formats put rights there.

@@ -1,7 +1,7 @@
 //! Words that hardware faults on and we understand.
 //!
 //! A format stores the kind in three bits and the value in
-//! `NONPRESENT_BITS` bits, inverted where speculation could follow it.
+//! `nonpresent_bits` bits, inverted where speculation could follow it.
 
 use crate::addr::Pfn;
 

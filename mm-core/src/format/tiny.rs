@@ -208,11 +208,21 @@ impl<W: Word, T: TinyFacts> Tiny<W, T> {
 unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
     type Word = W;
 
-    const PAGE_SHIFT: u32 = 12;
-    const HARDWARE_AD: HardwareAd = T::AD;
-    const BREAK_BEFORE_MAKE: bool = T::BREAK_BEFORE_MAKE;
-    const CACHES_INVALID: bool = T::CACHES_INVALID;
-    const NONPRESENT_BITS: u32 = Self::WORD_BITS.wrapping_sub(VALUE_SHIFT);
+    fn page_shift(self) -> u32 {
+        12
+    }
+    fn hardware_ad(self) -> HardwareAd {
+        T::AD
+    }
+    fn break_before_make(self) -> bool {
+        T::BREAK_BEFORE_MAKE
+    }
+    fn caches_invalid(self) -> bool {
+        T::CACHES_INVALID
+    }
+    fn nonpresent_bits(self) -> u32 {
+        Self::WORD_BITS.wrapping_sub(VALUE_SHIFT)
+    }
 
     fn levels(self) -> u8 {
         self.levels
@@ -281,7 +291,7 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
     }
 
     fn encode_nonpresent(self, entry: NonPresent) -> Result<W, FormatError> {
-        if entry.value >> Self::NONPRESENT_BITS != 0 {
+        if entry.value >> self.nonpresent_bits() != 0 {
             return Err(FormatError::PayloadTooBig);
         }
         Ok(W::from_u64(
@@ -382,7 +392,7 @@ mod tests {
         assert_eq!(f.decode(table, 2), Entry::Table(Pfn::new(9)));
         let wide = NonPresent {
             kind: NonPresentKind::Swap,
-            value: 1u64 << Tiny::<W, T>::NONPRESENT_BITS,
+            value: 1u64 << f.nonpresent_bits(),
         };
         assert_eq!(f.encode_nonpresent(wide), Err(FormatError::PayloadTooBig));
         let attrs = Attrs::user(Prot::RW);

@@ -11,7 +11,6 @@ use super::radix::Inserted;
 use super::ticket::{Progress, Ticket};
 use crate::addr::page_size;
 use crate::error::{MmError, OutOfMemory};
-use crate::format::PageTableFormat;
 use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::Ordering;
@@ -57,7 +56,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         let mut done = 0usize;
         while done < len {
             let rest = bytes.get_mut(done..len).unwrap_or_default();
-            let (part, n) = Self::part(offset.saturating_add(done as u64), rest.len());
+            let (part, n) = self.part(offset.saturating_add(done as u64), rest.len());
             let rest = rest.get_mut(..n).unwrap_or_default();
             match self.read_part(part, rest) {
                 Ok(()) => done = done.saturating_add(n),
@@ -75,7 +74,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     pub fn write(self, offset: u64, bytes: &[u8]) -> Progress<'m, P> {
         let mut done = 0usize;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            let (part, n) = Self::part(offset.saturating_add(done as u64), rest.len());
+            let (part, n) = self.part(offset.saturating_add(done as u64), rest.len());
             match self.write_part(part, rest.get(..n).unwrap_or_default()) {
                 Ok(()) => done = done.saturating_add(n),
                 Err(stop) => return stop.progress(done),
@@ -85,10 +84,10 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Cuts what lies in one page off a range.
-    fn part(offset: u64, len: usize) -> (Part, usize) {
-        let page = page_size(P::Format::PAGE_SHIFT);
-        let pgoff = offset >> P::Format::PAGE_SHIFT;
-        let start = pgoff << P::Format::PAGE_SHIFT;
+    fn part(self, offset: u64, len: usize) -> (Part, usize) {
+        let page = page_size(self.cx.page_shift());
+        let pgoff = offset >> self.cx.page_shift();
+        let start = pgoff << self.cx.page_shift();
         let at = usize::try_from(offset.saturating_sub(start)).unwrap_or(0);
         let n = len.min(page.saturating_sub(at));
         (
@@ -118,7 +117,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     fn write_part(self, part: Part, bytes: &[u8]) -> Result<(), Stop<'m, P>> {
-        if i64::try_from(part.end).is_err() || Self::pages_of(part.end).is_none() {
+        if i64::try_from(part.end).is_err() || self.pages_of(part.end).is_none() {
             return Err(Stop::Error(MmError::TooBig));
         }
         loop {
@@ -170,7 +169,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             return Attempt::Again;
         }
         if part.end > mapped.size {
-            let pages = Self::pages_of(part.end).unwrap_or(usize::MAX);
+            let pages = self.pages_of(part.end).unwrap_or(usize::MAX);
             self.set_size_locked(&mut mapped, part.end, pages);
         }
         self.copy_in(page, part.at, bytes);
@@ -197,7 +196,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         }
         if grows {
             mapped.size = part.end;
-            let pages = Self::pages_of(part.end).unwrap_or(usize::MAX);
+            let pages = self.pages_of(part.end).unwrap_or(usize::MAX);
             self.object.pages.store(pages, Ordering::Release);
         }
         self.set_dirty(&page);

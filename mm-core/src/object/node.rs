@@ -3,7 +3,6 @@
 use super::radix::{Index, Nodes};
 use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
-use crate::format::PageTableFormat;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pool::{Handle, Node};
@@ -242,7 +241,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// [`MmError::TooBig`] for a size that has no page numbers,
     /// [`MmError::OutOfMemory`].
     pub fn create(mm: &'m Mm<P>, cx: &'c Cx<'m, P>, facts: PagerFacts) -> Result<Self, MmError> {
-        let pages = Self::pages_of(facts.size).ok_or(MmError::TooBig)?;
+        let pages = pages_of(facts.size, cx.page_shift()).ok_or(MmError::TooBig)?;
         let view = Self::new(mm, cx, mm.objects.alloc(cx)?);
         let object = view.object;
         #[expect(clippy::cast_possible_truncation, reason = "two halves of a u64")]
@@ -305,12 +304,16 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Returns the number of pages that so many bytes take.
-    pub(super) fn pages_of(size: u64) -> Option<usize> {
-        let last = size.checked_sub(1);
-        let pages = last.map_or(Some(0), |b| (b >> P::Format::PAGE_SHIFT).checked_add(1))?;
-        // The page numbers of 32-bit machines end before the offsets do.
-        usize::try_from(pages)
-            .ok()
-            .filter(|_| i64::try_from(size).is_ok())
+    pub(super) fn pages_of(self, size: u64) -> Option<usize> {
+        pages_of(size, self.cx.page_shift())
     }
+}
+
+fn pages_of(size: u64, shift: u32) -> Option<usize> {
+    let last = size.checked_sub(1);
+    let pages = last.map_or(Some(0), |b| (b >> shift).checked_add(1))?;
+    // The page numbers of 32-bit machines end before the offsets do.
+    usize::try_from(pages)
+        .ok()
+        .filter(|_| i64::try_from(size).is_ok())
 }

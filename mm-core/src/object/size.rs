@@ -4,7 +4,6 @@ use super::node::{Mapped, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::format::PageTableFormat;
 use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{Context, Ordering, WriteGuard};
@@ -60,7 +59,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// # Locks
     /// Takes `ObjectMap`, and `Radix` inside; waits for another truncation.
     pub fn resize(self, size: u64) -> Result<Resized, MmError> {
-        let pages = Self::pages_of(size).ok_or(MmError::TooBig)?;
+        let pages = self.pages_of(size).ok_or(MmError::TooBig)?;
         let mut mapped = self.lock_size();
         let old = mapped.size;
         self.set_size_locked(&mut mapped, size, pages);
@@ -114,7 +113,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// have written there through a mapping, and growth must show zeros. The
     /// caller holds the lock of the size.
     pub(super) fn zero_past(self, end: u64) {
-        let tail = end >> P::Format::PAGE_SHIFT;
+        let tail = end >> self.cx.page_shift();
         let valid = self.valid_bytes(end, tail);
         if valid == 0 {
             return;
@@ -127,8 +126,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     /// Returns how many bytes of a page lie within a size.
     pub(super) fn valid_bytes(self, size: u64, pgoff: u64) -> usize {
-        let page = page_size(P::Format::PAGE_SHIFT);
-        let start = pgoff.checked_shl(P::Format::PAGE_SHIFT).unwrap_or(u64::MAX);
+        let page = page_size(self.cx.page_shift());
+        let start = pgoff.checked_shl(self.cx.page_shift()).unwrap_or(u64::MAX);
         usize::try_from(size.saturating_sub(start))
             .unwrap_or(page)
             .min(page)
@@ -137,7 +136,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// Zeroes a page from a byte on.
     pub(super) fn zero_from(self, pfn: Pfn, from: usize) {
         const ZEROS: [u8; 64] = [0; 64];
-        let end = page_size(P::Format::PAGE_SHIFT);
+        let end = page_size(self.cx.page_shift());
         let mut at = from;
         while at < end {
             let len = end.saturating_sub(at).min(ZEROS.len());

@@ -16,7 +16,6 @@
 use super::node::{Object, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::error::MmError;
-use crate::format::PageTableFormat;
 use crate::mm::Mm;
 use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
@@ -110,7 +109,7 @@ impl<'m, P: Platform> IoRequest<'m, P> {
 
     /// Returns the offset to read from, in bytes.
     pub fn offset(&self) -> u64 {
-        self.pgoff << P::Format::PAGE_SHIFT
+        self.pgoff << self.mm.frames().page_shift()
     }
 
     /// Returns the name under which others join.
@@ -121,7 +120,7 @@ impl<'m, P: Platform> IoRequest<'m, P> {
     /// Puts bytes into the page, `offset` bytes from its start. What is not
     /// filled stays zero; what would lie past the page is ignored.
     pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
-        let room = page_size(P::Format::PAGE_SHIFT).saturating_sub(offset);
+        let room = page_size(self.mm.frames().page_shift()).saturating_sub(offset);
         let fits = bytes.get(..bytes.len().min(room)).unwrap_or(bytes);
         if !fits.is_empty() {
             self.mm.frames().memory().write(self.frame, offset, fits);

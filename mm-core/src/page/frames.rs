@@ -100,6 +100,11 @@ impl<P: Platform> Frames<P> {
         &self.platform
     }
 
+    /// Returns log2 of the page size in bytes.
+    pub fn page_shift(&self) -> u32 {
+        self.platform.format().page_shift()
+    }
+
     /// Returns the way to reach frames.
     pub fn memory(&self) -> &P::Memory {
         self.platform.memory()
@@ -126,7 +131,7 @@ impl<P: Platform> Frames<P> {
         let growth = self.growth.lock(cx, u32::MAX);
         let rest = self
             .map
-            .extend(self.memory(), P::Format::PAGE_SHIFT, start, end)?;
+            .extend(self.memory(), self.page_shift(), start, end)?;
         for pfn in (start.as_u64()..end.as_u64()).map(Pfn::new) {
             if let Some(page) = self.record(pfn) {
                 let kind = if pfn < rest {
@@ -300,7 +305,7 @@ impl<P: Platform> Frames<P> {
 impl<P: Platform> Records for Frames<P> {
     #[inline]
     fn record(&self, pfn: Pfn) -> Option<&Page> {
-        self.map.page(self.memory(), P::Format::PAGE_SHIFT, pfn)
+        self.map.page(self.memory(), self.page_shift(), pfn)
     }
 }
 

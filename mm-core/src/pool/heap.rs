@@ -16,7 +16,6 @@
 
 use super::lists::{Given, Lists, next_empty};
 use crate::addr::{Pfn, page_size};
-use crate::format::PageTableFormat;
 use crate::page::{Frames, Kind, MAX_ORDER};
 use crate::platform::{LinearMemory, Platform};
 use crate::sync::{Class, Context, Mutex, Rank};
@@ -89,16 +88,16 @@ impl<P: Platform> FrameHeap<P> {
         drained
     }
 
-    fn place(layout: Layout) -> Option<Place> {
+    fn place(layout: Layout, page_shift: u32) -> Option<Place> {
         let size = layout.size().max(layout.align());
         let shift = size
             .checked_next_power_of_two()?
             .trailing_zeros()
             .max(MIN_SHIFT);
-        if shift < P::Format::PAGE_SHIFT {
+        if shift < page_shift {
             return Some(Place::Class(shift.saturating_sub(MIN_SHIFT) as usize));
         }
-        let order = shift.saturating_sub(P::Format::PAGE_SHIFT);
+        let order = shift.saturating_sub(page_shift);
         u8::try_from(order)
             .ok()
             .filter(|&order| order <= MAX_ORDER)
@@ -136,7 +135,7 @@ impl<P: Platform> FrameHeap<P> {
         frames.page(pfn)?.reset(Kind::Slab, 0);
         let slab = u32::try_from(pfn.as_u64()).ok()?;
         let size = place_size(class);
-        let places = page_size(P::Format::PAGE_SHIFT).checked_div(size)?;
+        let places = page_size(frames.page_shift()).checked_div(size)?;
         let places = u32::try_from(places).ok()?;
         for place in 0..places {
             // SAFETY: the frame is ours alone and the place lies in it.
@@ -159,7 +158,10 @@ where
     P::Memory: LinearMemory,
 {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let (Some(frames), Some(place)) = ((self.frames)(), Self::place(layout)) else {
+        let Some(frames) = (self.frames)() else {
+            return core::ptr::null_mut();
+        };
+        let Some(place) = Self::place(layout, frames.page_shift()) else {
             return core::ptr::null_mut();
         };
         match place {
@@ -175,7 +177,10 @@ where
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        let (Some(frames), Some(place)) = ((self.frames)(), Self::place(layout)) else {
+        let Some(frames) = (self.frames)() else {
+            return;
+        };
+        let Some(place) = Self::place(layout, frames.page_shift()) else {
             return;
         };
         let cx = HeapContext(frames.platform());
@@ -188,7 +193,7 @@ where
         let (Some(lists), Ok(slab)) = (self.classes.get(class), u32::try_from(pfn.as_u64())) else {
             return;
         };
-        let inside = ptr.addr() & page_size(P::Format::PAGE_SHIFT).wrapping_sub(1);
+        let inside = ptr.addr() & page_size(frames.page_shift()).wrapping_sub(1);
         let at = u32::try_from(inside.wrapping_shr(class_shift(class))).unwrap_or(0);
         let mut lists = lists.lock(&cx, 0);
         let given = lists.give(frames, slab, at, |next| {
@@ -207,7 +212,8 @@ where
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises a layout that `new_size` fits.
         let wider = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        let same = match (Self::place(layout), Self::place(wider)) {
+        let shift = (self.frames)().map_or(0, Frames::page_shift);
+        let same = match (Self::place(layout, shift), Self::place(wider, shift)) {
             (Some(Place::Class(a)), Some(Place::Class(b))) => a == b,
             (Some(Place::Block(a)), Some(Place::Block(b))) => a == b,
             _ => false,

@@ -12,10 +12,9 @@
 
 use super::handle::{Handle, Node};
 use super::lists::{Lists, next_empty, slab_record};
-use crate::addr::{Pfn, page_size};
+use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
-use crate::format::PageTableFormat;
 use crate::page::{Frames, Kind};
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{AtomicUsize, Class, Mutex, Ordering};
@@ -82,7 +81,8 @@ impl<T: Node> Pool<T> {
     /// # Locks
     /// Takes `Pool`.
     pub fn free<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) {
-        let (pfn, slot) = locate::<T, P>(handle);
+        let frames = cx.frames();
+        let (pfn, slot) = locate(frames, handle);
         let node = self.get(cx.frames(), handle);
         let mut lists = self.lists.lock(cx, 0);
         lists.give(cx.frames(), number(pfn), slot, |next| {
@@ -98,13 +98,13 @@ impl<T: Node> Pool<T> {
     #[inline]
     pub fn get<'m, P: Platform>(&self, frames: &'m Frames<P>, handle: Handle<T>) -> &'m T {
         debug_assert!(
-            slab_record(frames, number(locate::<T, P>(handle).0)).is_some(),
+            slab_record(frames, number(locate(frames, handle).0)).is_some(),
             "{}: {handle:?} is not in a slab",
             T::NAME
         );
         frames
             .memory()
-            .nth_node(handle.into_raw() as usize, slot_bits::<T, P>())
+            .nth_node(handle.into_raw() as usize, slot_bits::<T, P>(frames))
     }
 
     /// Takes `n` nodes (at most `N`) into a reserve, which gives back what was
@@ -182,7 +182,7 @@ impl<T: Node> Pool<T> {
         })?;
         drop(lists);
         self.live.fetch_add(1, Ordering::Relaxed);
-        Handle::from_raw(slab.wrapping_shl(slot_bits::<T, P>()) | slot)
+        Handle::from_raw(slab.wrapping_shl(slot_bits::<T, P>(frames)) | slot)
     }
 
     /// Makes a slab of free nodes, on no list. Returns its frame and
@@ -190,7 +190,7 @@ impl<T: Node> Pool<T> {
     fn build<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<(u32, u32), OutOfMemory> {
         let frames = cx.frames();
         let pfn = frames.alloc(cx, 0)?;
-        let limit = 1u64.wrapping_shl(u32::BITS.saturating_sub(slot_bits::<T, P>()));
+        let limit = 1u64.wrapping_shl(u32::BITS.saturating_sub(slot_bits::<T, P>(frames)));
         let (Some(page), true) = (frames.page(pfn), pfn.as_u64() < limit) else {
             // A handle could not name it.
             let freed = frames.free(cx, pfn);
@@ -250,19 +250,17 @@ impl<T: Node, P: Platform, const N: usize> Drop for Reserve<'_, '_, T, P, N> {
 }
 
 /// log2 of the number of nodes that a frame has numbers for.
-const fn slot_bits<T: Node, P: Platform>() -> u32 {
+fn slot_bits<T: Node, P: Platform>(frames: &Frames<P>) -> u32 {
     let size = size_of::<T>().next_power_of_two();
-    page_size(P::Format::PAGE_SHIFT)
-        .trailing_zeros()
-        .saturating_sub(size.trailing_zeros())
+    frames.page_shift().saturating_sub(size.trailing_zeros())
 }
 
 /// Cuts a handle into frame and slot.
-const fn locate<T: Node, P: Platform>(handle: Handle<T>) -> (Pfn, u32) {
-    let bits = slot_bits::<T, P>();
+fn locate<T: Node, P: Platform>(frames: &Frames<P>, handle: Handle<T>) -> (Pfn, u32) {
+    let bits = slot_bits::<T, P>(frames);
     let raw = handle.into_raw();
     (
-        Pfn::new(raw.wrapping_shr(bits) as u64),
+        Pfn::new(u64::from(raw.wrapping_shr(bits))),
         raw & !u32::MAX.wrapping_shl(bits),
     )
 }

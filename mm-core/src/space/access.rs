@@ -118,14 +118,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// As [`Self::read`].
     pub fn read_cstr(&self, addr: VirtAddr, bytes: &mut [u8]) -> Result<Progress<'m, P>, MmError> {
-        let size = crate::addr::page_size(Self::SHIFT);
+        let size = crate::addr::page_size(self.shift());
         let mut done = 0usize;
         while done < bytes.len() {
             let Some(here) = addr.checked_add(done) else {
                 return fault_at(addr, done);
             };
             // Page by page: what lies behind the NUL may not be there.
-            let in_page = size.saturating_sub(here.page_offset(Self::SHIFT));
+            let in_page = size.saturating_sub(here.page_offset(self.shift()));
             let len = in_page.min(bytes.len().saturating_sub(done));
             let Some(part) = bytes.get_mut(done..done.saturating_add(len)) else {
                 break;
@@ -205,16 +205,16 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         visit: &mut impl Visit,
     ) -> Result<Progress<'m, P>, MmError> {
         let cx = self.mm.cx();
-        let size = crate::addr::page_size(Self::SHIFT);
+        let size = crate::addr::page_size(self.shift());
         let mut done = 0usize;
         while done < len {
             let here = addr
                 .checked_add(done)
-                .filter(|a| a.vpn(Self::SHIFT) < self.user_end());
+                .filter(|a| a.vpn(self.shift()) < self.user_end());
             let Some(here) = here else {
                 return fault_at(addr, done);
             };
-            let offset = here.page_offset(Self::SHIFT);
+            let offset = here.page_offset(self.shift());
             let part = size.saturating_sub(offset).min(len.saturating_sub(done));
             match self.visit_page(&cx, here, offset, done, part, visit) {
                 Ok(None) => done = done.saturating_add(part),
@@ -247,7 +247,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         len: usize,
         visit: &mut impl Visit,
     ) -> Result<Option<crate::object::Ticket<'m, P>>, MmError> {
-        let page = addr.vpn(Self::SHIFT);
+        let page = addr.vpn(self.shift());
         for _ in 0..TURNS {
             if self.visit_present(cx, page, offset, done, len, visit) {
                 return Ok(None);

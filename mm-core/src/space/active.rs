@@ -9,7 +9,7 @@
 use super::{AddressSpace, SpaceNode};
 use crate::addr::PhysAddr;
 use crate::cx::Cx;
-use crate::format::{PageTableFormat, TableOwner};
+use crate::format::TableOwner;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pool::Handle;
@@ -52,7 +52,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let cpu = self.mm.platform().cpu();
         node.get_ref();
         node.tlb.activate(cpu);
-        let shift = <P::Format as PageTableFormat>::PAGE_SHIFT;
+        let shift = self.shift();
         load(Root {
             table: node.root().addr(shift),
             asid: node.tlb.asid().unwrap_or(0),

@@ -50,14 +50,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// `DontNeed` takes the space lock for reading, the others for writing.
     pub fn advise(&self, addr: VirtAddr, len: usize, advice: Advice) -> Result<(), MmError> {
-        if !addr.is_page_aligned(Self::SHIFT) {
+        if !addr.is_page_aligned(self.shift()) {
             return Err(MmError::Invalid(addr));
         }
         if len == 0 {
             return Ok(());
         }
-        let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
-        if range.end().addr(Self::SHIFT) <= addr {
+        let range = PageRange::from_bytes(addr, len, self.shift())?;
+        if range.end().addr(self.shift()) <= addr {
             // The end of the last page is no address.
             return Err(MmError::Invalid(addr));
         }
@@ -111,17 +111,17 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         for vma in self.node().vmas.overlapping(nodes, range) {
             let vma = nodes.vma(vma);
             if vma.start() > at && hole.is_none() {
-                hole = Some(MmError::Unmapped(at.addr(Self::SHIFT)));
+                hole = Some(MmError::Unmapped(at.addr(self.shift())));
             }
             if !fits(vma.flags(), vma.object_raw(), advice) {
                 let stop = vma.start().max(range.start());
-                let error = MmError::Invalid(stop.addr(Self::SHIFT));
+                let error = MmError::Invalid(stop.addr(self.shift()));
                 return (PageRange::new(range.start(), stop), Some(error));
             }
             at = vma.end();
         }
         if at < range.end() && hole.is_none() {
-            hole = Some(MmError::Unmapped(at.addr(Self::SHIFT)));
+            hole = Some(MmError::Unmapped(at.addr(self.shift())));
         }
         (range, hole)
     }

@@ -55,8 +55,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         to: usize,
     ) -> Option<()> {
         let page_up = |a: usize| {
-            a.checked_add(page_mask(Self::SHIFT))
-                .map(|a| VirtAddr::new(a).vpn(Self::SHIFT))
+            a.checked_add(page_mask(self.shift()))
+                .map(|a| VirtAddr::new(a).vpn(self.shift()))
         };
         let (old, new) = (page_up(end)?, page_up(to)?);
         if new < old {

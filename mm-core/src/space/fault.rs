@@ -36,7 +36,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// object, anon_vma and table locks. The caller holds none.
     pub fn fault(&self, fault: &Fault) -> FaultOutcome<'m, P> {
         let cx = self.mm.cx();
-        let page = fault.addr.vpn(Self::SHIFT);
+        let page = fault.addr.vpn(self.shift());
         if page >= self.user_end() {
             return match fault.mode {
                 Mode::User => self.signal(Signal::SegvMapErr(fault.addr)),
@@ -128,7 +128,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Grows the stack area above `page` down to it, if there is one and its
     /// limit and guard gap allow (Linux: expand_stack).
     fn grow_stack(&self, cx: &Cx<'m, P>, page: Vpn) -> Result<Resolution, Stop<'m, P>> {
-        let segv = Stop::Signal(Signal::SegvMapErr(page.addr(Self::SHIFT)));
+        let segv = Stop::Signal(Signal::SegvMapErr(page.addr(self.shift())));
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
         // Most wild accesses end here, without anyone being held up.
@@ -187,7 +187,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// above what no user maps, and with the guard gap below it, unless the
     /// neighbour is a stack too or allows no access (D4).
     fn may_grow(&self, nodes: &Nodes<'_, 'm, P>, layout: &Layout, vma: &Vma, page: Vpn) -> bool {
-        let most = super::SpaceLimits::pages(layout.limits.stack, Self::SHIFT);
+        let most = super::SpaceLimits::pages(layout.limits.stack, self.shift());
         if vma.end().pages_since(page) > most || page < self.user_range(&layout.limits).start() {
             return false;
         }

@@ -42,9 +42,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let own;
         let (object, spec) = match &request.backing {
             Backing::Anonymous if request.flags.contains(MapFlags::SHARED) => {
-                own = self
-                    .mm
-                    .new_object(PagerFacts::memory((pages as u64).wrapping_shl(Self::SHIFT)))?;
+                own = self.mm.new_object(PagerFacts::memory(
+                    (pages as u64).wrapping_shl(self.shift()),
+                ))?;
                 (
                     Some(&own),
                     self.spec(request, 0, own.handle().into_raw(), MemType::WriteBack)?,
@@ -52,7 +52,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             }
             Backing::Anonymous => (None, self.spec(request, 0, 0, MemType::WriteBack)?),
             Backing::Object { object, offset } => {
-                let pgoff = object_pgoff::<P>(*offset, pages)?;
+                let pgoff = object_pgoff(*offset, pages, self.shift())?;
                 (
                     Some(*object),
                     self.spec(
@@ -82,7 +82,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 like: None,
             },
         )?;
-        Ok(range.start().addr(Self::SHIFT))
+        Ok(range.start().addr(self.shift()))
     }
 
     /// Puts an area over a range, in place of what is there. Shared by map,
@@ -123,7 +123,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         if len == 0 {
             return Err(MmError::Invalid(VirtAddr::new(0)));
         }
-        let pages = PageRange::from_bytes(VirtAddr::new(0), len, Self::SHIFT)
+        let pages = PageRange::from_bytes(VirtAddr::new(0), len, self.shift())
             .map_or(usize::MAX, PageRange::pages);
         if pages > self.user_end().as_usize() {
             return Err(MmError::NoGap(len));
@@ -181,15 +181,15 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let exact = request
             .flags
             .intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
-        let lowest = user.start().addr(Self::SHIFT);
+        let lowest = user.start().addr(self.shift());
         // A hint below what users may map means as low as possible.
         let hint = |addr: VirtAddr| if exact { addr } else { addr.max(lowest) };
         let wanted = request.addr.filter(|addr| exact || addr.as_usize() != 0);
         if let Some(addr) = wanted.map(hint) {
-            if exact && !addr.is_page_aligned(Self::SHIFT) {
+            if exact && !addr.is_page_aligned(self.shift()) {
                 return Err(MmError::Invalid(addr));
             }
-            let range = PageRange::with_len(addr.vpn(Self::SHIFT), pages);
+            let range = PageRange::with_len(addr.vpn(self.shift()), pages);
             let inside = range.filter(|r| r.end() <= user.end());
             match (inside, exact) {
                 (Some(range), true) => {
@@ -213,7 +213,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         } else if exact {
             return Err(MmError::Invalid(VirtAddr::new(0)));
         }
-        let base = layout.limits.mmap_base.vpn(Self::SHIFT);
+        let base = layout.limits.mmap_base.vpn(self.shift());
         let grows = request.flags.contains(MapFlags::GROWS_DOWN);
         let below = GapRequest {
             low: user.start().as_usize(),
@@ -299,7 +299,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     pub(super) fn stack_guard(&self, layout: &Layout) -> usize {
-        super::SpaceLimits::pages(layout.limits.stack_guard, Self::SHIFT)
+        super::SpaceLimits::pages(layout.limits.stack_guard, self.shift())
     }
 }
 
@@ -325,8 +325,7 @@ fn max_prot<P: Platform>(request: &MapRequest<'_, '_, P>) -> Result<Prot, MmErro
 }
 
 /// Turns a byte offset into pages of the object.
-fn object_pgoff<P: Platform>(offset: u64, pages: usize) -> Result<usize, MmError> {
-    let shift = <P::Format as PageTableFormat>::PAGE_SHIFT;
+fn object_pgoff(offset: u64, pages: usize, shift: u32) -> Result<usize, MmError> {
     let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
     if offset & mask != 0 {
         return Err(MmError::Invalid(VirtAddr::new(0)));

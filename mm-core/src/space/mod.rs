@@ -130,7 +130,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 
     /// Sets the bounds, and tells the areas how far to keep off stacks.
     fn set_limits_locked(&self, layout: &mut Layout, limits: SpaceLimits) {
-        let guard = SpaceLimits::pages(limits.stack_guard, Self::SHIFT);
+        let guard = SpaceLimits::pages(limits.stack_guard, self.shift());
         let guard = u32::try_from(guard).unwrap_or(u32::MAX);
         self.node().vmas.set_stack_guard(guard);
         layout.limits = limits;
@@ -155,11 +155,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Returns the page shift of the format.
-    pub(crate) const SHIFT: u32 = <P::Format as PageTableFormat>::PAGE_SHIFT;
+    pub(crate) fn shift(&self) -> u32 {
+        self.mm.platform().format().page_shift()
+    }
 
     /// Returns the pages that users may map under these bounds.
     pub(crate) fn user_range(&self, limits: &SpaceLimits) -> PageRange {
-        PageRange::new(limits.min_page(Self::SHIFT), self.user_end())
+        PageRange::new(limits.min_page(self.shift()), self.user_end())
     }
 
     /// Returns the end of user space.

@@ -24,15 +24,15 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// As [`Self::fault`], page by page.
     pub fn populate(&self, addr: VirtAddr, len: usize) -> Result<Progress<'m, P>, MmError> {
-        let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
+        let range = PageRange::from_bytes(addr, len, self.shift())?;
         if range.end() > self.user_end() {
             return Err(MmError::Invalid(addr));
         }
         let cx = self.mm.cx();
-        let size = crate::addr::page_size(Self::SHIFT);
+        let size = crate::addr::page_size(self.shift());
         let mut done = 0usize;
         for page in range.iter() {
-            let at = page.addr(Self::SHIFT);
+            let at = page.addr(self.shift());
             let stopped = match self.populate_access(&cx, page) {
                 None => Some(MmError::Unmapped(at)),
                 Some(Err(error)) => Some(error),
@@ -79,7 +79,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             } else if flags.contains(VmaFlags::EXEC) {
                 Ok(Access::Exec)
             } else {
-                Err(MmError::Denied(page.addr(Self::SHIFT)))
+                Err(MmError::Denied(page.addr(self.shift())))
             },
         )
     }

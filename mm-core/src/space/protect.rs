@@ -43,14 +43,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// Takes the space lock for writing, then what [`Self::map`] takes.
     pub fn protect(&self, addr: VirtAddr, len: usize, prot: Prot) -> Result<(), MmError> {
-        if !addr.is_page_aligned(Self::SHIFT) {
+        if !addr.is_page_aligned(self.shift()) {
             return Err(MmError::Invalid(addr));
         }
         if len == 0 {
             return Ok(());
         }
         let range =
-            PageRange::from_bytes(addr, len, Self::SHIFT).map_err(|_| MmError::Unmapped(addr))?;
+            PageRange::from_bytes(addr, len, self.shift()).map_err(|_| MmError::Unmapped(addr))?;
         let cx = self.mm.cx();
         let layout = self.node().lock.write(&cx, self.key());
         let nodes = Nodes::new(&cx, self.mm);
@@ -86,12 +86,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 break;
             }
             if !vma.flags().may().contains(prot) {
-                let stop = MmError::Denied(at.addr(Self::SHIFT));
+                let stop = MmError::Denied(at.addr(self.shift()));
                 return (PageRange::new(range.start(), at), Some(stop));
             }
             at = vma.end().min(range.end());
         }
-        let stop = (at < range.end()).then(|| MmError::Unmapped(at.addr(Self::SHIFT)));
+        let stop = (at < range.end()).then(|| MmError::Unmapped(at.addr(self.shift())));
         (PageRange::new(range.start(), at), stop)
     }
 

@@ -40,7 +40,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// Takes the space lock for reading.
     pub fn find(&self, addr: VirtAddr) -> Option<VmaInfo> {
-        let page = addr.vpn(Self::SHIFT);
+        let page = addr.vpn(self.shift());
         self.area_from(page)
             .filter(|info| info.range.contains(page))
     }
@@ -58,7 +58,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 let skipped = at.pages_since(info.range.start()) as u64;
                 info.offset = info
                     .offset
-                    .saturating_add(skipped.wrapping_shl(Self::SHIFT));
+                    .saturating_add(skipped.wrapping_shl(self.shift()));
                 info.range = info.range.from(at);
             }
             at = info.range.end();
@@ -97,7 +97,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Some(VmaInfo {
             range: vma.range(),
             flags: vma.flags(),
-            offset: offset.wrapping_shl(Self::SHIFT),
+            offset: offset.wrapping_shl(self.shift()),
             key,
         })
     }
@@ -111,7 +111,7 @@ pub struct Maps<'a, 'm, P: Platform> {
 impl<P: Platform> fmt::Display for Maps<'_, '_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for info in self.space.areas() {
-            let shift = AddressSpace::<P>::SHIFT;
+            let shift = self.space.shift();
             let shared = if info.flags.contains(VmaFlags::SHARED) {
                 's'
             } else {

@@ -36,7 +36,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// Takes the space lock for writing, then what [`Self::map`] takes.
     pub fn unmap(&self, addr: VirtAddr, len: usize) -> Result<(), MmError> {
-        let range = PageRange::from_bytes(addr, len, Self::SHIFT)?;
+        let range = PageRange::from_bytes(addr, len, self.shift())?;
         if range.end() > self.user_end() {
             return Err(MmError::Invalid(addr));
         }
@@ -114,7 +114,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         for vma in self.node().vmas.overlapping(nodes, range) {
             let vma = nodes.vma(vma);
             if vma.flags().contains(VmaFlags::SEALED) {
-                return Err(MmError::NotPermitted(vma.start().addr(Self::SHIFT)));
+                return Err(MmError::NotPermitted(vma.start().addr(self.shift())));
             }
         }
         Ok(())
@@ -125,7 +125,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub(super) fn check_limits(&self, layout: &Layout, delta: &Delta) -> Result<(), MmError> {
         let counts = &self.node().counts;
         let limits = &layout.limits;
-        let pages = |bytes| super::SpaceLimits::pages(bytes, Self::SHIFT);
+        let pages = |bytes| super::SpaceLimits::pages(bytes, self.shift());
         for (have, more, most) in [
             (counts.areas.get(), delta.areas, limits.areas),
             (counts.total.get(), delta.pages, pages(limits.address_space)),

@@ -76,7 +76,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
                 return Ok(false);
             }
             self.fill(table, block, level)?;
-            if <P::Format as PageTableFormat>::BREAK_BEFORE_MAKE {
+            if format.break_before_make() {
                 let last = format.swap(guard.words(), index, Word::ZERO);
                 tlb.flush_pages(self.cx, pages);
                 // What hardware set up to the last moment.

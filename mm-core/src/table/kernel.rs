@@ -173,7 +173,7 @@ impl KernelSpace {
     /// # Locks
     /// Takes `(Space, 0)`, so no other lock may be held; below it tables' locks.
     pub fn vunmap<P: Platform>(&self, cx: &Cx<'_, P>, start: Vpn) -> Result<PageRange, MmError> {
-        let unmapped = MmError::Unmapped(start.addr(<P::Format as PageTableFormat>::PAGE_SHIFT));
+        let unmapped = MmError::Unmapped(start.addr(cx.page_shift()));
         let table = self.table(cx).ok_or(unmapped)?;
         // Held throughout: of two callers, one finds nothing to unmap; and the
         // addresses mean something else only after every CPU forgot them.
@@ -182,7 +182,7 @@ impl KernelSpace {
         let mut gather = TlbGather::new(cx, &self.tlb);
         CursorMut::new(table, &self.tlb, area)
             .unmap(&mut gather)
-            .map_err(|e| mm_error::<P>(e))?;
+            .map_err(|e| mm_error(e, cx.page_shift()))?;
         let _nothing_owned = gather.finish();
         window.give(cx, area);
         Ok(area)
@@ -195,7 +195,7 @@ impl KernelSpace {
         place: Placement,
         map: impl FnOnce(&mut CursorMut<'c, 'm, P>) -> Result<crate::tlb::MapFlush, TableError>,
     ) -> Result<PageRange, MmError> {
-        let shift = <P::Format as PageTableFormat>::PAGE_SHIFT;
+        let shift = cx.page_shift();
         let table = self.table(cx).ok_or(MmError::NotSupported)?;
         if pages == 0 {
             return Err(MmError::Invalid(Vpn::new(0).addr(shift)));
@@ -210,15 +210,15 @@ impl KernelSpace {
             }
             Err(e) => {
                 self.window.lock(cx, 0).give(cx, area);
-                Err(mm_error::<P>(e))
+                Err(mm_error(e, cx.page_shift()))
             }
         }
     }
 }
 
-fn mm_error<P: Platform>(e: TableError) -> MmError {
+fn mm_error(e: TableError, shift: u32) -> MmError {
     match e.why {
         Why::OutOfMemory => MmError::OutOfMemory,
-        _ => e.into_mm_error(<P::Format as PageTableFormat>::PAGE_SHIFT),
+        _ => e.into_mm_error(shift),
     }
 }

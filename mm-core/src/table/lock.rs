@@ -316,13 +316,13 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     /// Returns whether hardware cannot write to this word.
     fn is_settled(&self, word: <P::Format as PageTableFormat>::Word) -> bool {
         let format = self.cx.format();
-        <P::Format as PageTableFormat>::HARDWARE_AD == HardwareAd::None
+        format.hardware_ad() == HardwareAd::None
             || format.ad_settled(word)
             || !matches!(format.decode(word, self.level), Entry::Leaf { .. })
     }
 
     pub(super) fn map_flush(&self, page: Vpn) -> MapFlush {
-        if <P::Format as PageTableFormat>::CACHES_INVALID {
+        if self.cx.format().caches_invalid() {
             let end = page.saturating_add(self.cx.format().entry_pages(self.level));
             MapFlush::of(PageRange::new(page, end))
         } else {

@@ -151,7 +151,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     ) -> Result<MapFlush, TableError> {
         let done = PageRange::new(whole.start(), self.at());
         match result {
-            Ok(()) if <P::Format as PageTableFormat>::CACHES_INVALID => Ok(MapFlush::of(done)),
+            Ok(()) if self.table.cx.format().caches_invalid() => Ok(MapFlush::of(done)),
             Ok(()) => Ok(MapFlush::NONE),
             Err(e) => {
                 self.take_back(done);

@@ -282,7 +282,7 @@ fn is_canonical<F: PageTableFormat>(format: F, page: Vpn) -> bool {
     let reach = format.index_shift(format.levels().saturating_add(1));
     let above = page.as_usize().checked_shr(reach).unwrap_or(0);
     let width = usize::BITS
-        .saturating_sub(F::PAGE_SHIFT)
+        .saturating_sub(format.page_shift())
         .saturating_sub(reach);
     let ones = 1usize.checked_shl(width).unwrap_or(0).wrapping_sub(1);
     above == 0 || above == ones

@@ -147,7 +147,7 @@ impl Window {
         first: usize,
         last: usize,
     ) -> Result<(), OutOfMemory> {
-        let per_chunk = pages_per_chunk::<P>();
+        let per_chunk = pages_per_chunk(cx);
         let chunk_of = |page: usize| page.checked_div(per_chunk).unwrap_or(CHUNKS);
         for chunk in chunk_of(first)..=chunk_of(last) {
             let slot = self.chunks.get_mut(chunk).ok_or(OutOfMemory)?;
@@ -167,7 +167,7 @@ impl Window {
         page: usize,
         bits: Bits,
     ) -> Option<(&'m AtomicU32, u32)> {
-        let per_chunk = pages_per_chunk::<P>();
+        let per_chunk = pages_per_chunk(cx);
         let chunk = *self.chunks.get(page.checked_div(per_chunk)?)?;
         if chunk == 0 {
             return None;
@@ -210,7 +210,6 @@ enum Put {
 }
 
 /// Returns how many pages one frame of bits covers: two bits each.
-fn pages_per_chunk<P: Platform>() -> usize {
-    use crate::format::PageTableFormat;
-    crate::addr::page_size(<P::Format as PageTableFormat>::PAGE_SHIFT).saturating_mul(8) / 2
+fn pages_per_chunk<P: Platform>(cx: &Cx<'_, P>) -> usize {
+    crate::addr::page_size(cx.page_shift()).saturating_mul(8) / 2
 }

@@ -44,7 +44,7 @@ impl SpaceLimits {
     /// stack, 1 MiB of guard, 65,530 areas; mapping starts 16 MiB below the
     /// end of user space, which leaves the stack its room.
     pub fn for_format<F: PageTableFormat>(format: F) -> Self {
-        let shift = F::PAGE_SHIFT;
+        let shift = format.page_shift();
         let end = format.user_end();
         let reserve: usize = 16 << 20;
         let base = end.saturating_sub(reserve.checked_shr(shift).unwrap_or(0));
