@@ -183,7 +183,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     ) -> usize {
         let (format, level) = (self.cx.format(), self.level);
         let first = self.index(page);
-        let end = first.saturating_add(count).min(self.words.len());
+        let end = first.saturating_add(count).min(format.entries(level));
         // The first in-use entry, looked for in one go: a store to each entry
         // is then all that is left to do.
         let free = if self.live() == 0 {
@@ -192,10 +192,10 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             let used = (first..end).find(|&i| format.load(self.words, i) != Word::ZERO);
             used.unwrap_or(end)
         };
-        // Cut to size, so that the bound is tested once and not at each store.
-        let words = self.words.get(..free).unwrap_or_default();
-        for i in first..words.len() {
-            format.store(words, i, word);
+        // A node has at least a word for each entry; said here, so that plain
+        // words are stored without a test of the bound at each.
+        for i in first..free.min(self.words.len()) {
+            format.store(self.words, i, word);
             word = format.next_page(word, level);
         }
         let installed = free.saturating_sub(first);

@@ -295,9 +295,11 @@ fn alloc_table<P: Platform>(cx: &Cx<'_, P>, level: u8, space: u32) -> Result<Pfn
     let Some(page) = cx.frames().page(pfn) else {
         return Err(OutOfMemory);
     };
+    // The root hangs on a register; its address is as wide as an entry's.
+    let above = level.saturating_add(1).min(cx.format().levels());
     if cx
         .format()
-        .encode_table(pfn, level.saturating_add(1), TableOwner::User)
+        .encode_table(pfn, above, TableOwner::User)
         .is_err()
     {
         // A frame that no entry can name is as good as none.

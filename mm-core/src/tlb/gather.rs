@@ -5,7 +5,7 @@
 //!   table ──detach► Detached ──push_table─┤
 //!                                         ▼
 //!                      ┌──────────── TlbGather ───────────┐
-//!                      │ 32 words inline │ spare frame     │   edges
+//!                      │ 32 words inline │ spare node      │   edges
 //!                      │ head ─► table ─► table ─► table   │   through records
 //!                      └──────────────────────────────────┘
 //!                                         │ finish
@@ -37,7 +37,7 @@ use super::{FLUSH_CEILING_PAGES, MapFlush, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
-use crate::format::{AttrFlags, Cell, Entry, NonPresentKind, PageTableFormat, Word, WordCell};
+use crate::format::{AttrFlags, Cell, Entry, NonPresentKind, PageTableFormat, Word};
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
 use crate::range::PageRange;
@@ -95,7 +95,7 @@ pub struct TlbGather<'c, 'm, P: Platform> {
     cx: &'c Cx<'m, P>,
     tlb: &'c SpaceTlb,
     words: ArrayVec<FormatWord<P>, BATCH>,
-    /// A frame full of words, for unmaps with long edges.
+    /// A node full of words, for unmaps with long edges.
     spare: Option<Pfn>,
     spare_used: usize,
     /// The chain of detached tables.
@@ -153,9 +153,10 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if self.spare.is_some() {
             return Err(OutOfMemory);
         }
-        let pfn = self.cx.frames().alloc(self.cx, 0)?;
+        let order = self.cx.format().table_order(1);
+        let pfn = self.cx.frames().alloc(self.cx, order)?;
         let memory = self.cx.platform().memory();
-        memory.make_words::<Cell<P::Format>>(pfn, 0);
+        memory.make_words::<Cell<P::Format>>(pfn, order);
         self.spare = Some(pfn);
         Ok(())
     }
@@ -245,7 +246,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
 
     /// Returns how many more entries surely find room.
     pub fn room(&self) -> usize {
-        let spare = self.spare_words().len().saturating_sub(self.spare_used);
+        let spare = self.spare_room().saturating_sub(self.spare_used);
         self.words.remaining_capacity().saturating_add(spare)
     }
 
@@ -344,32 +345,35 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if self.words.try_push(word).is_ok() {
             return true;
         }
-        let words = self.spare_words();
-        if self.spare_used >= words.len() {
+        if self.spare_used >= self.spare_room() {
             return false;
         }
-        if let Some(cell) = words.get(self.spare_used) {
-            cell.store(word);
-        }
+        self.cx
+            .format()
+            .store(self.spare_words(), self.spare_used, word);
         self.spare_used = self.spare_used.saturating_add(1);
         true
     }
 
+    /// The spare is a node like a level-1 table's, linked nowhere: only slots
+    /// hold a format's words.
     fn spare_words(&self) -> &'m [Cell<P::Format>] {
+        let order = self.cx.format().table_order(1);
         self.spare
-            .map_or(&[], |pfn| self.cx.platform().memory().words(pfn, 0))
+            .map_or(&[], |pfn| self.cx.platform().memory().words(pfn, order))
+    }
+
+    fn spare_room(&self) -> usize {
+        self.spare.map_or(0, |_| self.cx.format().entries(1))
     }
 
     fn release_words(&mut self) {
         for word in core::mem::take(&mut self.words) {
             self.release(word, 1);
         }
-        for cell in self
-            .spare_words()
-            .iter()
-            .take(core::mem::take(&mut self.spare_used))
-        {
-            self.release(cell.load(), 1);
+        for i in 0..core::mem::take(&mut self.spare_used) {
+            let word = self.cx.format().load(self.spare_words(), i);
+            self.release(word, 1);
         }
     }
 
@@ -390,8 +394,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 .words::<Cell<P::Format>>(pfn, order);
             // Count down what is live, so that a sparse table is not read whole.
             let mut live = record.live();
-            let words = words.get(..format.entries(level)).unwrap_or_default();
-            for i in 0..words.len() {
+            for i in 0..format.entries(level) {
                 if live == 0 {
                     break;
                 }
