@@ -11,6 +11,7 @@ use mm_core::format::WordCell;
 use mm_core::page::Page;
 use mm_core::platform::{DirectMap, LinearMemory, PhysMemory};
 use mm_core::pool::Node;
+use mm_core::sync::{AtomicU32 as AtomicCell32, AtomicU64 as AtomicCell64};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
 use std::fmt::Debug;
@@ -130,6 +131,18 @@ impl Arena {
             let is = v.load(Ordering::Relaxed);
             assert_eq!(is, view, "{pfn}+{i} is not used as what it was made");
         }
+    }
+
+    /// Returns the words of a table frame as hardware reads them: whatever the
+    /// width of the cells through which the library writes them.
+    ///
+    /// # Panics
+    /// When the frame does not hold words.
+    pub fn hardware<C: WordCell>(&self, pfn: Pfn) -> &[C] {
+        let is = self.view(pfn, 1)[0].load(Ordering::Relaxed);
+        let words = [view_of::<AtomicCell32>(), view_of::<AtomicCell64>()];
+        assert!(words.contains(&is), "{pfn} is not a table");
+        self.map.words(pfn, 0)
     }
 
     /// A frame is touched as bytes: fine unless it is free. Whoever allocated a

@@ -6,18 +6,26 @@
 //! | [`platform`] | CPUs, preemption, flushes, wake-ups, failing allocations |
 //! | [`mmu`] | hardware walkers, written from the manuals |
 //! | [`tlb`] | TLBs and paging-structure caches that forget nothing |
+//! | [`format`](mod@format) | every format and walker behind one type |
+//! | [`machine`] | the machines that every suite runs on |
 //! | [`world`] | all of it together, with programs and files |
 //! | [`check`] | all spaces, records and TLBs against one another |
 //! | [`oracle`] | a flat model, and random scripts that follow it |
 //! | [`random`] | seeded choices |
 
 pub mod arena;
+#[cfg(not(loom))]
 pub mod check;
+#[cfg(not(loom))]
+pub mod format;
+#[cfg(not(loom))]
+pub mod machine;
 pub mod mmu;
 pub mod oracle;
 pub mod platform;
 pub mod random;
 pub mod tlb;
+#[cfg(not(loom))]
 pub mod world;
 
 /// Compiles the example of the repository's README.

@@ -13,7 +13,6 @@
 
 use crate::arena::Arena;
 use mm_core::format::WordCell;
-use mm_core::platform::PhysMemory;
 use mm_core::prot::Access;
 use mm_core::sync::{AtomicU64, Ordering};
 use std::fmt::Debug;
@@ -131,7 +130,7 @@ pub struct Step {
 }
 
 /// One architecture's walk.
-pub trait Walker: Send + Sync + Debug + Copy + 'static {
+pub trait Walker: Send + Sync + Debug + 'static {
     /// Whether entries that were found not present are remembered.
     fn caches_invalid(&self) -> bool;
     /// Whether a fault drops the translation that caused it, and what paging-
@@ -218,7 +217,7 @@ impl Walker for LongModeWalker {
         loop {
             let shift = 9 * u32::from(at.level - 1);
             let index = (page >> shift) & 511;
-            let words: &[AtomicU64] = ram.words(mm_core::addr::Pfn::new(at.table), 0);
+            let words: &[AtomicU64] = ram.hardware(mm_core::addr::Pfn::new(at.table));
             let cell = &words[index];
             let word = cell.load(Ordering::SeqCst);
             // Bit 0: present. All else is ignored when it is clear.
@@ -375,7 +374,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
         let mut at = from;
         loop {
             let shift = self.bits * u32::from(at.level - 1);
-            let words: &[C] = ram.words(mm_core::addr::Pfn::new(at.table), 0);
+            let words: &[C] = ram.hardware(mm_core::addr::Pfn::new(at.table));
             let cell = &words[(page >> shift) & ((1 << self.bits) - 1)];
             let raw = cell.load();
             let word = raw.to_u64();

@@ -14,6 +14,7 @@
 //! real page-table words read by a walker that knows nothing of the library.
 //! A world leaks its machine: tests are short.
 
+use crate::format::{AnyFormat, AnyWalker};
 use crate::mmu::{Mode as CpuMode, Walker};
 use crate::platform::{TestPlatform, on_cpu};
 use crate::tlb::{Loaded, SoftTlbs};
@@ -31,11 +32,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The machine of a world.
-pub type TestMm<F> = Mm<TestPlatform<F>>;
+pub type TestMm<F = AnyFormat> = Mm<TestPlatform<F>>;
 /// An address space of a world.
-pub type Space<F> = AddressSpace<'static, TestPlatform<F>>;
+pub type Space<F = AnyFormat> = AddressSpace<'static, TestPlatform<F>>;
 /// An object of a world.
-pub type File<F> = ObjectRef<'static, TestPlatform<F>>;
+pub type File<F = AnyFormat> = ObjectRef<'static, TestPlatform<F>>;
 
 /// Why an access of a simulated program did not succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,8 +55,9 @@ const HASTE: usize = 8;
 /// Faults on one access after which it counts as a livelock (D1).
 const PATIENCE: usize = 2000;
 
-/// A machine with CPUs and files.
-pub struct World<F: PageTableFormat, W: Walker> {
+/// A machine with CPUs and files. Of any format unless the type says which:
+/// see [`crate::machine`].
+pub struct World<F: PageTableFormat = AnyFormat, W: Walker = AnyWalker> {
     mm: &'static TestMm<F>,
     tlbs: Arc<SoftTlbs<W>>,
     loaded: Vec<Mutex<Option<Active<'static, TestPlatform<F>>>>>,

@@ -6,232 +6,239 @@ use mm_core::object::PagerFacts;
 use mm_core::prot::Prot;
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
-use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::world::{Stopped, World};
-use mm_x86_64::{FourLevel, Paging};
 
-type X64 = World<Paging<FourLevel>, LongModeWalker>;
-
-fn world(seed: u64) -> X64 {
-    World::new(
-        Paging::new(FourLevel),
-        LongModeWalker::new(4),
-        2048,
-        4,
-        seed,
-    )
+fn world(machine: &Machine, seed: u64) -> World {
+    machine.world(2048, 4, seed)
 }
 
-const PAGE: usize = 4096;
-
-fn text(pages: usize) -> Vec<u8> {
-    (0..pages * PAGE)
-        .map(|i| (i / PAGE) as u8 ^ (i % PAGE % 251) as u8)
+fn text(pages: usize, page: usize) -> Vec<u8> {
+    (0..pages * page)
+        .map(|i| (i / page) as u8 ^ (i % page % 251) as u8)
         .collect()
 }
 
 #[test]
 fn a_private_mapping_reads_the_file_and_keeps_its_stores() {
-    let w = world(1);
-    let bytes = text(40);
-    let file = w.file(7, &bytes);
-    let s = w.space();
-    let a = s
-        .map(&MapRequest::private(&file, 0, 40 * PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    let mut got = vec![0; bytes.len()];
-    w.load(0, &s, a, &mut got).unwrap();
-    assert_eq!(got, bytes);
-    assert_eq!(
-        w.mm().stats().get(Counter::FaultWait),
-        40,
-        "each page was waited for"
-    );
-    w.store(0, &s, a + 3, b"mine").unwrap();
-    assert_eq!(w.peek(0, &s, a + 3), Ok(b'm'));
-    let mut cached = [0; 4];
-    assert_eq!(file.read(3, &mut cached).done, 4);
-    assert_eq!(cached, bytes[3..7]);
-    let t = w.space();
-    let b = t
-        .map(&MapRequest::private(&file, 0, 40 * PAGE, Prot::READ))
-        .unwrap()
-        .as_usize();
-    w.load(1, &t, b, &mut got).unwrap();
-    assert_eq!(got, bytes);
-    assert!(
-        w.mm().stats().get(Counter::FaultAround) > 30,
-        "cached neighbours come along"
-    );
-    assert_eq!(
-        w.mm().stats().get(Counter::FaultWait),
-        40,
-        "nothing is read twice"
-    );
-    drop((s, t, file));
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 1);
+        let bytes = text(40, page);
+        let file = w.file(7, &bytes);
+        let s = w.space();
+        let a = s
+            .map(&MapRequest::private(&file, 0, 40 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        let mut got = vec![0; bytes.len()];
+        w.load(0, &s, a, &mut got).unwrap();
+        assert_eq!(got, bytes);
+        assert_eq!(
+            w.mm().stats().get(Counter::FaultWait),
+            40,
+            "each page was waited for"
+        );
+        w.store(0, &s, a + 3, b"mine").unwrap();
+        assert_eq!(w.peek(0, &s, a + 3), Ok(b'm'));
+        let mut cached = [0; 4];
+        assert_eq!(file.read(3, &mut cached).done, 4);
+        assert_eq!(cached, bytes[3..7]);
+        let t = w.space();
+        let b = t
+            .map(&MapRequest::private(&file, 0, 40 * page, Prot::READ))
+            .unwrap()
+            .as_usize();
+        w.load(1, &t, b, &mut got).unwrap();
+        assert_eq!(got, bytes);
+        assert!(
+            w.mm().stats().get(Counter::FaultAround) > 30,
+            "cached neighbours come along"
+        );
+        assert_eq!(
+            w.mm().stats().get(Counter::FaultWait),
+            40,
+            "nothing is read twice"
+        );
+        drop((s, t, file));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn d5_past_the_end_of_the_file_is_sigbus_and_the_tail_is_zero() {
-    let w = world(2);
-    let file = w.file(1, &[1; PAGE + 10]);
-    let s = w.space();
-    for shared in [false, true] {
-        let mut r = MapRequest::private(&file, 0, 4 * PAGE, Prot::RW);
-        if shared {
-            r = r.with(MapFlags::SHARED);
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 2);
+        let file = w.file(1, &vec![1; page + 10]);
+        let s = w.space();
+        for shared in [false, true] {
+            let mut r = MapRequest::private(&file, 0, 4 * page, Prot::RW);
+            if shared {
+                r = r.with(MapFlags::SHARED);
+            }
+            let a = s.map(&r).unwrap().as_usize();
+            assert_eq!(w.peek(0, &s, a + page + 9), Ok(1));
+            assert_eq!(w.peek(0, &s, a + page + 10), Ok(0));
+            for access in [
+                w.peek(0, &s, a + 2 * page).map(|_| ()),
+                w.poke(0, &s, a + 2 * page, 1),
+            ] {
+                assert!(
+                    matches!(access, Err(Stopped::Signal(Signal::BusAdrErr(_)))),
+                    "{access:?}"
+                );
+            }
         }
-        let a = s.map(&r).unwrap().as_usize();
-        assert_eq!(w.peek(0, &s, a + PAGE + 9), Ok(1));
-        assert_eq!(w.peek(0, &s, a + PAGE + 10), Ok(0));
-        for access in [
-            w.peek(0, &s, a + 2 * PAGE).map(|_| ()),
-            w.poke(0, &s, a + 2 * PAGE, 1),
-        ] {
-            assert!(
-                matches!(access, Err(Stopped::Signal(Signal::BusAdrErr(_)))),
-                "{access:?}"
-            );
-        }
-    }
-    drop((s, file));
-    w.assert_empty();
+        drop((s, file));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn e14_shared_anonymous_memory_stays_shared_after_fork() {
-    let w = world(3);
-    let s = w.space();
-    let r = MapRequest::anonymous(2 * PAGE, Prot::RW).with(MapFlags::SHARED);
-    let a = s.map(&r).unwrap().as_usize();
-    w.poke(0, &s, a, 1).unwrap();
-    let c = s.fork().unwrap();
-    assert_eq!(w.peek(1, &c, a), Ok(1));
-    w.poke(1, &c, a, 2).unwrap();
-    w.poke(1, &c, a + PAGE, 3).unwrap();
-    assert_eq!(w.peek(0, &s, a), Ok(2));
-    assert_eq!(
-        w.peek(0, &s, a + PAGE),
-        Ok(3),
-        "also when first touched after the fork"
-    );
-    drop((s, c));
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 3);
+        let s = w.space();
+        let r = MapRequest::anonymous(2 * page, Prot::RW).with(MapFlags::SHARED);
+        let a = s.map(&r).unwrap().as_usize();
+        w.poke(0, &s, a, 1).unwrap();
+        let c = s.fork().unwrap();
+        assert_eq!(w.peek(1, &c, a), Ok(1));
+        w.poke(1, &c, a, 2).unwrap();
+        w.poke(1, &c, a + page, 3).unwrap();
+        assert_eq!(w.peek(0, &s, a), Ok(2));
+        assert_eq!(
+            w.peek(0, &s, a + page),
+            Ok(3),
+            "also when first touched after the fork"
+        );
+        drop((s, c));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn shared_file_stores_reach_everyone_and_make_the_page_dirty() {
-    let w = world(4);
-    let file = w.file(1, &text(3));
-    let (s, t) = (w.space(), w.space());
-    let a = s
-        .map(&MapRequest::shared(&file, 0, 3 * PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    let b = t
-        .map(&MapRequest::shared(&file, PAGE as u64, PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    assert_eq!(w.peek(0, &s, a + PAGE), Ok(1));
-    w.poke(1, &t, b, 0xee).unwrap();
-    assert_eq!(w.peek(0, &s, a + PAGE), Ok(0xee));
-    let mut back = [0];
-    assert_eq!(file.read(PAGE as u64, &mut back).done, 1);
-    assert_eq!(back, [0xee]);
-    let cx = w.mm().cx();
-    let dirty = file.view(&cx).next_dirty(0).map(|(at, _)| at);
-    assert_eq!(dirty, Some(1));
-    drop(cx);
-    drop((s, t, file));
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 4);
+        let file = w.file(1, &text(3, page));
+        let (s, t) = (w.space(), w.space());
+        let a = s
+            .map(&MapRequest::shared(&file, 0, 3 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        let b = t
+            .map(&MapRequest::shared(&file, page as u64, page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        assert_eq!(w.peek(0, &s, a + page), Ok(1));
+        w.poke(1, &t, b, 0xee).unwrap();
+        assert_eq!(w.peek(0, &s, a + page), Ok(0xee));
+        let mut back = [0];
+        assert_eq!(file.read(page as u64, &mut back).done, 1);
+        assert_eq!(back, [0xee]);
+        let cx = w.mm().cx();
+        let dirty = file.view(&cx).next_dirty(0).map(|(at, _)| at);
+        assert_eq!(dirty, Some(1));
+        drop(cx);
+        drop((s, t, file));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn lesson_8_private_pages_of_files_are_shared_only_for_reading_at_fork() {
-    let w = world(5);
-    let file = w.file(1, &text(4));
-    let s = w.space();
-    let a = s
-        .map(&MapRequest::private(&file, 0, 4 * PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    s.protect(VirtAddr::new(a + PAGE), PAGE, Prot::READ)
-        .unwrap();
-    w.poke(0, &s, a + 2 * PAGE, 0xaa).unwrap();
-    let c = s.fork().unwrap();
-    w.poke(1, &c, a + 2 * PAGE, 0xbb).unwrap();
-    w.poke(1, &c, a, 0xcc).unwrap();
-    assert_eq!(w.peek(0, &s, a + 2 * PAGE), Ok(0xaa));
-    assert_eq!(w.peek(0, &s, a), Ok(0));
-    assert_eq!(w.peek(1, &c, a + 3 * PAGE), Ok(3));
-    let denied = w.poke(1, &c, a + PAGE, 1);
-    assert!(matches!(
-        denied,
-        Err(Stopped::Signal(Signal::SegvAccErr(_)))
-    ));
-    drop((s, c, file));
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 5);
+        let file = w.file(1, &text(4, page));
+        let s = w.space();
+        let a = s
+            .map(&MapRequest::private(&file, 0, 4 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        s.protect(VirtAddr::new(a + page), page, Prot::READ)
+            .unwrap();
+        w.poke(0, &s, a + 2 * page, 0xaa).unwrap();
+        let c = s.fork().unwrap();
+        w.poke(1, &c, a + 2 * page, 0xbb).unwrap();
+        w.poke(1, &c, a, 0xcc).unwrap();
+        assert_eq!(w.peek(0, &s, a + 2 * page), Ok(0xaa));
+        assert_eq!(w.peek(0, &s, a), Ok(0));
+        assert_eq!(w.peek(1, &c, a + 3 * page), Ok(3));
+        let denied = w.poke(1, &c, a + page, 1);
+        assert!(matches!(
+            denied,
+            Err(Stopped::Signal(Signal::SegvAccErr(_)))
+        ));
+        drop((s, c, file));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn memory_objects_map_without_waiting() {
-    let w = world(6);
-    let file = w
-        .mm()
-        .new_object(PagerFacts::memory(10 * PAGE as u64))
-        .unwrap();
-    assert_eq!(file.write(5, b"hello").done, 5);
-    let s = w.space();
-    let a = s
-        .map(&MapRequest::shared(&file, 0, PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    assert_eq!(w.peek(0, &s, a + 5), Ok(b'h'));
-    assert_eq!(w.mm().stats().get(Counter::FaultWait), 0);
-    drop((s, file));
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 6);
+        let file = w
+            .mm()
+            .new_object(PagerFacts::memory(10 * page as u64))
+            .unwrap();
+        assert_eq!(file.write(5, b"hello").done, 5);
+        let s = w.space();
+        let a = s
+            .map(&MapRequest::shared(&file, 0, page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        assert_eq!(w.peek(0, &s, a + 5), Ok(b'h'));
+        assert_eq!(w.mm().stats().get(Counter::FaultWait), 0);
+        drop((s, file));
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn g5_lesson_60_truncation_unmaps_private_copies_too() {
-    let w = world(7);
-    let file = w.file(1, &text(6));
-    let (s, t) = (w.space(), w.space());
-    let a = s
-        .map(&MapRequest::shared(&file, 0, 6 * PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    let b = t
-        .map(&MapRequest::private(&file, 0, 6 * PAGE, Prot::RW))
-        .unwrap()
-        .as_usize();
-    for page in 0..6 {
-        w.peek(0, &s, a + page * PAGE).unwrap();
-        w.poke(1, &t, b + page * PAGE, 0x77).unwrap();
-    }
-    file.set_size(2 * PAGE as u64 + 100).unwrap();
-    assert_eq!(w.peek(0, &s, a + 2 * PAGE + 99), Ok(2 ^ 99));
-    assert_eq!(w.peek(1, &t, b + 2 * PAGE), Ok(0x77), "the last page stays");
-    for page in 3..6 {
-        for access in [
-            w.peek(0, &s, a + page * PAGE),
-            w.peek(1, &t, b + page * PAGE),
-        ] {
-            assert!(
-                matches!(access, Err(Stopped::Signal(Signal::BusAdrErr(_)))),
-                "{access:?}"
-            );
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 7);
+        let file = w.file(1, &text(6, page));
+        let (s, t) = (w.space(), w.space());
+        let a = s
+            .map(&MapRequest::shared(&file, 0, 6 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        let b = t
+            .map(&MapRequest::private(&file, 0, 6 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        for n in 0..6 {
+            w.peek(0, &s, a + n * page).unwrap();
+            w.poke(1, &t, b + n * page, 0x77).unwrap();
         }
-    }
-    assert_eq!(t.counts().anon.get(), 3);
-    file.set_size(6 * PAGE as u64).unwrap();
-    assert_eq!(
-        w.peek(0, &s, a + 2 * PAGE + 100),
-        Ok(0),
-        "growth shows zeros"
-    );
-    drop((s, t, file));
-    w.assert_empty();
+        file.set_size(2 * page as u64 + 100).unwrap();
+        assert_eq!(w.peek(0, &s, a + 2 * page + 99), Ok(2 ^ 99));
+        assert_eq!(w.peek(1, &t, b + 2 * page), Ok(0x77), "the last page stays");
+        for n in 3..6 {
+            for access in [w.peek(0, &s, a + n * page), w.peek(1, &t, b + n * page)] {
+                assert!(
+                    matches!(access, Err(Stopped::Signal(Signal::BusAdrErr(_)))),
+                    "{access:?}"
+                );
+            }
+        }
+        assert_eq!(t.counts().anon.get(), 3);
+        file.set_size(6 * page as u64).unwrap();
+        assert_eq!(
+            w.peek(0, &s, a + 2 * page + 100),
+            Ok(0),
+            "growth shows zeros"
+        );
+        drop((s, t, file));
+        w.assert_empty();
+    });
 }

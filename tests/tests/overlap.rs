@@ -8,26 +8,26 @@ use mm_core::fault::{Fault, FaultOutcome, Mode};
 use mm_core::prot::{Access, Prot};
 use mm_core::space::MapRequest;
 use mm_core::sync::Class;
-use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
-use mm_testkit::world::World;
-use mm_x86_64::{FourLevel, Paging};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-type X64 = World<Paging<FourLevel>, LongModeWalker>;
+/// Two pages far from each other: no table between them but the upper ones.
+const FIRST: usize = 0x40000;
+const SECOND: usize = 0x80000;
 
-const PAGE: usize = 4096;
-
-/// Lets a store at `second` fault in the middle of a store at `first`.
-fn overlap(first: usize, second: usize) {
-    let w: X64 = World::new(Paging::new(FourLevel), LongModeWalker::new(4), 2048, 2, 1);
+/// Lets a store to page `second` fault in the middle of a store to page `first`.
+fn overlap(machine: &Machine, first: usize, second: usize) {
+    let page = machine.page_size();
+    let (first, second) = (first * page, second * page);
+    let w = machine.world(2048, 2, 1);
     let s = w.space();
-    for at in [0x4000_0000, 0x8000_0000] {
-        let area = MapRequest::anonymous(8 * PAGE, Prot::RW).fixed(VirtAddr::new(at));
+    for at in [FIRST * page, SECOND * page] {
+        let area = MapRequest::anonymous(8 * page, Prot::RW).fixed(VirtAddr::new(at));
         s.map(&area).unwrap();
         // Both areas have their anon_vma and their table.
-        w.poke(0, &s, at + 7 * PAGE, 1).unwrap();
+        w.poke(0, &s, at + 7 * page, 1).unwrap();
     }
     let answered = Arc::new(AtomicUsize::new(0));
     let (other, count) = (s.clone(), answered.clone());
@@ -55,18 +55,24 @@ fn overlap(first: usize, second: usize) {
 
 #[test]
 fn faults_on_two_areas_overlap() {
-    overlap(0x4000_0000, 0x8000_0000);
+    on_every_machine(|machine| {
+        overlap(machine, FIRST, SECOND);
+    });
 }
 
 #[test]
 fn faults_on_two_pages_of_one_area_overlap() {
-    overlap(0x4000_0000, 0x4000_0000 + PAGE);
+    on_every_machine(|machine| {
+        overlap(machine, FIRST, FIRST + 1);
+    });
 }
 
 /// H3: the same page, twice at once: one frame is kept, none is lost.
 #[test]
 fn h3_faults_on_one_page_overlap() {
-    overlap(0x4000_0000, 0x4000_0000);
+    on_every_machine(|machine| {
+        overlap(machine, FIRST, FIRST);
+    });
 }
 
 /// The locks of a first store, in order: one space, one area, one table at a
@@ -74,35 +80,38 @@ fn h3_faults_on_one_page_overlap() {
 /// but the buddy allocator's few instructions.
 #[test]
 fn the_locks_of_a_fault_are_few_and_known() {
-    let w: X64 = World::new(Paging::new(FourLevel), LongModeWalker::new(4), 2048, 1, 1);
-    let s = w.space();
-    let at = 0x4000_0000;
-    let area = MapRequest::anonymous(8 * PAGE, Prot::RW).fixed(VirtAddr::new(at));
-    s.map(&area).unwrap();
-    w.poke(0, &s, at, 1).unwrap();
-    w.platform().take_log();
-    w.platform().log_locks();
-    let fault = Fault {
-        addr: VirtAddr::new(at + PAGE),
-        access: Access::Write,
-        mode: Mode::User,
-    };
-    let outcome = s.fault(&fault);
-    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
-    let locks = w.platform().take_log().locks;
-    let classes: Vec<Class> = locks.iter().map(|rank| rank.class).collect();
-    let want = [
-        Class::Space,
-        Class::Vma,
-        Class::Table,
-        Class::Buddy,
-        Class::Table,
-    ];
-    assert_eq!(classes, want, "{locks:?}");
-    assert_eq!(
-        locks[2], locks[4],
-        "the leaf table, looked at and then filled"
-    );
-    drop(s);
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(2048, 1, 1);
+        let s = w.space();
+        let at = FIRST * page;
+        let area = MapRequest::anonymous(8 * page, Prot::RW).fixed(VirtAddr::new(at));
+        s.map(&area).unwrap();
+        w.poke(0, &s, at, 1).unwrap();
+        w.platform().take_log();
+        w.platform().log_locks();
+        let fault = Fault {
+            addr: VirtAddr::new(at + page),
+            access: Access::Write,
+            mode: Mode::User,
+        };
+        let outcome = s.fault(&fault);
+        assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+        let locks = w.platform().take_log().locks;
+        let classes: Vec<Class> = locks.iter().map(|rank| rank.class).collect();
+        let want = [
+            Class::Space,
+            Class::Vma,
+            Class::Table,
+            Class::Buddy,
+            Class::Table,
+        ];
+        assert_eq!(classes, want, "{locks:?}");
+        assert_eq!(
+            locks[2], locks[4],
+            "the leaf table, looked at and then filled"
+        );
+        drop(s);
+        w.assert_empty();
+    });
 }

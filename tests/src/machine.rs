@@ -1,0 +1,179 @@
+//! The machines that every suite runs on.
+//!
+//! A test says [`on_every_machine`]; what differs between machines it asks the
+//! machine or its world. A failure names the machine, and the others run all
+//! the same. Where a test makes no sense it says why ([`Machine::skip`]); the
+//! reasons are printed, and a test that ran nowhere fails.
+//!
+//! `MM_MACHINE=sv39 cargo test ...` runs only machines whose name has "sv39".
+
+use crate::format::{AnyFormat, AnyWalker, DynFormat};
+use crate::mmu::{LongModeWalker, Sets, TinyWalker, Walker};
+use crate::world::World;
+use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
+use mm_core::format::{PageTableFormat, WordCell};
+use mm_core::sync::{AtomicU32, AtomicU64};
+use mm_x86_64::{FiveLevel, FourLevel, Paging};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+/// A format with the hardware that walks it.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its name, for people.
+    pub name: &'static str,
+    format: &'static dyn DynFormat,
+    walker: AnyWalker,
+}
+
+impl Machine {
+    fn new(name: &'static str, format: impl PageTableFormat, walker: impl Walker) -> Self {
+        Self {
+            name,
+            format: Box::leak(Box::new(format)),
+            walker: Box::leak(Box::new(walker)),
+        }
+    }
+
+    /// Returns the format, with nobody intruding yet.
+    pub fn format(&self) -> AnyFormat {
+        AnyFormat::new(self.format)
+    }
+
+    /// Returns the hardware's walker.
+    pub fn walker(&self) -> AnyWalker {
+        self.walker
+    }
+
+    /// Returns the bytes of a page.
+    pub fn page_size(&self) -> usize {
+        1 << self.format.page_shift()
+    }
+
+    /// Returns the end of user space, in bytes.
+    pub fn user_end(&self) -> usize {
+        self.format.user_end().as_usize() << self.format.page_shift()
+    }
+
+    /// Makes a world of this machine: see [`World::new`].
+    pub fn world(&self, frames: usize, cpus: usize, seed: u64) -> World {
+        World::new(self.format(), self.walker, frames, cpus, seed)
+    }
+
+    /// Says why a test makes no sense on this machine; the test returns then.
+    pub fn skip(&self, why: &str) {
+        SKIPPED.with_borrow_mut(|list| list.push(format!("{}: {why}", self.name)));
+    }
+}
+
+thread_local! {
+    /// What the test that runs on this thread left out.
+    static SKIPPED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+fn tiny<C: WordCell, F: PageTableFormat>(
+    name: &'static str,
+    format: F,
+    sets: Sets,
+    caches_invalid: bool,
+) -> Machine {
+    // Four levels of 32 entries: 2^20 pages, of which users have three quarters.
+    Machine::new(
+        name,
+        format,
+        TinyWalker::<C>::new(4, 5, sets, caches_invalid),
+    )
+}
+
+/// Returns every machine.
+pub fn machines() -> &'static [Machine] {
+    static MACHINES: OnceLock<Vec<Machine>> = OnceLock::new();
+    MACHINES.get_or_init(|| {
+        vec![
+            Machine::new(
+                "x86_64, 4 levels",
+                Paging::new(FourLevel),
+                LongModeWalker::new(4),
+            ),
+            Machine::new(
+                "x86_64, 5 levels",
+                Paging::new(FiveLevel),
+                LongModeWalker::new(5),
+            ),
+            tiny::<AtomicU64, _>(
+                "tiny, sets both bits",
+                Tiny::<u64, SetsBoth>::new(4, 5).with_kernel_half(24),
+                Sets::Both,
+                false,
+            ),
+            tiny::<AtomicU64, _>(
+                "tiny, breaks before it makes",
+                Tiny::<u64, SetsAccessed>::new(4, 5).with_kernel_half(24),
+                Sets::Accessed,
+                false,
+            ),
+            tiny::<AtomicU64, _>(
+                "tiny, remembers invalid entries",
+                Tiny::<u64, SetsNothing>::new(4, 5).with_kernel_half(24),
+                Sets::Nothing,
+                true,
+            ),
+            tiny::<AtomicU32, _>(
+                "tiny, words of 32 bits",
+                Tiny::<u32, SetsNothing>::new(4, 5).with_kernel_half(24),
+                Sets::Nothing,
+                true,
+            ),
+        ]
+    })
+}
+
+/// Runs a test on each machine.
+///
+/// # Panics
+/// When it fails on some, naming them; or when it ran on none.
+pub fn on_every_machine(test: impl Fn(&'static Machine)) {
+    SKIPPED.take();
+    let only = std::env::var("MM_MACHINE").ok();
+    let chosen = |m: &&Machine| {
+        only.as_ref()
+            .is_none_or(|name| m.name.contains(name.as_str()))
+    };
+    let (mut failed, mut ran) = (Vec::new(), 0);
+    for machine in machines().iter().filter(chosen) {
+        let skipped = SKIPPED.with_borrow(Vec::len);
+        if catch_unwind(AssertUnwindSafe(|| test(machine))).is_err() {
+            eprintln!("^^^ on the machine \"{}\"", machine.name);
+            failed.push(machine.name);
+        }
+        ran += usize::from(SKIPPED.with_borrow(Vec::len) == skipped);
+    }
+    for line in SKIPPED.take() {
+        println!("left out on {line}");
+    }
+    assert!(failed.is_empty(), "failed on {failed:?}");
+    assert!(ran > 0 || only.is_some(), "ran on no machine");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_reported_and_nothing_runs_nowhere() {
+        let last = machines().len() - 1;
+        let failing = catch_unwind(|| {
+            on_every_machine(|m| {
+                let at = |i: usize| m.name == machines()[i].name;
+                assert!(!at(0) && !at(last), "meant to fail");
+            });
+        });
+        let message = *failing.unwrap_err().downcast::<String>().unwrap();
+        for i in [0, last] {
+            assert!(message.contains(machines()[i].name), "{message}");
+        }
+        let nowhere = catch_unwind(|| on_every_machine(|m| m.skip("no reason")));
+        assert!(nowhere.is_err());
+    }
+}
