@@ -3,11 +3,14 @@
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
 use mm_core::error::MmError;
-use mm_core::format::{AttrFlags, Entry, PageTableFormat, TableOwner};
+use mm_core::format::tiny::{SetsBoth, Tiny};
+use mm_core::format::{AttrFlags, Attrs, Entry, PageTableFormat, TableOwner};
 use mm_core::page::Frames;
+use mm_core::platform::PhysMemory as _;
 use mm_core::prot::{Access, MemType, Prot};
 use mm_core::range::PageRange;
-use mm_core::table::{KernelSpace, PageTable};
+use mm_core::sync::AtomicU64;
+use mm_core::table::{CursorMut, KernelSpace, PageTable, Why};
 use mm_core::tlb::SpaceTlb;
 use mm_testkit::mmu::{LongModeWalker, Mode, Refusal};
 use mm_testkit::platform::TestPlatform;
@@ -248,4 +251,59 @@ fn c1_a_kernel_table_is_made_whole_or_not_at_all() {
         "the kernel's tables are not the space's"
     );
     let _ = kernel;
+}
+
+/// Two root registers: the kernel's root is in no user root, gets its tables
+/// when they are needed, and has only pages whose upper bits are ones.
+#[test]
+fn a_kernel_with_a_root_of_its_own_shares_nothing() {
+    let format = Tiny::<u64, SetsBoth>::new(3, 3);
+    let frames = TestPlatform::machine(format, 64, 512);
+    let cx = Cx::new(&frames);
+    let first = (usize::MAX >> 12) + 1 - 512;
+    let window = PageRange::with_len(Vpn::new(first + 64), 448).unwrap();
+    let kernel = KernelSpace::new(window);
+    let before = frames.free_frames();
+    let root = kernel.init(&cx).unwrap();
+    assert_eq!(
+        before - frames.free_frames(),
+        1,
+        "no table before a mapping"
+    );
+    kernel.activate(0);
+    let user = PageTable::create(&cx, TableOwner::User, 1).unwrap();
+    let pfns: Vec<_> = (0..3).map(|_| frames.alloc(&cx, 0).unwrap()).collect();
+    let area = kernel.vmap(&cx, &pfns, Prot::RW).unwrap();
+    let table = kernel.table(&cx).unwrap();
+    let user_table = PageTable::view(&cx, user, TableOwner::User, 1);
+    let words: &[AtomicU64] = frames.platform().arena().words(user, 0);
+    assert!((0..8).all(|i| format.load(words, i) == 0));
+    for (page, &frame) in area.iter().zip(&pfns) {
+        let (word, level) = table.translate(page).unwrap();
+        let entry = format.decode(word, level);
+        assert!(matches!(entry, Entry::Leaf { pfn, .. } if pfn == frame));
+        // The same index, by another register.
+        let low = Vpn::new(page.as_usize() & 511);
+        assert_eq!(table.translate(low), None);
+        assert_eq!(user_table.translate(low), None);
+    }
+    // The last page of the address space is the kernel's, one bit less is not.
+    let fixed = |page: usize| {
+        let one = PageRange::with_len(Vpn::new(page), 1).unwrap();
+        let attrs = Attrs::kernel(Prot::RW).with(AttrFlags::SPECIAL);
+        CursorMut::new(table, kernel.tlb(), one).map(Pfn::new(70), attrs)
+    };
+    let owed = fixed(first + 511).unwrap();
+    owed.settle_everywhere(&cx, kernel.tlb());
+    assert!(table.translate(Vpn::new(first + 511)).is_some());
+    for page in [511, (first + 511) ^ 1 << 40, first - 1] {
+        assert_eq!(fixed(page).map_err(|e| e.why), Err(Why::OutOfReach));
+    }
+    frames.platform().take_log();
+    assert_eq!(kernel.vunmap(&cx, area.start()), Ok(area));
+    let log = frames.platform().take_log().flushes;
+    assert_eq!((log[0].1.asid, log[0].1.pages), (None, Some(area)));
+    assert!(area.iter().all(|page| table.translate(page).is_none()));
+    user_table.destroy(&SpaceTlb::new()).unwrap();
+    assert_eq!(kernel.root(), Some(root));
 }

@@ -130,7 +130,9 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     /// Returns the end of user space: pages `0..user_end` belong to users.
     fn user_end(self) -> Vpn;
     /// Returns the first root index of the kernel half, whose root entries
-    /// every space shares; the number of root entries where there is none.
+    /// every space shares; the number of root entries where there is none:
+    /// because the kernel's root is another one, for addresses whose bits above
+    /// the table's reach are all ones (AArch64 TTBR1).
     fn kernel_root_index(self) -> usize;
 
     /// Reads a word.

@@ -9,10 +9,25 @@
 //!
 //! All root slots of the kernel half get a table at the start and never
 //! change, so a kernel mapping made later is in every space at once, and
-//! nothing has to be copied or faulted in. Tables of the kernel are never
-//! freed. A kernel mapping owns nothing: frames and devices stay the
-//! caller's, who gets them back when [`KernelSpace::vunmap`] returns: then no
-//! CPU can reach them through it.
+//! nothing has to be copied or faulted in.
+//!
+//! Some hardware has two root registers and chooses by the upper bits of the
+//! address (AArch64 TTBR0 and TTBR1, Arm ARM D8.2; LPAE and short descriptors
+//! with TTBCR.EAE and N, DDI 0406C B3.5). Where a format says so
+//! (`kernel_root_index() == entries(root)`), the kernel's root is loaded once
+//! into the second register of each CPU and is in no user root:
+//!
+//! ```text
+//!   TTBR0  root of space A, B ...  0 .. user_end
+//!   TTBR1  the kernel's root       all bits above the table's reach are ones
+//! ```
+//!
+//! Its tables come into being as they are needed; a page whose upper bits are
+//! not all ones is not the kernel's.
+//!
+//! Tables of the kernel are never freed. A kernel mapping owns nothing: frames
+//! and devices stay the caller's, who gets them back when
+//! [`KernelSpace::vunmap`] returns: then no CPU can reach them through it.
 //!
 //! Each CPU calls [`KernelSpace::activate`] once, before it uses a mapping
 //! that may be taken away again.
@@ -78,7 +93,8 @@ impl KernelSpace {
         Ok(root)
     }
 
-    /// Returns the kernel's root: for CPUs that run no user space.
+    /// Returns the kernel's root: for CPUs that run no user space, and for the
+    /// second root register where there is one.
     pub fn root(&self) -> Option<Pfn> {
         match self.root.load(Ordering::Acquire) {
             0 => None,

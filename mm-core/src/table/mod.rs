@@ -65,7 +65,9 @@
 //! # The kernel half
 //! [`PageTable::create`] for the kernel fills each of its root slots with a
 //! table once; user roots copy these words. They never change and those tables
-//! are never freed, so nothing has to be kept in step.
+//! are never freed, so nothing has to be kept in step. Where hardware has a
+//! second root for the kernel (`kernel_root_index() == entries(root)`), there is
+//! nothing to share: user roots copy nothing (`kernel`).
 
 mod cursor;
 mod harvest;
@@ -115,8 +117,9 @@ impl<P: Platform> Copy for PageTable<'_, '_, P> {}
 
 impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     /// Makes a root. That of a user gets the kernel's root entries, if the
-    /// machine has a kernel table; that of the kernel gets a table in each
-    /// root slot of the kernel half and becomes the machine's.
+    /// machine has a kernel table and they share a root; that of the kernel
+    /// gets a table in each root slot of the kernel half and becomes the
+    /// machine's.
     ///
     /// # Errors
     /// [`OutOfMemory`]; nothing is left allocated.
@@ -192,9 +195,12 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         let format = self.cx.format();
         match self.owner {
             TableOwner::User => page < format.user_end(),
+            TableOwner::Kernel if is_split(format) => {
+                page >= format.user_end() && above_reach(format, page) == Above::Ones
+            }
             TableOwner::Kernel => {
                 format.index(page, format.levels()) >= format.kernel_root_index()
-                    && is_canonical::<P::Format>(format, page)
+                    && above_reach(format, page) != Above::Mixed
             }
         }
     }
@@ -276,16 +282,33 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotEmpty;
 
-/// Returns whether the bits of a page number above the table's reach are all
-/// equal, as in a sign-extended address.
-fn is_canonical<F: PageTableFormat>(format: F, page: Vpn) -> bool {
+/// Returns whether the kernel has a root of its own, in a register of its own,
+/// and no part of user roots (Arm: TTBR1).
+fn is_split<F: PageTableFormat>(format: F) -> bool {
+    format.kernel_root_index() >= format.entries(format.levels())
+}
+
+/// The bits of a page number above the table's reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Above {
+    Zeros,
+    /// Also where there are none.
+    Ones,
+    Mixed,
+}
+
+fn above_reach<F: PageTableFormat>(format: F, page: Vpn) -> Above {
     let reach = format.index_shift(format.levels().saturating_add(1));
     let above = page.as_usize().checked_shr(reach).unwrap_or(0);
     let width = usize::BITS
         .saturating_sub(format.page_shift())
         .saturating_sub(reach);
     let ones = 1usize.checked_shl(width).unwrap_or(0).wrapping_sub(1);
-    above == 0 || above == ones
+    match above {
+        n if n == ones => Above::Ones,
+        0 => Above::Zeros,
+        _ => Above::Mixed,
+    }
 }
 
 /// Allocates a zeroed table page that nobody else knows.
