@@ -81,6 +81,9 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "mm-core/src/platform/mod.rs",
         "a platform is believed: the trait is unsafe to implement",
     ),
+    ("mm-riscv/src/native.rs", "instructions"),
+    ("mm-riscv/src/paging.rs", "implements the format's trait"),
+    ("mm-x86_64/src/legacy/", "implements the format's trait"),
     ("mm-x86_64/src/native.rs", "instructions"),
     ("mm-x86_64/src/paging.rs", "implements the format's trait"),
 ];
