@@ -175,7 +175,11 @@ fn doc() -> Result<()> {
 fn outside() -> Vec<std::path::PathBuf> {
     [
         "examples/kernel",
+        "examples/kernel-virt",
         "examples/kernel-x86_64",
+        "examples/kernel-aarch64",
+        "examples/kernel-armv7",
+        "examples/kernel-riscv64",
         "examples/programs",
         "tests/fuzz",
         "tests/benches-peers",

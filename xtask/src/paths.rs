@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const LIBRARIES: [&str; 5] = ["mm-core", "mm-x86_64", "mm-arm", "mm-riscv", "mm-elf"];
 
 /// Packages of their own, outside the workspace, that run and are tested on the host.
-pub const OUTSIDE_HOST: [&str; 1] = ["examples/kernel"];
+pub const OUTSIDE_HOST: [&str; 2] = ["examples/kernel", "examples/kernel-virt"];
 
 /// Returns the root of the repository.
 pub fn root() -> PathBuf {

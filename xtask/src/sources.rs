@@ -109,7 +109,7 @@ const BOUNDARIES: &[(&[&str], &[&str], &str)] = &[
         "an architecture knows bits and instructions only",
     ),
     (
-        &["examples/kernel/", "examples/kernel-x86_64/"],
+        &["examples/kernel"],
         &["mm_testkit", "feature = ", "doc(hidden)"],
         "a kernel uses the public interface only",
     ),
