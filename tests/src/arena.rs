@@ -11,12 +11,11 @@ use mm_core::format::WordCell;
 use mm_core::page::Page;
 use mm_core::platform::{DirectMap, LinearMemory, PhysMemory};
 use mm_core::pool::Node;
-use mm_core::sync::{AtomicU32 as AtomicCell32, AtomicU64 as AtomicCell64};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a free frame is filled with.
@@ -24,6 +23,9 @@ pub const POISON: u8 = 0xdb;
 
 const FREE: u64 = 1;
 const BYTES: u64 = 2;
+/// Set in the views of types, and of page-table words among them.
+const TYPED: u64 = 1 << 63;
+const WORDS: u64 = 1 << 62;
 
 /// The RAM of a simulated machine.
 #[derive(Debug)]
@@ -107,6 +109,42 @@ impl Arena {
         bytes
     }
 
+    /// Returns log2 of the size of a frame.
+    pub fn page_shift(&self) -> u32 {
+        self.page_shift
+    }
+
+    /// Returns the 32-bit word of a page table at a physical byte address, as
+    /// hardware reads it: whatever the type of the words that were made there.
+    ///
+    /// # Panics
+    /// When no page table is there: a walk went astray.
+    pub fn word32(&self, at: u64) -> &AtomicU32 {
+        let place = self.table_place(at, 4).cast::<AtomicU32>();
+        // SAFETY: `table_place`: within a frame, aligned, and full of the atomic
+        // words of a page table, which nobody has a `&mut` to.
+        unsafe { &*place }
+    }
+
+    /// Returns the 64-bit word at a physical byte address.
+    ///
+    /// # Panics
+    /// As [`Self::word32`].
+    pub fn word64(&self, at: u64) -> &AtomicU64 {
+        let place = self.table_place(at, 8).cast::<AtomicU64>();
+        // SAFETY: as in `word32`.
+        unsafe { &*place }
+    }
+
+    fn table_place(&self, at: u64, align: u64) -> *mut u8 {
+        assert_eq!(at % align, 0, "a walk reads a word at {at:#x}");
+        let pfn = Pfn::new(at >> self.page_shift);
+        let view = self.view(pfn, 1)[0].load(Ordering::Relaxed);
+        assert_eq!(view & WORDS, WORDS, "{pfn} is walked but is no page table");
+        let offset = at & ((1 << self.page_shift) - 1);
+        self.map.frame_ptr(pfn).wrapping_add(offset as usize)
+    }
+
     fn index(&self, pfn: Pfn) -> usize {
         let i = pfn.as_u64().checked_sub(self.first).map(|i| i as usize);
         i.filter(|&i| i < self.views.len())
@@ -131,18 +169,6 @@ impl Arena {
             let is = v.load(Ordering::Relaxed);
             assert_eq!(is, view, "{pfn}+{i} is not used as what it was made");
         }
-    }
-
-    /// Returns the words of a table frame as hardware reads them: whatever the
-    /// width of the cells through which the library writes them.
-    ///
-    /// # Panics
-    /// When the frame does not hold words.
-    pub fn hardware<C: WordCell>(&self, pfn: Pfn) -> &[C] {
-        let is = self.view(pfn, 1)[0].load(Ordering::Relaxed);
-        let words = [view_of::<AtomicCell32>(), view_of::<AtomicCell64>()];
-        assert!(words.contains(&is), "{pfn} is not a table");
-        self.map.words(pfn, 0)
     }
 
     /// A frame is touched as bytes: fine unless it is free. Whoever allocated a
@@ -177,7 +203,7 @@ fn view_of<T: 'static>() -> u64 {
             self.0 ^= n;
         }
         fn finish(&self) -> u64 {
-            self.0 | 1 << 63
+            self.0 & !WORDS | TYPED
         }
     }
     let mut hasher = Plain(0);
@@ -188,11 +214,11 @@ fn view_of<T: 'static>() -> u64 {
 // SAFETY: `DirectMap` keeps the promises; the checks only add panics.
 unsafe impl PhysMemory for Arena {
     fn make_words<C: WordCell>(&self, pfn: Pfn, order: u8) {
-        self.make(pfn, 1 << order, view_of::<C>());
+        self.make(pfn, 1 << order, view_of::<C>() | WORDS);
         self.map.make_words::<C>(pfn, order);
     }
     fn words<C: WordCell>(&self, pfn: Pfn, order: u8) -> &[C] {
-        self.check(pfn, 1 << order, view_of::<C>());
+        self.check(pfn, 1 << order, view_of::<C>() | WORDS);
         self.map.words(pfn, order)
     }
     fn make_slab<T: Node>(&self, pfn: Pfn) {

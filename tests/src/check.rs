@@ -108,10 +108,11 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 .map(|(word, level)| format.decode(word, level));
             let holds = match now {
                 Some(Entry::Leaf { pfn, attrs }) => {
+                    let allow = leaf.rights.owner();
                     pfn.as_u64() == leaf.frame
-                        && (!leaf.rights.write || attrs.prot.contains(Prot::WRITE))
-                        && (!leaf.rights.exec || attrs.prot.contains(Prot::EXEC))
-                        && (!leaf.rights.read || attrs.prot.contains(Prot::READ))
+                        && (!allow.write || attrs.prot.contains(Prot::WRITE))
+                        && (!allow.exec || attrs.prot.contains(Prot::EXEC))
+                        && (!allow.read || attrs.prot.contains(Prot::READ))
                 }
                 _ => false,
             };

@@ -17,14 +17,13 @@
 //! A method that [`PageTableFormat`] gains must be added to the lists below:
 //! its default would run on the facade instead of the format's own.
 
-use crate::arena::Arena;
-use crate::mmu::{Leaf, Mode, Refusal, Step, Walker};
+use crate::mmu::Walker;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::format::{
     AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, Run,
     TableOwner, Word,
 };
-use mm_core::prot::{Access, Prot};
+use mm_core::prot::Prot;
 use std::any::TypeId;
 use std::cell::Cell as StdCell;
 use std::fmt;
@@ -362,32 +361,6 @@ impl fmt::Debug for AnyFormat {
 
 /// Any walker, as one type.
 pub type AnyWalker = &'static dyn Walker;
-
-impl<W: Walker + ?Sized> Walker for &'static W {
-    fn caches_invalid(&self) -> bool {
-        (**self).caches_invalid()
-    }
-    fn fault_drops_entry(&self) -> bool {
-        (**self).fault_drops_entry()
-    }
-    fn aborts_on_conflict(&self) -> bool {
-        (**self).aborts_on_conflict()
-    }
-    fn start(&self, root: u64) -> Step {
-        (**self).start(root)
-    }
-    fn walk(
-        &self,
-        ram: &Arena,
-        from: Step,
-        page: usize,
-        access: Access,
-        mode: Mode,
-        trail: &mut Vec<Step>,
-    ) -> Result<Leaf, Refusal> {
-        (**self).walk(ram, from, page, access, mode, trail)
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -8,20 +8,21 @@
 //! What screams (panics, with the seed of the test):
 //! - a frame is freed while a CPU has a translation to it (F1) or remembers it
 //!   as a table (F2), seen in the very call that frees it;
-//! - a translation comes in beside another of the same page, where the machine
-//!   demands break-before-make (F7);
+//! - a translation comes in beside another of the same page, or would if the
+//!   CPU walked again, where the machine demands break-before-make (F7);
 //! - a walk goes through a frame that is not a table any more (the arena).
 //!
 //! An access runs under the CPU's lock, as a real one is over before the CPU
 //! answers a shootdown: [`FlushHook::flush`] waits for it.
 
 use crate::arena::{Arena, FreeHook};
-use crate::mmu::{Leaf, Mode, Refusal, Step, Walker};
+use crate::mmu::{Leaf, Mode, Refusal, Roots, Step, Walker};
 use crate::platform::FlushHook;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::Access;
 use mm_core::range::PageRange;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 /// What a CPU runs.
@@ -48,6 +49,8 @@ struct Cpu {
 pub struct SoftTlbs<W: Walker> {
     walker: W,
     cpus: Vec<Mutex<Cpu>>,
+    /// The kernel's own root, by physical address; zero: none.
+    kernel_root: AtomicU64,
     seed: u64,
 }
 
@@ -57,6 +60,7 @@ impl<W: Walker> SoftTlbs<W> {
         Self {
             walker,
             cpus: (0..cpus).map(|_| Mutex::default()).collect(),
+            kernel_root: AtomicU64::new(0),
             seed,
         }
     }
@@ -65,6 +69,20 @@ impl<W: Walker> SoftTlbs<W> {
         self.cpus[cpu]
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Gives every CPU a root for the kernel's addresses (TTBR1), once at boot.
+    pub fn set_kernel_root(&self, root: Pfn) {
+        let at = root.as_u64() << self.walker.page_shift();
+        self.kernel_root.store(at, Ordering::SeqCst);
+    }
+
+    fn roots(&self, loaded: Loaded) -> Roots {
+        let high = self.kernel_root.load(Ordering::SeqCst);
+        Roots {
+            low: loaded.root.as_u64() << self.walker.page_shift(),
+            high: (high != 0).then_some(high),
+        }
     }
 
     /// Loads a root on a CPU, as CR3 or TTBR are loaded. Without tags (asid
@@ -105,8 +123,11 @@ impl<W: Walker> SoftTlbs<W> {
     /// Lets a CPU walk to a page without an access, as prefetchers do.
     pub fn speculate(&self, ram: &Arena, cpu: usize, page: Vpn) {
         let mut cpu = self.cpu(cpu);
-        if cpu.loaded.is_some() {
-            let _fault = self.translate(ram, &mut cpu, page.as_usize(), Access::Read, Mode::Kernel);
+        if cpu.loaded.is_none() {
+            return;
+        }
+        for mode in [Mode::User, Mode::Kernel] {
+            let _fault = self.translate(ram, &mut cpu, page.as_usize(), Access::Read, mode);
         }
     }
 
@@ -127,7 +148,7 @@ impl<W: Walker> SoftTlbs<W> {
                 !((*tag == asid || l.global) && l.page <= page && page - l.page < l.pages)
             });
             cpu.tables
-                .retain(|(tag, t)| !(*tag == asid && t.page <= page && page - t.page < t.pages));
+                .retain(|(tag, t)| !(*tag == asid && t.spans(page)));
         }
         result
     }
@@ -148,6 +169,7 @@ impl<W: Walker> SoftTlbs<W> {
         });
         if let Some(i) = hit {
             let leaf = cpu.leaves[i].1;
+            self.scream_if_replaced(ram, loaded, leaf, page, mode);
             leaf.rights.check(access, mode)?;
             if access != Access::Write || leaf.dirty {
                 return Ok(leaf);
@@ -155,15 +177,16 @@ impl<W: Walker> SoftTlbs<W> {
             // A store through a clean translation walks again to set dirty.
             cpu.leaves.remove(i);
         }
-        if self.walker.caches_invalid() && cpu.invalid.contains(&(loaded.asid, page)) {
+        if cpu.invalid.contains(&(loaded.asid, page)) {
             return Err(Refusal::NotPresent(1));
         }
         // Begin at the root, or at any remembered table: by turns.
-        let mut starts = vec![self.walker.start(loaded.root.as_u64())];
-        starts.extend(cpu.tables.iter().filter_map(|(asid, t)| {
-            let spans = t.page <= page && page - t.page < t.pages;
-            (*asid == loaded.asid && spans).then_some(*t)
-        }));
+        let mut starts = vec![self.walker.start(self.roots(loaded), page)?];
+        starts.extend(
+            cpu.tables
+                .iter()
+                .filter_map(|(asid, t)| (*asid == loaded.asid && t.spans(page)).then_some(*t)),
+        );
         let start = starts[(cpu.dice as usize) % starts.len()];
         let mut trail = Vec::new();
         let result = self.walker.walk(ram, start, page, access, mode, &mut trail);
@@ -187,11 +210,36 @@ impl<W: Walker> SoftTlbs<W> {
                 Ok(leaf)
             }
             Err(fault) => {
-                if self.walker.caches_invalid() && matches!(fault, Refusal::NotPresent(_)) {
-                    cpu.invalid.push((loaded.asid, page));
+                if let Refusal::NotPresent(level) = fault {
+                    if self.walker.caches_invalid_at(level) {
+                        cpu.invalid.push((loaded.asid, page));
+                    }
                 }
                 Err(fault)
             }
+        }
+    }
+
+    /// A CPU may walk again to a page that it has a translation of. Where two
+    /// unlike ones are an error, the words must still lead to the same frame
+    /// by an entry of the same size, or nowhere: rights alone may change.
+    fn scream_if_replaced(&self, ram: &Arena, loaded: Loaded, leaf: Leaf, page: usize, mode: Mode) {
+        if !self.walker.aborts_on_conflict() {
+            return;
+        }
+        let Ok(start) = self.walker.start(self.roots(loaded), page) else {
+            return;
+        };
+        let again = self
+            .walker
+            .walk(ram, start, page, Access::Read, mode, &mut Vec::new());
+        if let Ok(now) = again {
+            let place = |l: Leaf| (l.page, l.pages, l.frame, l.memory);
+            assert!(
+                place(now) == place(leaf),
+                "seed {}: TLB conflict: {now:x?} replaced {leaf:x?} without a break",
+                self.seed
+            );
         }
     }
 
@@ -220,6 +268,9 @@ impl<W: Walker> SoftTlbs<W> {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let frame = freed.as_u64();
+            let shift = self.walker.page_shift();
+            let holds =
+                |t: &Step| t.table >> shift <= frame && frame <= (t.table + t.bytes - 1) >> shift;
             let leaf = cpu
                 .leaves
                 .iter()
@@ -229,15 +280,16 @@ impl<W: Walker> SoftTlbs<W> {
                 "seed {}: {freed} is freed while CPU {n} still translates to it: {leaf:x?}",
                 self.seed
             );
-            let table = cpu.tables.iter().find(|(_, t)| t.table == frame);
+            let table = cpu.tables.iter().find(|(_, t)| holds(t));
             assert!(
                 table.is_none(),
                 "seed {}: {freed} is freed while CPU {n} still walks through it: {table:x?}",
                 self.seed
             );
             if let Some(l) = cpu.loaded {
+                let root = self.walker.start(self.roots(l), 0);
                 assert!(
-                    l.root != freed,
+                    !root.is_ok_and(|root| holds(&root)),
                     "seed {}: the root of CPU {n} is freed",
                     self.seed
                 );

@@ -199,7 +199,7 @@ fn e3_after_fork_no_cpu_can_write_to_what_is_shared() {
     for cpu in 0..3 {
         for i in 0..40 {
             let left = w.tlbs().remembered(cpu, va(a + i * PAGE).vpn(12));
-            assert!(left.iter().all(|leaf| !leaf.rights.write), "CPU {cpu}");
+            assert!(left.iter().all(|leaf| !leaf.rights.user.write), "CPU {cpu}");
         }
     }
     check(&w, &[&s, &child]);
@@ -361,7 +361,7 @@ fn f3_lesson_49_fewer_rights_are_in_force_everywhere_when_protect_returns() {
             w.tlbs()
                 .remembered(cpu, va(a).vpn(12))
                 .iter()
-                .all(|l| !l.rights.write)
+                .all(|l| !l.rights.user.write)
         );
         assert!(is_accerr(w.poke(cpu, &s, a, 2)));
     }

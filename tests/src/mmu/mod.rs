@@ -1,0 +1,300 @@
+//! Software MMUs: walkers of the real words, written from the manuals.
+//!
+//! A [`Walker`] does what hardware does on a TLB miss: it reads table words out
+//! of RAM, checks rights, sets accessed and dirty bits by atomic exchange, and
+//! says why when it refuses. It shares nothing with the format code: no
+//! constant, no function, not even the word's type. So a format that
+//! contradicts its manual, or its own drawing, is found.
+//!
+//! | walker | source |
+//! |---|---|
+//! | [`TinyWalker`] | the drawing in `mm_core::format::tiny` |
+//! | [`LongModeWalker`] | Intel SDM volume 3A, 4.5 "4-Level Paging and 5-Level Paging", 4.6 "Access Rights", 4.8 "Accessed and Dirty Flags" |
+//!
+//! Levels count from the leaf up, as everywhere in the family: a manual's
+//! level 3 of VMSAv8-64 is our level 1. Tables are named by physical byte
+//! addresses, because some are larger than a frame and some smaller.
+
+mod long_mode;
+mod tiny;
+
+pub use long_mode::LongModeWalker;
+pub use tiny::{Sets, TinyWalker};
+
+use crate::arena::Arena;
+use mm_core::prot::Access;
+use std::fmt::Debug;
+
+/// From where the CPU accesses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// A user program.
+    User,
+    /// The kernel.
+    Kernel,
+}
+
+/// Why a walk was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The address lies in no region that a root translates.
+    NonCanonical,
+    /// The entry of this level is not present.
+    NotPresent(u8),
+    /// The entry of this level has bits set that must be zero.
+    Reserved(u8),
+    /// The page is not the program's at all.
+    User,
+    /// The right is missing.
+    Right(Access),
+    /// The domain of the page is closed (ARMv7 short descriptors).
+    Domain(u8),
+    /// Software has to set the accessed bit first.
+    NotAccessed,
+    /// Software has to set the dirty bit first.
+    NotDirty,
+}
+
+/// What a walk found: what a TLB entry holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The first page of the page, block or run.
+    pub page: usize,
+    /// How many pages it spans.
+    pub pages: usize,
+    /// Its first frame.
+    pub frame: u64,
+    /// Loads, stores and fetches that are allowed.
+    pub rights: Rights,
+    /// Whether hardware need not set the dirty bit any more.
+    pub dirty: bool,
+    /// Survives a change of address space.
+    pub global: bool,
+    /// The memory type, as the word numbers it: the index into PAT or MAIR, the
+    /// PBMT field, or TEX, C and B.
+    pub memory: u8,
+}
+
+/// What one mode may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allow {
+    /// Loads.
+    pub read: bool,
+    /// Stores.
+    pub write: bool,
+    /// Instruction fetches.
+    pub exec: bool,
+}
+
+impl Allow {
+    /// Everything.
+    pub const ALL: Self = Self {
+        read: true,
+        write: true,
+        exec: true,
+    };
+    /// Nothing.
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+        exec: false,
+    };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            read: self.read && other.read,
+            write: self.write && other.write,
+            exec: self.exec && other.exec,
+        }
+    }
+
+    fn allows(self, access: Access) -> bool {
+        match access {
+            Access::Read => self.read,
+            Access::Write => self.write,
+            Access::Exec => self.exec,
+        }
+    }
+
+    /// Returns these rights, or none.
+    fn when(self, condition: bool) -> Self {
+        if condition { self } else { Self::NONE }
+    }
+}
+
+/// What entries on the way allow together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights {
+    /// To programs.
+    pub user: Allow,
+    /// To the kernel.
+    pub kernel: Allow,
+}
+
+impl Rights {
+    /// Everything to everybody.
+    pub const ALL: Self = Self {
+        user: Allow::ALL,
+        kernel: Allow::ALL,
+    };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            user: self.user.and(other.user),
+            kernel: self.kernel.and(other.kernel),
+        }
+    }
+
+    /// Returns what whom the page is for may do: programs if they may do
+    /// anything, else the kernel.
+    pub fn owner(self) -> Allow {
+        if self.user == Allow::NONE {
+            self.kernel
+        } else {
+            self.user
+        }
+    }
+
+    /// Checks an access.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn check(self, access: Access, mode: Mode) -> Result<(), Refusal> {
+        let allow = match mode {
+            Mode::User => self.user,
+            Mode::Kernel => self.kernel,
+        };
+        if allow.allows(access) {
+            Ok(())
+        } else if mode == Mode::User && allow == Allow::NONE {
+            Err(Refusal::User)
+        } else {
+            Err(Refusal::Right(access))
+        }
+    }
+}
+
+/// The root tables that a CPU runs with, by physical byte address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Roots {
+    /// The space's (CR3, TTBR0, satp).
+    pub low: u64,
+    /// The kernel's own, where hardware has a second root (TTBR1).
+    pub high: Option<u64>,
+}
+
+/// A position on the way down: what a paging-structure cache holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The level of the table.
+    pub level: u8,
+    /// The first page that the table spans.
+    pub page: usize,
+    /// How many pages it spans.
+    pub pages: usize,
+    /// The table's first byte.
+    pub table: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// What the entries above allow.
+    pub rights: Rights,
+    /// The domain (ARMv7 short descriptors), else zero.
+    pub domain: u8,
+}
+
+impl Step {
+    /// The root of a table whose one root spans every page.
+    fn root(level: u8, table: u64, bytes: u64, pages: usize) -> Self {
+        Self {
+            level,
+            page: 0,
+            pages,
+            table,
+            bytes,
+            rights: Rights::ALL,
+            domain: 0,
+        }
+    }
+
+    /// Returns whether a page lies below.
+    pub fn spans(&self, page: usize) -> bool {
+        self.page <= page && page - self.page < self.pages
+    }
+}
+
+/// One architecture's walk.
+///
+/// Object-safe, and implemented for references, so that `&'static dyn Walker`
+/// is a walker too.
+pub trait Walker: Send + Sync + Debug + 'static {
+    /// log2 of the page size.
+    fn page_shift(&self) -> u32;
+    /// Whether entries that were found not present are remembered.
+    fn caches_invalid(&self) -> bool;
+    /// Whether those of one level are.
+    fn caches_invalid_at(&self, _level: u8) -> bool {
+        self.caches_invalid()
+    }
+    /// Whether a fault drops the translation that caused it, and what paging-
+    /// structure caches hold of the way to it (Intel SDM 4.10.4.1).
+    fn fault_drops_entry(&self) -> bool;
+    /// Whether two remembered translations of one page that differ are an
+    /// error (Arm: a TLB conflict abort), so that valid entries may only be
+    /// replaced by way of an invalid one and a flush.
+    fn aborts_on_conflict(&self) -> bool;
+    /// Whether fetches see what was stored, without any instruction.
+    fn coherent_code(&self) -> bool;
+    /// The position at the root that translates a page.
+    ///
+    /// # Errors
+    /// The [`Refusal`], where no root does.
+    fn start(&self, roots: Roots, page: usize) -> Result<Step, Refusal>;
+    /// Goes down from a position; each table met is added to `trail`.
+    ///
+    /// # Errors
+    /// The [`Refusal`], with no bit set in the refusing entry.
+    fn walk(
+        &self,
+        ram: &Arena,
+        from: Step,
+        page: usize,
+        access: Access,
+        mode: Mode,
+        trail: &mut Vec<Step>,
+    ) -> Result<Leaf, Refusal>;
+}
+
+impl<W: Walker + ?Sized> Walker for &'static W {
+    fn page_shift(&self) -> u32 {
+        (**self).page_shift()
+    }
+    fn caches_invalid(&self) -> bool {
+        (**self).caches_invalid()
+    }
+    fn caches_invalid_at(&self, level: u8) -> bool {
+        (**self).caches_invalid_at(level)
+    }
+    fn fault_drops_entry(&self) -> bool {
+        (**self).fault_drops_entry()
+    }
+    fn aborts_on_conflict(&self) -> bool {
+        (**self).aborts_on_conflict()
+    }
+    fn coherent_code(&self) -> bool {
+        (**self).coherent_code()
+    }
+    fn start(&self, roots: Roots, page: usize) -> Result<Step, Refusal> {
+        (**self).start(roots, page)
+    }
+    fn walk(
+        &self,
+        ram: &Arena,
+        from: Step,
+        page: usize,
+        access: Access,
+        mode: Mode,
+        trail: &mut Vec<Step>,
+    ) -> Result<Leaf, Refusal> {
+        (**self).walk(ram, from, page, access, mode, trail)
+    }
+}
