@@ -4,6 +4,7 @@
 //! | module | what | where it runs |
 //! |---|---|---|
 //! | [`paging`] | 4- and 5-level long-mode entries, bits only | any 64-bit host: addresses are `usize` |
+//! | [`legacy`] | two-level and PAE entries of 32-bit x86, described and tested | any host; PAE where 64-bit words are atomic |
 //! | [`fault`] | the error code of #PF | any host |
 //! | [`tlb`] | which instructions drop what, through [`tlb::Emit`] | any host |
 //! | `native` | those instructions, CR0/CR3/CR4/EFER/PAT | x86-64 only |
@@ -23,7 +24,9 @@
     )
 )]
 
+mod entry;
 pub mod fault;
+pub mod legacy;
 #[cfg(target_arch = "x86_64")]
 pub mod native;
 #[cfg(target_pointer_width = "64")]

@@ -27,38 +27,21 @@
 //! speculates through bits 51..12 of an entry whose P is 0; inverted, small
 //! values point far above any memory. (Intel, "L1 Terminal Fault", 2018.)
 
+use crate::entry::{
+    ACCESSED, DIRTY, NO_EXEC, PRESENT, PS, USER, VALUE_SHIFT, WRITABLE, ad_settled, edit,
+    leaf_attrs, leaf_bits, nonpresent, nonpresent_bits, rights, with_bit,
+};
 use core::fmt::Debug;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::format::{
-    AdBit, AttrFlags, Attrs, Entry, FormatError, HardwareAd, NonPresent, NonPresentKind,
-    PageTableFormat, TableOwner,
+    AdBit, Attrs, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, TableOwner,
 };
-use mm_core::prot::{MemType, Prot};
+use mm_core::prot::Prot;
 
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const PWT: u64 = 1 << 3;
-const PCD: u64 = 1 << 4;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-/// Page size: a leaf above level 1.
-const PS: u64 = 1 << 7;
-/// The same bit at level 1 selects the upper half of the PAT.
-const PAT_L1: u64 = 1 << 7;
-/// Where the PAT bit stands in a leaf above level 1.
-const PAT_LARGE: u64 = 1 << 12;
-const GLOBAL: u64 = 1 << 8;
-/// First software bit: frames without a page record.
-const SPECIAL: u64 = 1 << 9;
-const NO_EXEC: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
-
-const KIND_SHIFT: u32 = 1;
-const KIND_MASK: u64 = 7;
-const VALUE_SHIFT: u32 = 4;
 const VALUE_BITS: u32 = 54;
 const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
+const _: () = assert!(VALUE_BITS + VALUE_SHIFT < 64);
 
 /// The value for MSR IA32_PAT (0x277): the reset value with entry 4 changed
 /// to write-combining.
@@ -124,33 +107,6 @@ impl<D: Depth> Paging<D> {
     }
 }
 
-/// PWT, PCD and PAT of a memory type, the PAT bit where `pat` says.
-const fn cache_bits(mem: MemType, pat: u64) -> u64 {
-    match mem {
-        MemType::WriteBack => 0,
-        MemType::WriteThrough => PWT,
-        MemType::Uncached => PCD,
-        MemType::Device => PCD | PWT,
-        MemType::WriteCombining => pat,
-    }
-}
-
-const fn mem_type(word: u64, pat: u64) -> MemType {
-    if word & pat != 0 {
-        return MemType::WriteCombining;
-    }
-    match word & (PCD | PWT) {
-        0 => MemType::WriteBack,
-        PWT => MemType::WriteThrough,
-        PCD => MemType::Uncached,
-        _ => MemType::Device,
-    }
-}
-
-const fn pat_bit(level: u8) -> u64 {
-    if level == 1 { PAT_L1 } else { PAT_LARGE }
-}
-
 /// The address bits that a leaf of a level leaves for flags: the low bits of
 /// the frame of a block, of which bit 12 is its PAT.
 const fn block_mask(level: u8) -> u64 {
@@ -160,29 +116,6 @@ const fn block_mask(level: u8) -> u64 {
         _ => 0x3fff_f000,
     }
 }
-
-const fn rights(prot: Prot) -> Result<u64, FormatError> {
-    if prot.is_empty() {
-        // Present means readable: no access is said by a non-present entry.
-        return Err(FormatError::Rights);
-    }
-    let mut bits = 0;
-    if prot.contains(Prot::WRITE) {
-        bits |= WRITABLE;
-    }
-    if !prot.contains(Prot::EXEC) {
-        bits |= NO_EXEC;
-    }
-    Ok(bits)
-}
-
-const FLAG_BITS: [(AttrFlags, u64); 5] = [
-    (AttrFlags::USER, USER),
-    (AttrFlags::GLOBAL, GLOBAL),
-    (AttrFlags::ACCESSED, ACCESSED),
-    (AttrFlags::DIRTY, DIRTY),
-    (AttrFlags::SPECIAL, SPECIAL),
-];
 
 #[expect(unsafe_code, reason = "implements the format")]
 // SAFETY: each encode_* is the inverse of the branch of `decode` that its
@@ -240,27 +173,14 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
 
     fn decode(self, word: u64, level: u8) -> Entry {
         if word & PRESENT == 0 {
-            let Some(kind) = NonPresentKind::from_bits((word >> KIND_SHIFT) & KIND_MASK) else {
-                return Entry::Empty;
-            };
-            let value = !(word >> VALUE_SHIFT) & VALUE_MASK;
-            return Entry::NonPresent(NonPresent { kind, value });
+            return nonpresent(word, VALUE_MASK);
         }
         if level > 1 && word & PS == 0 {
             return Entry::Table(Pfn::new((word & FRAME) >> 12));
         }
-        let mut prot = Prot::READ;
-        prot.set(Prot::WRITE, word & WRITABLE != 0);
-        prot.set(Prot::EXEC, word & NO_EXEC == 0);
-        let mut flags = AttrFlags::empty();
-        for (flag, bit) in FLAG_BITS {
-            flags.set(flag, word & bit != 0);
-        }
-        let mem = mem_type(word, pat_bit(level));
-        let pfn = Pfn::new((word & FRAME & !block_mask(level)) >> 12);
         Entry::Leaf {
-            pfn,
-            attrs: Attrs { prot, flags, mem },
+            pfn: Pfn::new((word & FRAME & !block_mask(level)) >> 12),
+            attrs: leaf_attrs(word, level, NO_EXEC),
         }
     }
 
@@ -272,13 +192,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
         if addr & block_mask(level) != 0 {
             return Err(FormatError::Misaligned(pfn));
         }
-        let mut word = addr | PRESENT | rights(attrs.prot)? | cache_bits(attrs.mem, pat_bit(level));
-        for (flag, bit) in FLAG_BITS {
-            if attrs.flags.contains(flag) {
-                word |= bit;
-            }
-        }
-        Ok(if level > 1 { word | PS } else { word })
+        Ok(addr | leaf_bits(attrs, level, NO_EXEC)?)
     }
 
     fn encode_table(self, pfn: Pfn, _level: u8, owner: TableOwner) -> Result<u64, FormatError> {
@@ -291,11 +205,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn encode_nonpresent(self, entry: NonPresent) -> Result<u64, FormatError> {
-        if entry.value > VALUE_MASK {
-            return Err(FormatError::PayloadTooBig);
-        }
-        let value = (!entry.value & VALUE_MASK) << VALUE_SHIFT;
-        Ok(value | ((entry.kind as u64) << KIND_SHIFT))
+        nonpresent_bits(entry, VALUE_MASK)
     }
 
     fn next_page(self, word: u64, level: u8) -> u64 {
@@ -312,7 +222,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn ad_settled(self, word: u64) -> bool {
-        word & PRESENT == 0 || (word & ACCESSED != 0 && (word & DIRTY != 0 || word & WRITABLE == 0))
+        ad_settled(word)
     }
 
     fn is_young(self, word: u64) -> bool {
@@ -332,14 +242,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn with_prot(self, word: u64, prot: Prot, _level: u8) -> Result<u64, FormatError> {
-        Ok(word & !(WRITABLE | NO_EXEC) | rights(prot)?)
-    }
-}
-
-const fn with_bit(word: u64, bit: u64, state: AdBit) -> u64 {
-    match state {
-        AdBit::Set => word | bit,
-        AdBit::Clear => word & !bit,
+        Ok(edit(word, WRITABLE | NO_EXEC, rights(prot, NO_EXEC)?))
     }
 }
 

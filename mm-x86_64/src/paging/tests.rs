@@ -1,6 +1,8 @@
 //! Encodings against the manual's tables (SDM 3A, tables 4-15 to 4-20).
 
 use super::*;
+use mm_core::format::{AttrFlags, NonPresentKind};
+use mm_core::prot::MemType;
 
 const F: Paging<FourLevel> = Paging::new(FourLevel);
 
