@@ -16,6 +16,10 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Faults that took no space lock.
+    FaultFast = "faults: without the space lock",
+    /// Faults that took the space lock.
+    FaultSlow = "faults: with the space lock",
     /// Faults that found the address unmapped or the access not allowed.
     FaultSignal = "faults answered by a signal",
     /// Anonymous reads answered by the zero page.

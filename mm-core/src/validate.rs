@@ -95,7 +95,7 @@ pub struct SpaceSeen {
     pub other: usize,
 }
 
-impl<P: Platform> AddressSpace<'_, P> {
+impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Checks all areas, tables, counts and pages of the space against one
     /// another; returns what there is.
     ///
@@ -110,20 +110,39 @@ impl<P: Platform> AddressSpace<'_, P> {
         let nodes = Nodes::new(&cx, self.mm());
         let node = self.node();
         let _layout = node.lock.write(&cx, self.key());
+        if let Some(left) = node.vmas.iter(&nodes).find(|&h| {
+            let vma = nodes.vma(h);
+            vma.is_marked() || vma.is_dying()
+        }) {
+            return Err(SpaceFlaw::Marked(nodes.vma(left).start()));
+        }
+        // Faults that hold no space lock wait outside, too.
+        self.mark_all(&cx, &nodes);
+        let seen = self.look_at_all(&cx, &nodes);
+        self.unmark_all(&nodes);
+        seen
+    }
+
+    fn look_at_all(
+        &self,
+        cx: &Cx<'m, P>,
+        nodes: &Nodes<'_, 'm, P>,
+    ) -> Result<SpaceSeen, SpaceFlaw> {
+        let node = self.node();
         let check = Check {
             space: self,
-            cx: &cx,
-            nodes: &nodes,
-            table: self.table(&cx),
+            cx,
+            nodes,
+            table: self.table(cx),
         };
         let mut seen = SpaceSeen {
-            areas: node.vmas.check(&nodes).map_err(SpaceFlaw::Areas)?,
+            areas: node.vmas.check(nodes).map_err(SpaceFlaw::Areas)?,
             ..SpaceSeen::default()
         };
-        for handle in node.vmas.iter(&nodes) {
+        for handle in node.vmas.iter(nodes) {
             check.area(handle)?;
         }
-        let sum = Delta::of_tree(&node.vmas, &nodes);
+        let sum = Delta::of_tree(&node.vmas, nodes);
         seen.pages = sum.pages.unsigned_abs();
         check.entries(&mut seen)?;
         counts_agree(&node.counts, &seen, &sum)?;
@@ -165,9 +184,6 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
         }
         if !flags.may().contains(flags.prot()) {
             return Err(SpaceFlaw::Rights(vma.start()));
-        }
-        if vma.is_marked() || vma.is_dying() {
-            return Err(SpaceFlaw::Marked(vma.start()));
         }
         self.nodes.rmap().check(handle).map_err(SpaceFlaw::Chains)?;
         if let Some(object) = Handle::from_raw(vma.object_raw()) {

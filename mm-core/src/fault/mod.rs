@@ -1,7 +1,7 @@
 //! Resolves one fault.
 //!
 //! ```text
-//!            space lock (read) ─► area ─► read count ─► allowed? ── no ─► Signal
+//!                      area, read count held ─► allowed? ── no ─► Signal
 //!                                                          │
 //!                          lock leaf table, look at the entry
 //!              ┌───────────────┬──────────────┬────────────┴───┐
@@ -20,12 +20,13 @@
 //! prepared is given back and the fault answers `Resolved`, because the
 //! access will simply be tried again (lessons 61-63; invariant D2).
 //!
-//! What protects what: the space lock for reading (and the area's read count)
-//! keeps the area's range, rights and backing; the table lock keeps the entry;
-//! a reference keeps the page. A page that was found in an object is installed
-//! only if the object still reaches that far, tested under the table lock:
-//! truncation sets the size, then takes every table lock that maps it, so
-//! either it sees our entry or we see its size (`object` module).
+//! What protects what: the area's read count keeps the area's range, rights
+//! and backing, with or without the space lock ([`crate::space`] says when that
+//! is taken); the table lock keeps the entry; a reference keeps the page. A
+//! page that was found in an object is installed only if the object still
+//! reaches that far, tested under the table lock: truncation sets the size,
+//! then takes every table lock that maps it, so either it sees our entry or
+//! we see its size (`object` module).
 //!
 //! Copy-on-write follows copy-then-publish (E11): the old entry is cleared and
 //! flushed on all CPUs before the new one is visible, all under the table lock,
@@ -96,7 +97,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Resolves the fault as far as it goes without waiting.
     ///
     /// # Locks
-    /// The space lock is held, or the area's read count. Takes table locks
+    /// The area's read count is held. Takes table locks
     /// and what finding a page takes.
     pub(crate) fn resolve(&self) -> Step<'m, P> {
         let flags = self.vma.flags();

@@ -1,13 +1,29 @@
 //! `fault`: from a trap to its outcome.
 //!
 //! ```text
-//! lock (read) ─► find area ──found──► resolve ─► outcome
-//!                    │ none                 └─ needs an anon_vma: make one, again
-//!                    ▼
-//!            lock (write) ─► grow a stack? ─► again, or SIGSEGV
+//!  fast   pin ─► look the page up ─► count in ─► re-check ─► unpin ─► resolve ─► outcome
+//!                     │ nothing         │ marked      │ another area   │ needs an anon_vma
+//!                     └─────────────────┴──────┬──────┴────────────────┘
+//!                                              ▼
+//!  slow   lock (read) ─► find area ──found──► count in ─► resolve ─► outcome
+//!                            │ none                          └─ needs an anon_vma: make one, again
+//!                            ▼
+//!                    lock (write) ─► grow a stack? ─► again, or SIGSEGV
 //! ```
 //!
-//! That there is no area is decided under the space lock only.
+//! **Fast.** A lookup without locks proves only presence. The pin keeps slabs
+//! where they are, so whatever handle the descent ends at is a node, perhaps
+//! one that was freed or reused meanwhile. Counting in fails on a free or
+//! marked node; once inside, nothing of the area changes, so that it belongs
+//! to this space and holds the page stays true until the fault leaves. From
+//! there on the read count stands for the space lock: whoever changes an area
+//! marks it first and waits until readers have left. A reader takes no space
+//! lock while it is inside, which is why that wait ends.
+//!
+//! **Slow.** Everything else proves nothing and is decided under the space
+//! lock only: that there is no area, that a stack grows, which anon_vma an
+//! area gets. A fault that meets a mark waits there for the writer, who holds
+//! the space lock as long as its marks.
 
 use super::upkeep::Nodes;
 use super::{AddressSpace, Layout};
@@ -32,8 +48,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// ticket of the transfer.
     ///
     /// # Locks
-    /// Takes the space lock for reading (for writing to grow a stack), then
-    /// object, anon_vma and table locks. The caller holds none.
+    /// Takes the area's read count, then object and table locks. Where that is
+    /// not enough, the space lock for reading (for writing to grow a stack)
+    /// before it, and anon_vma locks. The caller holds none.
     pub fn fault(&self, fault: &Fault) -> FaultOutcome<'m, P> {
         let cx = self.mm.cx();
         let page = fault.addr.vpn(self.shift());
@@ -55,26 +72,70 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         access: Access,
         addr: crate::addr::VirtAddr,
     ) -> FaultOutcome<'m, P> {
-        for _ in 0..TURNS {
-            match self.fault_once(cx, page, access) {
-                Ok(how) => return FaultOutcome::Resolved(how),
-                Err(Stop::Retry) => {}
-                Err(Stop::Wait(ticket)) => {
-                    self.mm.stats().count(Counter::FaultWait);
-                    return FaultOutcome::Wait(ticket);
-                }
-                Err(Stop::OutOfMemory) => {
-                    self.mm.stats().count(Counter::OutOfMemory);
-                    return FaultOutcome::OutOfMemory;
-                }
-                Err(Stop::Signal(signal)) => return self.signal(at(signal, addr)),
-                Err(Stop::NeedsAnonVma | Stop::Bug) => return FaultOutcome::KernelBug,
+        let mut path = Counter::FaultFast;
+        let step = self.fault_turns(cx, page, access, &mut path);
+        self.mm.stats().count(path);
+        match step {
+            Ok(how) => FaultOutcome::Resolved(how),
+            Err(Stop::Retry) => FaultOutcome::Resolved(Resolution::Minor),
+            Err(Stop::Wait(ticket)) => {
+                self.mm.stats().count(Counter::FaultWait);
+                FaultOutcome::Wait(ticket)
             }
+            Err(Stop::OutOfMemory) => {
+                self.mm.stats().count(Counter::OutOfMemory);
+                FaultOutcome::OutOfMemory
+            }
+            Err(Stop::Signal(signal)) => self.signal(at(signal, addr)),
+            Err(Stop::NeedsAnonVma | Stop::Bug) => FaultOutcome::KernelBug,
         }
-        FaultOutcome::Resolved(Resolution::Minor)
     }
 
-    fn fault_once(
+    /// Tries until something else than a race comes out; `path` becomes slow
+    /// when the space lock was needed.
+    fn fault_turns(
+        &self,
+        cx: &Cx<'m, P>,
+        page: Vpn,
+        access: Access,
+        path: &mut Counter,
+    ) -> Result<Resolution, Stop<'m, P>> {
+        for _ in 0..TURNS {
+            let step = match self.fault_fast(cx, page, access) {
+                Some(step) => step,
+                None => {
+                    *path = Counter::FaultSlow;
+                    self.fault_slow(cx, page, access)
+                }
+            };
+            if !matches!(step, Err(Stop::Retry)) {
+                return step;
+            }
+        }
+        Err(Stop::Retry)
+    }
+
+    /// Resolves a fault without the space lock; `None` where only that lock
+    /// can tell what to do.
+    fn fault_fast(
+        &self,
+        cx: &Cx<'m, P>,
+        page: Vpn,
+        access: Access,
+    ) -> Option<Result<Resolution, Stop<'m, P>>> {
+        let nodes = Nodes::new(cx, self.mm);
+        let pin = cx.pin();
+        let handle = self.node().vmas.lookup(&nodes, page)?;
+        let reader = nodes.vma(handle).try_read(cx, self.key(), page)?;
+        // The read count keeps the node's slab from here on.
+        drop(pin);
+        match self.faulting(cx, &reader, page, access).resolve() {
+            Err(Stop::NeedsAnonVma) => None,
+            step => Some(step),
+        }
+    }
+
+    fn fault_slow(
         &self,
         cx: &Cx<'m, P>,
         page: Vpn,
@@ -88,20 +149,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return self.grow_stack(cx, page);
         };
         let vma = nodes.vma(handle);
-        // Counted in as a reader: what changes the area marks it first.
         let Some(reader) = vma.try_read(cx, self.key(), page) else {
             return Err(Stop::Retry);
         };
-        let faulting = Faulting {
-            cx,
-            mm: self.mm,
-            node,
-            table: self.table(cx),
-            vma: &reader,
-            page,
-            access,
-        };
-        match faulting.resolve() {
+        match self.faulting(cx, &reader, page, access).resolve() {
             Err(Stop::NeedsAnonVma) => {
                 drop(reader);
                 self.prepare_anon(&nodes, handle)?;
@@ -109,6 +160,25 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 Err(Stop::Retry)
             }
             outcome => outcome,
+        }
+    }
+
+    /// One fault in an area whose read count is held.
+    fn faulting<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        vma: &'c Vma,
+        page: Vpn,
+        access: Access,
+    ) -> Faulting<'c, 'm, P> {
+        Faulting {
+            cx,
+            mm: self.mm,
+            node: self.node(),
+            table: self.table(cx),
+            vma,
+            page,
+            access,
         }
     }
 

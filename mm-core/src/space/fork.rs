@@ -61,26 +61,42 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         *fresh = *layout;
         child.set_limits_locked(&mut fresh, layout.limits);
         drop(fresh);
-        let charged = node.counts.anon.get();
-        self.mm.platform().try_charge(charged)?;
         let nodes = Nodes::new(&cx, self.mm);
-        let everything = PageRange::new(crate::addr::Vpn::new(0), self.user_end());
-        for vma in node.vmas.overlapping(&nodes, everything) {
-            nodes.vma(vma).write_mark(&cx);
+        self.mark_all(&cx, &nodes);
+        // Counted while no fault is inside, so that it is enough.
+        let charged = node.counts.anon.get();
+        if let Err(error) = self.mm.platform().try_charge(charged) {
+            self.unmark_all(&nodes);
+            return Err(error.into());
         }
         let mut gather = TlbGather::new(&cx, &node.tlb);
         let copied = self.copy_areas(&cx, &nodes, &child, &mut gather);
         // Also after a failure: entries have lost WRITE.
         self.released(gather.finish());
-        for vma in node.vmas.overlapping(&nodes, everything) {
-            nodes.vma(vma).unmark();
-        }
+        self.unmark_all(&nodes);
         let shared = child.node().counts.anon.get();
         self.mm.platform().uncharge(charged.saturating_sub(shared));
         drop(layout);
         copied?;
         self.mm.stats().count(Counter::Fork);
         Ok(child)
+    }
+
+    /// Write-marks every area: no fault is inside any more.
+    ///
+    /// # Locks
+    /// The space lock for writing.
+    pub(crate) fn mark_all(&self, cx: &Cx<'m, P>, nodes: &Nodes<'_, 'm, P>) {
+        for vma in self.node().vmas.iter(nodes) {
+            nodes.vma(vma).write_mark(cx);
+        }
+    }
+
+    /// Undoes [`Self::mark_all`].
+    pub(crate) fn unmark_all(&self, nodes: &Nodes<'_, 'm, P>) {
+        for vma in self.node().vmas.iter(nodes) {
+            nodes.vma(vma).unmark();
+        }
     }
 
     // Out of line, so that its locals are not in one frame with the gather.

@@ -12,8 +12,9 @@
 //! | map, unmap, protect, brk, advise(flags) | write | no |
 //! | advise(DONTNEED) | read | no |
 //! | fork | write, and the child's | no |
-//! | fault | read; write for stack growth | yes |
-//! | populate, read, write | read, page by page | yes, with progress |
+//! | fault | none; read for an area's first anon_vma, write for stack growth | yes |
+//! | populate | read, page by page | yes, with progress |
+//! | read, write | as fault, page by page | yes, with progress |
 //! | query | read | no |
 //!
 //! [`AddressSpace`] is a counted handle (`vma::owner` says what is counted): clone

@@ -1,0 +1,115 @@
+//! Faults that take no space lock: which do, and that a writer of the space
+//! does not hold them up.
+
+use mm_core::Mm;
+use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::fault::{Fault, FaultOutcome, Mode};
+use mm_core::platform::Platform;
+use mm_core::prot::{Access, MemType, Prot};
+use mm_core::space::{Backing, MapRequest};
+use mm_core::stats::Counter;
+use mm_testkit::machine::on_every_machine;
+use mm_testkit::platform::on_cpu;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The page where the areas begin.
+const FIRST: usize = 0x40000;
+
+/// Returns how many faults of `verb` took which path: fast, slow.
+fn count_paths<P: Platform>(mm: &Mm<P>, verb: impl FnOnce()) -> (usize, usize) {
+    let stats = mm.stats();
+    let (fast, slow) = (stats.get(Counter::FaultFast), stats.get(Counter::FaultSlow));
+    verb();
+    (
+        stats.get(Counter::FaultFast) - fast,
+        stats.get(Counter::FaultSlow) - slow,
+    )
+}
+
+/// After an area's first private page every fault in it is fast: first stores,
+/// loads of the zero page, stores over it, shared pages, copies after a fork,
+/// rights that grew. Only the first page, and what no area holds, is slow.
+#[test]
+fn only_what_needs_structure_takes_the_space_lock() {
+    on_every_machine(|machine| {
+        let page_size = machine.page_size();
+        let w = machine.world(2048, 1, 1);
+        let s = w.space();
+        let at = FIRST * page_size;
+        let area = MapRequest::anonymous(16 * page_size, Prot::RW).fixed(VirtAddr::new(at));
+        s.map(&area).unwrap();
+        let first = count_paths(w.mm(), || w.poke(0, &s, at, 1).unwrap());
+        assert_eq!(first, (0, 1), "the first page chooses an anon_vma");
+        let rest = count_paths(w.mm(), || {
+            for page in 1..16 {
+                if page % 2 == 0 {
+                    assert_eq!(w.peek(0, &s, at + page * page_size), Ok(0));
+                }
+                w.poke(0, &s, at + page * page_size, page as u8).unwrap();
+            }
+        });
+        assert_eq!(rest, (15 + 7, 0), "first stores, and loads before them");
+        let child = s.fork().unwrap();
+        let copies = count_paths(w.mm(), || {
+            for page in 0..16 {
+                w.poke(0, &s, at + page * page_size, 1).unwrap();
+                w.poke(0, &child, at + page * page_size, 2).unwrap();
+            }
+        });
+        assert_eq!(copies, (32, 0), "copies and reuses");
+        let wild = count_paths(w.mm(), || assert!(w.peek(0, &s, 0x10 * page_size).is_err()));
+        assert_eq!(
+            wild,
+            (0, 1),
+            "that there is no area is decided under the lock"
+        );
+        drop((s, child));
+        w.assert_empty();
+    });
+}
+
+/// A fault is answered while a writer holds the space lock, in the middle of
+/// mapping a device elsewhere: it takes no space lock.
+#[test]
+fn a_fault_does_not_wait_for_a_writer_of_the_space() {
+    on_every_machine(|machine| {
+        let page_size = machine.page_size();
+        let w = machine.world(2048, 2, 1);
+        let s = w.space();
+        let at = FIRST * page_size;
+        let area = MapRequest::anonymous(8 * page_size, Prot::RW).fixed(VirtAddr::new(at));
+        s.map(&area).unwrap();
+        w.poke(0, &s, at, 1).unwrap();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (other, count) = (s.clone(), answered.clone());
+        // The first frame that the map needs is a table's, under the space lock.
+        w.platform().interrupt_nth(1, move || {
+            let fault = Fault {
+                addr: VirtAddr::new(at + page_size),
+                access: Access::Write,
+                mode: Mode::User,
+            };
+            let outcome = on_cpu(1, || other.fault(&fault));
+            assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let device = Backing::Device {
+            pfn: Pfn::new(0x4000),
+            mem: MemType::Device,
+        };
+        let area = MapRequest {
+            backing: device,
+            ..MapRequest::anonymous(4 * page_size, Prot::RW).fixed(VirtAddr::new(2 * at))
+        };
+        s.map(&area).unwrap();
+        assert_eq!(
+            answered.load(Ordering::SeqCst),
+            1,
+            "in the middle of the map"
+        );
+        assert!(w.peek(1, &s, at + page_size).is_ok());
+        drop(s);
+        w.assert_empty();
+    });
+}
