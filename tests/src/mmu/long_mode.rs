@@ -141,7 +141,7 @@ impl Walker for LongModeWalker {
                 table: address,
                 bytes: 4096,
                 rights,
-                domain: 0,
+                note: 0,
             };
             trail.push(at);
         }

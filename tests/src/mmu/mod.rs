@@ -9,6 +9,7 @@
 //! | walker | source |
 //! |---|---|
 //! | [`TinyWalker`] | the drawing in `mm_core::format::tiny` |
+//! | [`SvWalker`] | RISC-V privileged architecture, "Supervisor-Level ISA": "Sv32" to "Sv57", Svnapot, Svpbmt, Svade, Svadu, Svvptc |
 //! | [`LongModeWalker`] | Intel SDM volume 3A, 4.5 "4-Level Paging and 5-Level Paging", 4.6 "Access Rights", 4.8 "Accessed and Dirty Flags" |
 //!
 //! Levels count from the leaf up, as everywhere in the family: a manual's
@@ -16,14 +17,17 @@
 //! addresses, because some are larger than a frame and some smaller.
 
 mod long_mode;
+mod sv;
 mod tiny;
 
 pub use long_mode::LongModeWalker;
-pub use tiny::{Sets, TinyWalker};
+pub use sv::SvWalker;
+pub use tiny::TinyWalker;
 
 use crate::arena::Arena;
 use mm_core::prot::Access;
 use std::fmt::Debug;
+use std::sync::atomic::Ordering;
 
 /// From where the CPU accesses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,8 +202,9 @@ pub struct Step {
     pub bytes: u64,
     /// What the entries above allow.
     pub rights: Rights,
-    /// The domain (ARMv7 short descriptors), else zero.
-    pub domain: u8,
+    /// What else the entries above say: the domain (ARMv7 short descriptors),
+    /// one below a global entry (RISC-V), else zero.
+    pub note: u8,
 }
 
 impl Step {
@@ -212,13 +217,47 @@ impl Step {
             table,
             bytes,
             rights: Rights::ALL,
-            domain: 0,
+            note: 0,
         }
     }
 
     /// Returns whether a page lies below.
     pub fn spans(&self, page: usize) -> bool {
         self.page <= page && page - self.page < self.pages
+    }
+}
+
+/// Which of accessed and dirty hardware sets by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sets {
+    /// Accessed and dirty.
+    Both,
+    /// Accessed.
+    Accessed,
+    /// Neither.
+    Nothing,
+}
+
+/// Reads a word of 4 or 8 bytes.
+fn load(ram: &Arena, at: u64, bytes: u64) -> u64 {
+    match bytes {
+        4 => u64::from(ram.word32(at).load(Ordering::SeqCst)),
+        _ => ram.word64(at).load(Ordering::SeqCst),
+    }
+}
+
+/// Replaces a word if it still is the old one; says whether it was.
+fn replace(ram: &Arena, at: u64, bytes: u64, old: u64, new: u64) -> bool {
+    let order = Ordering::SeqCst;
+    match bytes {
+        4 => ram
+            .word32(at)
+            .compare_exchange(old as u32, new as u32, order, order)
+            .is_ok(),
+        _ => ram
+            .word64(at)
+            .compare_exchange(old, new, order, order)
+            .is_ok(),
     }
 }
 
@@ -296,5 +335,72 @@ impl<W: Walker + ?Sized> Walker for &'static W {
         trail: &mut Vec<Step>,
     ) -> Result<Leaf, Refusal> {
         (**self).walk(ram, from, page, access, mode, trail)
+    }
+}
+
+/// What the walkers' own tests share: tables written by hand.
+#[cfg(test)]
+mod tests {
+    use super::{Leaf, Mode, Refusal, Roots, Walker};
+    use crate::arena::Arena;
+    use mm_core::addr::Pfn;
+    use mm_core::platform::PhysMemory;
+    use mm_core::prot::Access;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// RAM whose frames, from the byte address 0x10000 on, are all tables. The
+    /// root is the first.
+    pub(super) struct Tables {
+        pub(super) ram: Arena,
+    }
+
+    impl Tables {
+        pub(super) fn new(page_shift: u32, frames: usize) -> Self {
+            let first = 0x10000 >> page_shift;
+            let ram = Arena::new(first, frames, page_shift);
+            for i in 0..frames as u64 {
+                ram.make_words::<AtomicU64>(Pfn::new(first + i), 0);
+            }
+            Self { ram }
+        }
+
+        pub(super) fn put64(&self, table: u64, index: u64, word: u64) {
+            self.ram
+                .word64(table + index * 8)
+                .store(word, Ordering::SeqCst);
+        }
+        pub(super) fn get64(&self, table: u64, index: u64) -> u64 {
+            self.ram.word64(table + index * 8).load(Ordering::SeqCst)
+        }
+        pub(super) fn put32(&self, table: u64, index: u64, word: u32) {
+            self.ram
+                .word32(table + index * 4)
+                .store(word, Ordering::SeqCst);
+        }
+    }
+
+    /// Walks from the root at 0x10000 (and a second one at 0x14000).
+    pub(super) fn walk(
+        walker: &impl Walker,
+        tables: &Tables,
+        page: usize,
+        access: Access,
+        mode: Mode,
+    ) -> Result<Leaf, Refusal> {
+        let roots = Roots {
+            low: 0x10000,
+            high: Some(0x14000),
+        };
+        let start = walker.start(roots, page)?;
+        walker.walk(&tables.ram, start, page, access, mode, &mut Vec::new())
+    }
+
+    pub(super) fn reads(
+        walker: &impl Walker,
+        tables: &Tables,
+        page: usize,
+        mode: Mode,
+    ) -> Result<Leaf, Refusal> {
+        walk(walker, tables, page, Access::Read, mode)
     }
 }

@@ -1,23 +1,11 @@
 //! The walker of the tiny format: the drawing in `mm_core::format::tiny`.
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Step, Walker};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Sets, Step, Walker, load, replace};
 use crate::arena::Arena;
 use mm_core::format::WordCell;
 use mm_core::prot::Access;
 use std::fmt::Debug;
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering;
-
-/// Which bits the hardware of [`TinyWalker`] sets by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sets {
-    /// Accessed and dirty.
-    Both,
-    /// Accessed.
-    Accessed,
-    /// Neither.
-    Nothing,
-}
 
 /// The walker of the tiny format, for words in cells of type `C`.
 #[derive(Debug)]
@@ -55,27 +43,6 @@ impl<C> TinyWalker<C> {
 
 impl<C: WordCell + Debug> TinyWalker<C> {
     const BYTES: u64 = size_of::<C::Word>() as u64;
-
-    fn load(ram: &Arena, at: u64) -> u64 {
-        match Self::BYTES {
-            4 => u64::from(ram.word32(at).load(Ordering::SeqCst)),
-            _ => ram.word64(at).load(Ordering::SeqCst),
-        }
-    }
-
-    /// Replaces a word if it still is the old one.
-    fn replace(ram: &Arena, at: u64, old: u64, new: u64) -> bool {
-        match Self::BYTES {
-            4 => ram
-                .word32(at)
-                .compare_exchange(old as u32, new as u32, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok(),
-            _ => ram
-                .word64(at)
-                .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok(),
-        }
-    }
 }
 
 impl<C: WordCell + Debug> Walker for TinyWalker<C> {
@@ -117,7 +84,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
             let shift = self.bits * u32::from(at.level - 1);
             let index = (page >> shift) & ((1 << self.bits) - 1);
             let cell = at.table + index as u64 * Self::BYTES;
-            let word = Self::load(ram, cell);
+            let word = load(ram, cell, Self::BYTES);
             let is = |bit: u32| word >> bit & 1 != 0;
             if !is(0) {
                 return Err(Refusal::NotPresent(at.level));
@@ -133,7 +100,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
                     table: frame << 12,
                     bytes: Self::BYTES << self.bits,
                     rights: at.rights,
-                    domain: 0,
+                    note: 0,
                 };
                 trail.push(at);
                 continue;
@@ -164,7 +131,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
                 }
                 want |= 1 << 5;
             }
-            if want != word && !Self::replace(ram, cell, word, want) {
+            if want != word && !replace(ram, cell, Self::BYTES, word, want) {
                 continue;
             }
             return Ok(Leaf {
