@@ -10,6 +10,8 @@
 //! |---|---|
 //! | [`TinyWalker`] | the drawing in `mm_core::format::tiny` |
 //! | [`SvWalker`] | RISC-V privileged architecture, "Supervisor-Level ISA": "Sv32" to "Sv57", Svnapot, Svpbmt, Svade, Svadu, Svvptc |
+//! | [`TwoLevelWalker`] | Intel SDM volume 3A, 4.3 "32-Bit Paging" |
+//! | [`PaeWalker`] | 4.4 "PAE Paging" |
 //! | [`LongModeWalker`] | Intel SDM volume 3A, 4.5 "4-Level Paging and 5-Level Paging", 4.6 "Access Rights", 4.8 "Accessed and Dirty Flags" |
 //!
 //! Levels count from the leaf up, as everywhere in the family: a manual's
@@ -17,12 +19,16 @@
 //! addresses, because some are larger than a frame and some smaller.
 
 mod long_mode;
+mod pae;
 mod sv;
 mod tiny;
+mod two_level;
 
 pub use long_mode::LongModeWalker;
+pub use pae::PaeWalker;
 pub use sv::SvWalker;
 pub use tiny::TinyWalker;
+pub use two_level::TwoLevelWalker;
 
 use crate::arena::Arena;
 use mm_core::prot::Access;
