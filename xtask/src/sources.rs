@@ -81,6 +81,8 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "mm-core/src/platform/mod.rs",
         "a platform is believed: the trait is unsafe to implement",
     ),
+    ("mm-arm/src/armv7/native.rs", "instructions"),
+    ("mm-arm/src/armv7/short.rs", "implements the format's trait"),
     ("mm-riscv/src/native.rs", "instructions"),
     ("mm-riscv/src/paging.rs", "implements the format's trait"),
     ("mm-x86_64/src/legacy/", "implements the format's trait"),
