@@ -11,9 +11,9 @@
 //! The four entries of the top level have no rights, no accessed bit and no
 //! NX: those bits are reserved. The CPU reads all four when CR3 is loaded and
 //! walks from its copies (SDM 3A 4.4.1). So a change of one is seen after a
-//! load of CR3, also the change from non-present: a kernel fills all four
-//! before it loads a table for the first time, or loads CR3 again after a map
-//! below a new one. The table of four is 32 bytes and below 4 GiB; a frame is
+//! load of CR3, also the change from non-present: the format says that invalid
+//! entries are remembered, so that each map flushes, and a platform's flush
+//! loads CR3. The table of four is 32 bytes and below 4 GiB; a frame is
 //! given to it, the rest of which is empty. NX is always used: set EFER.NXE.
 //!
 //! Source: Intel SDM 3A, 4.4, tables 4-8 to 4-11.
@@ -65,7 +65,8 @@ unsafe impl PageTableFormat for Pae {
         false
     }
     fn caches_invalid(self) -> bool {
-        false
+        // The registers of the top level.
+        true
     }
     fn nonpresent_bits(self) -> u32 {
         VALUE_BITS
