@@ -38,6 +38,11 @@ pub type Space<F = AnyFormat> = AddressSpace<'static, TestPlatform<F>>;
 /// An object of a world.
 pub type File<F = AnyFormat> = ObjectRef<'static, TestPlatform<F>>;
 
+/// Returns the bytes of a page of a space's machine.
+pub fn page_size<F: PageTableFormat>(space: &Space<F>) -> usize {
+    1 << space.mm().frames().page_shift()
+}
+
 /// Why an access of a simulated program did not succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stopped {

@@ -9,34 +9,22 @@ use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, MapRequest, Word32};
-use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::world::{File, Space, Stopped, World};
-use mm_x86_64::{FourLevel, Paging};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-type Format = Paging<FourLevel>;
-type X64 = World<Format, LongModeWalker>;
-
-const PAGE: usize = 4096;
-
-fn world(cpus: usize, seed: u64) -> X64 {
-    World::new(
-        Paging::new(FourLevel),
-        LongModeWalker::new(4),
-        4096,
-        cpus,
-        seed,
-    )
+fn world(machine: &Machine, cpus: usize, seed: u64) -> World {
+    machine.world(4096, cpus, seed)
 }
 
 fn va(a: usize) -> VirtAddr {
     VirtAddr::new(a)
 }
 
-fn check(w: &X64, spaces: &[&Space<Format>], seed: u64) {
+fn check(w: &World, spaces: &[&Space], seed: u64) {
     if let Err(wrong) = w.check(spaces.iter().copied()) {
         panic!("seed {seed}: {wrong}");
     }
@@ -44,18 +32,19 @@ fn check(w: &X64, spaces: &[&Space<Format>], seed: u64) {
 
 /// Ends the whole test when one thread fails: the others wait for it at a
 /// barrier, or for its word to stop.
-struct Together;
+struct Together<'a>(&'a Machine);
 
-impl Drop for Together {
+impl Drop for Together<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            eprintln!("^^^ on the machine \"{}\"", self.0.name);
             std::process::abort();
         }
     }
 }
 
 /// Adds one to the word, as a futex would: through the kernel.
-fn add_one(w: &X64, cpu: usize, s: &Space<Format>, addr: usize) {
+fn add_one(w: &World, cpu: usize, s: &Space, addr: usize) {
     let mut seen = 0;
     loop {
         let word = on_cpu(cpu, || s.compare_exchange_u32(va(addr), seen, seen + 1));
@@ -70,6 +59,7 @@ fn add_one(w: &X64, cpu: usize, s: &Space<Format>, addr: usize) {
 /// One thread's part of a mapping, and what must be in it.
 struct Stripe {
     start: usize,
+    page: usize,
     /// A byte for each page, `None` where nothing is mapped.
     bytes: Vec<Option<u8>>,
     writable: Vec<bool>,
@@ -78,19 +68,20 @@ struct Stripe {
 const STRIPE: usize = 24;
 
 impl Stripe {
-    fn new(start: usize) -> Self {
+    fn new(start: usize, page: usize) -> Self {
         Self {
             start,
+            page,
             bytes: vec![Some(0); STRIPE],
             writable: vec![true; STRIPE],
         }
     }
 
     fn addr(&self, i: usize) -> usize {
-        self.start + i * PAGE
+        self.start + i * self.page
     }
 
-    fn look(&self, w: &X64, cpu: usize, s: &Space<Format>, i: usize) {
+    fn look(&self, w: &World, cpu: usize, s: &Space, i: usize) {
         let got = w.peek(cpu, s, self.addr(i) + 9 * i);
         match self.bytes[i] {
             Some(byte) => assert_eq!(got, Ok(byte), "page {i} of CPU {cpu}"),
@@ -101,7 +92,7 @@ impl Stripe {
         }
     }
 
-    fn store(&mut self, w: &X64, cpu: usize, s: &Space<Format>, i: usize, byte: u8) {
+    fn store(&mut self, w: &World, cpu: usize, s: &Space, i: usize, byte: u8) {
         let got = w.poke(cpu, s, self.addr(i) + 9 * i, byte);
         match (self.bytes[i], self.writable[i]) {
             (Some(_), true) => {
@@ -120,10 +111,10 @@ impl Stripe {
     }
 
     /// Does one thing to the stripe.
-    fn step(&mut self, w: &X64, cpu: usize, s: &Space<Format>, dice: &mut Random) {
+    fn step(&mut self, w: &World, cpu: usize, s: &Space, dice: &mut Random) {
         let i = dice.below(STRIPE as u64) as usize;
         let n = (1 + dice.below(6) as usize).min(STRIPE - i);
-        let (at, len) = (va(self.addr(i)), n * PAGE);
+        let (at, len) = (va(self.addr(i)), n * self.page);
         match dice.below(20) {
             0 => {
                 on_cpu(cpu, || s.unmap(at, len)).unwrap();
@@ -165,10 +156,11 @@ impl Stripe {
     }
 
     /// Forks while the others go on, and compares the stripe in the child.
-    fn fork(&mut self, w: &X64, cpu: usize, s: &Space<Format>, dice: &mut Random) {
+    fn fork(&mut self, w: &World, cpu: usize, s: &Space, dice: &mut Random) {
         let child = on_cpu(cpu, || s.fork()).unwrap();
         let mut twin = Stripe {
             start: self.start,
+            page: self.page,
             bytes: self.bytes.clone(),
             writable: self.writable.clone(),
         };
@@ -185,22 +177,23 @@ impl Stripe {
 }
 
 /// H1-H5, H10, H12, H15: everyone changes, faults and forks, each its stripe.
-fn stripes(seed: u64, cpus: usize, rounds: usize, steps: usize) {
-    let w = world(cpus, seed);
+fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usize) {
+    let page = machine.page_size();
+    let w = world(machine, cpus, seed);
     let s = w.space();
-    let len = (cpus * STRIPE + 1) * PAGE;
+    let len = (cpus * STRIPE + 1) * page;
     let base = s.map(&MapRequest::anonymous(len, Prot::RW)).unwrap();
     let base = base.as_usize();
-    let word = base + cpus * STRIPE * PAGE;
+    let word = base + cpus * STRIPE * page;
     let rest = Barrier::new(cpus);
     let added = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for cpu in 0..cpus {
             let (w, s, rest, added) = (&w, &s, &rest, &added);
             scope.spawn(move || {
-                let _together = Together;
+                let _together = Together(machine);
                 let mut dice = Random::new(seed * 16 + cpu as u64);
-                let mut stripe = Stripe::new(base + cpu * STRIPE * PAGE);
+                let mut stripe = Stripe::new(base + cpu * STRIPE * page, page);
                 for _ in 0..rounds {
                     for _ in 0..steps {
                         stripe.step(w, cpu, s, &mut dice);
@@ -229,108 +222,116 @@ fn stripes(seed: u64, cpus: usize, rounds: usize, steps: usize) {
 
 #[test]
 fn threads_change_fault_and_fork_each_its_own_stripe() {
-    stripes(1, 2, 6, 250);
-    stripes(2, 3, 6, 250);
-    stripes(3, 4, 4, 200);
+    on_every_machine(|machine| {
+        stripes(machine, 1, 2, 6, 250);
+        stripes(machine, 2, 3, 6, 250);
+        stripes(machine, 3, 4, 4, 200);
+    });
 }
 
 /// E11, lesson 44: a reader never sees a page go back in time, though forks
 /// make the writer's page a copy again and again.
 #[test]
 fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
-    let seed = 5;
-    let w = world(3, seed);
-    let s = w.space();
-    let a = s.map(&MapRequest::anonymous(PAGE, Prot::RW)).unwrap();
-    let a = a.as_usize();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let (w, s, stop) = (&w, &s, &stop);
-        scope.spawn(move || {
-            let _together = Together;
-            for n in 1u32..3000 {
-                w.store(0, s, a, &n.to_le_bytes()).unwrap();
-                let mut back = [0; 4];
-                w.load(0, s, a, &mut back).unwrap();
-                assert_eq!(u32::from_le_bytes(back), n, "seed {seed}: lost a store");
-            }
-            stop.store(true, Ordering::Release);
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let seed = 5;
+        let w = world(machine, 3, seed);
+        let s = w.space();
+        let a = s.map(&MapRequest::anonymous(page, Prot::RW)).unwrap();
+        let a = a.as_usize();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (w, s, stop) = (&w, &s, &stop);
+            scope.spawn(move || {
+                let _together = Together(machine);
+                for n in 1u32..3000 {
+                    w.store(0, s, a, &n.to_le_bytes()).unwrap();
+                    let mut back = [0; 4];
+                    w.load(0, s, a, &mut back).unwrap();
+                    assert_eq!(u32::from_le_bytes(back), n, "seed {seed}: lost a store");
+                }
+                stop.store(true, Ordering::Release);
+            });
+            scope.spawn(move || {
+                let _together = Together(machine);
+                let mut last = 0;
+                while !stop.load(Ordering::Acquire) {
+                    let mut now = [0; 4];
+                    w.load(1, s, a, &mut now).unwrap();
+                    let now = u32::from_le_bytes(now);
+                    assert!(now >= last, "seed {seed}: {now} after {last}");
+                    last = now;
+                }
+            });
+            scope.spawn(move || {
+                let _together = Together(machine);
+                while !stop.load(Ordering::Acquire) {
+                    let child = on_cpu(2, || s.fork()).unwrap();
+                    // The child's nth never changes again.
+                    let mut first = [0; 4];
+                    w.load(2, &child, a, &mut first).unwrap();
+                    std::thread::yield_now();
+                    let mut again = [0; 4];
+                    w.load(2, &child, a, &mut again).unwrap();
+                    assert_eq!(first, again, "seed {seed}: a store shows in the child");
+                    on_cpu(2, || drop(child));
+                }
+            });
         });
-        scope.spawn(move || {
-            let _together = Together;
-            let mut last = 0;
-            while !stop.load(Ordering::Acquire) {
-                let mut now = [0; 4];
-                w.load(1, s, a, &mut now).unwrap();
-                let now = u32::from_le_bytes(now);
-                assert!(now >= last, "seed {seed}: {now} after {last}");
-                last = now;
-            }
-        });
-        scope.spawn(move || {
-            let _together = Together;
-            while !stop.load(Ordering::Acquire) {
-                let child = on_cpu(2, || s.fork()).unwrap();
-                // The child's page never changes again.
-                let mut first = [0; 4];
-                w.load(2, &child, a, &mut first).unwrap();
-                std::thread::yield_now();
-                let mut again = [0; 4];
-                w.load(2, &child, a, &mut again).unwrap();
-                assert_eq!(first, again, "seed {seed}: a store shows in the child");
-                on_cpu(2, || drop(child));
-            }
-        });
+        check(&w, &[&s], seed);
+        drop(s);
+        w.assert_empty();
     });
-    check(&w, &[&s], seed);
-    drop(s);
-    w.assert_empty();
 }
 
 /// H3, E10: everyone writes to the same fresh or shared pages at once, in one
 /// space and in its fork; each byte is kept, and each page exists once.
 #[test]
 fn e10_h3_simultaneous_first_and_copying_stores_keep_every_byte() {
-    const CPUS: usize = 4;
-    const PAGES: usize = 40;
-    for seed in 0..6 {
-        let w = world(CPUS, seed);
-        let (parent, start) = (w.space(), Barrier::new(CPUS));
-        let r = MapRequest::anonymous(PAGES * PAGE, Prot::RW);
-        let a = parent.map(&r).unwrap().as_usize();
-        // Even pages are there before the fork, odd ones are not.
-        for i in (0..PAGES).step_by(2) {
-            w.poke(0, &parent, a + i * PAGE + 4000, 77).unwrap();
-        }
-        let child = parent.fork().unwrap();
-        std::thread::scope(|scope| {
-            for cpu in 0..CPUS {
-                let (w, start) = (&w, &start);
-                let s = if cpu % 2 == 0 { &parent } else { &child };
-                scope.spawn(move || {
-                    let _together = Together;
-                    start.wait();
-                    for i in 0..PAGES {
-                        w.poke(cpu, s, a + i * PAGE + cpu, cpu as u8 + 1).unwrap();
-                    }
-                });
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        const CPUS: usize = 4;
+        const PAGES: usize = 40;
+        for seed in 0..6 {
+            let w = world(machine, CPUS, seed);
+            let (parent, start) = (w.space(), Barrier::new(CPUS));
+            let r = MapRequest::anonymous(PAGES * page, Prot::RW);
+            let a = parent.map(&r).unwrap().as_usize();
+            // Even pages are there before the fork, odd ones are not.
+            for i in (0..PAGES).step_by(2) {
+                w.poke(0, &parent, a + i * page + 4000, 77).unwrap();
             }
-        });
-        for (n, s) in [&parent, &child].into_iter().enumerate() {
-            for i in 0..PAGES {
-                let mut got = [0; 4];
-                w.load(n, s, a + i * PAGE, &mut got).unwrap();
-                let want = if n == 0 { [1, 0, 3, 0] } else { [0, 2, 0, 4] };
-                assert_eq!(got, want, "seed {seed}, page {i} of space {n}");
-                let old = if i % 2 == 0 { 77 } else { 0 };
-                assert_eq!(w.peek(n, s, a + i * PAGE + 4000), Ok(old));
+            let child = parent.fork().unwrap();
+            std::thread::scope(|scope| {
+                for cpu in 0..CPUS {
+                    let (w, start) = (&w, &start);
+                    let s = if cpu % 2 == 0 { &parent } else { &child };
+                    scope.spawn(move || {
+                        let _together = Together(machine);
+                        start.wait();
+                        for i in 0..PAGES {
+                            w.poke(cpu, s, a + i * page + cpu, cpu as u8 + 1).unwrap();
+                        }
+                    });
+                }
+            });
+            for (n, s) in [&parent, &child].into_iter().enumerate() {
+                for i in 0..PAGES {
+                    let mut got = [0; 4];
+                    w.load(n, s, a + i * page, &mut got).unwrap();
+                    let want = if n == 0 { [1, 0, 3, 0] } else { [0, 2, 0, 4] };
+                    assert_eq!(got, want, "seed {seed}, nth {i} of space {n}");
+                    let old = if i % 2 == 0 { 77 } else { 0 };
+                    assert_eq!(w.peek(n, s, a + i * page + 4000), Ok(old));
+                }
+                assert_eq!(s.counts().anon.get(), PAGES);
             }
-            assert_eq!(s.counts().anon.get(), PAGES);
+            check(&w, &[&parent, &child], seed);
+            drop((parent, child));
+            w.assert_empty();
         }
-        check(&w, &[&parent, &child], seed);
-        drop((parent, child));
-        w.assert_empty();
-    }
+    });
 }
 
 /// G5, lesson 60: a file is cut and grown while others load from it and store
@@ -338,93 +339,99 @@ fn e10_h3_simultaneous_first_and_copying_stores_keep_every_byte() {
 /// nothing of what was cut off stays.
 #[test]
 fn g5_lesson_60_truncation_against_faults() {
-    const PAGES: usize = 20;
-    let seed = 8;
-    let w = world(3, seed);
-    let file: File<Format> = w.file(1, &vec![7; PAGES * PAGE]);
-    let (s, t) = (w.space(), w.space());
-    let shared = MapRequest::shared(&file, 0, PAGES * PAGE, Prot::RW);
-    let private = MapRequest::private(&file, 0, PAGES * PAGE, Prot::RW);
-    let a = s.map(&shared).unwrap().as_usize();
-    let b = t.map(&private).unwrap().as_usize();
-    let stop = AtomicBool::new(false);
-    let allowed = |got: Result<u8, Stopped>| match got {
-        Ok(byte) => assert!([0, 7, 9].contains(&byte), "seed {seed}: {byte}"),
-        Err(Stopped::Signal(Signal::BusAdrErr(_))) => {}
-        Err(other) => panic!("seed {seed}: {other:?}"),
-    };
-    std::thread::scope(|scope| {
-        for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
-            let (w, stop) = (&w, &stop);
-            scope.spawn(move || {
-                let _together = Together;
-                let mut dice = Random::new(seed + cpu as u64);
-                while !stop.load(Ordering::Acquire) {
-                    let at = at + dice.below((PAGES * PAGE) as u64) as usize;
-                    if dice.chance(50) {
-                        allowed(w.poke(cpu, s, at, 9).map(|()| 9));
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        const PAGES: usize = 20;
+        let seed = 8;
+        let w = world(machine, 3, seed);
+        let file: File = w.file(1, &vec![7; PAGES * page]);
+        let (s, t) = (w.space(), w.space());
+        let shared = MapRequest::shared(&file, 0, PAGES * page, Prot::RW);
+        let private = MapRequest::private(&file, 0, PAGES * page, Prot::RW);
+        let a = s.map(&shared).unwrap().as_usize();
+        let b = t.map(&private).unwrap().as_usize();
+        let stop = AtomicBool::new(false);
+        let allowed = |got: Result<u8, Stopped>| match got {
+            Ok(byte) => assert!([0, 7, 9].contains(&byte), "seed {seed}: {byte}"),
+            Err(Stopped::Signal(Signal::BusAdrErr(_))) => {}
+            Err(other) => panic!("seed {seed}: {other:?}"),
+        };
+        std::thread::scope(|scope| {
+            for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
+                let (w, stop) = (&w, &stop);
+                scope.spawn(move || {
+                    let _together = Together(machine);
+                    let mut dice = Random::new(seed + cpu as u64);
+                    while !stop.load(Ordering::Acquire) {
+                        let at = at + dice.below((PAGES * page) as u64) as usize;
+                        if dice.chance(50) {
+                            allowed(w.poke(cpu, s, at, 9).map(|()| 9));
+                        }
+                        allowed(w.peek(cpu, s, at));
                     }
-                    allowed(w.peek(cpu, s, at));
-                }
-            });
-        }
-        let (w, stop, file) = (&w, &stop, &file);
-        scope.spawn(move || {
-            let _together = Together;
-            let mut dice = Random::new(seed);
-            for _ in 0..400 {
-                let size = dice.below((PAGES * PAGE) as u64) as usize;
-                on_cpu(2, || w.resize(file, size));
-                std::thread::yield_now();
+                });
             }
-            stop.store(true, Ordering::Release);
+            let (w, stop, file) = (&w, &stop, &file);
+            scope.spawn(move || {
+                let _together = Together(machine);
+                let mut dice = Random::new(seed);
+                for _ in 0..400 {
+                    let size = dice.below((PAGES * page) as u64) as usize;
+                    on_cpu(2, || w.resize(file, size));
+                    std::thread::yield_now();
+                }
+                stop.store(true, Ordering::Release);
+            });
         });
+        on_cpu(2, || w.resize(&file, 0));
+        for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
+            assert_eq!(s.counts().file.get() + s.counts().anon.get(), 0);
+            let got = w.peek(cpu, s, at);
+            assert!(matches!(got, Err(Stopped::Signal(Signal::BusAdrErr(_)))));
+        }
+        check(&w, &[&s, &t], seed);
+        drop((s, t, file));
+        w.assert_empty();
     });
-    on_cpu(2, || w.resize(&file, 0));
-    for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
-        assert_eq!(s.counts().file.get() + s.counts().anon.get(), 0);
-        let got = w.peek(cpu, s, at);
-        assert!(matches!(got, Err(Stopped::Signal(Signal::BusAdrErr(_)))));
-    }
-    check(&w, &[&s, &t], seed);
-    drop((s, t, file));
-    w.assert_empty();
 }
 
 /// F6, E13: threads of one space and vfork children (clones of the handle)
 /// unmap at the same time as they exit; shootdowns cross each other.
 #[test]
 fn f6_e13_crossing_shootdowns_and_exits() {
-    const CPUS: usize = 4;
-    for seed in 0..4 {
-        let w = world(CPUS, seed);
-        let s = w.space();
-        std::thread::scope(|scope| {
-            for cpu in 0..CPUS {
-                let w = &w;
-                let thread = s.clone();
-                scope.spawn(move || {
-                    let _together = Together;
-                    let mut dice = Random::new(seed * 16 + cpu as u64);
-                    for _ in 0..60 {
-                        let pages = 1 + dice.below(40) as usize;
-                        let r = MapRequest::anonymous(pages * PAGE, Prot::RW)
-                            .with(MapFlags::NO_RESERVE);
-                        let at = on_cpu(cpu, || thread.map(&r)).unwrap().as_usize();
-                        for i in 0..pages {
-                            w.poke(cpu, &thread, at + i * PAGE, cpu as u8).unwrap();
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        const CPUS: usize = 4;
+        for seed in 0..4 {
+            let w = world(machine, CPUS, seed);
+            let s = w.space();
+            std::thread::scope(|scope| {
+                for cpu in 0..CPUS {
+                    let w = &w;
+                    let thread = s.clone();
+                    scope.spawn(move || {
+                        let _together = Together(machine);
+                        let mut dice = Random::new(seed * 16 + cpu as u64);
+                        for _ in 0..60 {
+                            let pages = 1 + dice.below(40) as usize;
+                            let r = MapRequest::anonymous(pages * page, Prot::RW)
+                                .with(MapFlags::NO_RESERVE);
+                            let at = on_cpu(cpu, || thread.map(&r)).unwrap().as_usize();
+                            for i in 0..pages {
+                                w.poke(cpu, &thread, at + i * page, cpu as u8).unwrap();
+                            }
+                            assert_eq!(w.peek(cpu, &thread, at), Ok(cpu as u8));
+                            on_cpu(cpu, || thread.unmap(va(at), pages * page)).unwrap();
                         }
-                        assert_eq!(w.peek(cpu, &thread, at), Ok(cpu as u8));
-                        on_cpu(cpu, || thread.unmap(va(at), pages * PAGE)).unwrap();
-                    }
-                    on_cpu(cpu, || drop(thread));
-                });
-            }
-        });
-        assert_eq!(s.users(), 1);
-        assert_eq!(s.areas().count(), 0);
-        check(&w, &[&s], seed);
-        drop(s);
-        w.assert_empty();
-    }
+                        on_cpu(cpu, || drop(thread));
+                    });
+                }
+            });
+            assert_eq!(s.users(), 1);
+            assert_eq!(s.areas().count(), 0);
+            check(&w, &[&s], seed);
+            drop(s);
+            w.assert_empty();
+        }
+    });
 }
