@@ -22,27 +22,29 @@ use mm_core::platform::{PhysMemory, Platform};
 use mm_core::prot::{MemType, Prot};
 use mm_core::space::{AddressSpace, Advice, Backing, MapFlags, MapRequest, SpaceLimits};
 use mm_core::table::PageTable;
-use mm_testkit::mmu::LongModeWalker;
+use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{File, Space, Stopped, World};
-use mm_x86_64::{FourLevel, Paging};
 
-type Format = Paging<FourLevel>;
-type X64 = World<Format, LongModeWalker>;
+/// The first page that is used: things lie across a border of tables.
+const BASE: usize = 0x40000 - 32;
 
-const PAGE: usize = 4096;
-/// Where things lie: across a border of tables of level 2.
-const BASE: usize = 0x4000_0000 - 32 * PAGE;
-
-fn va(page: usize) -> VirtAddr {
-    VirtAddr::new(BASE + page * PAGE)
+fn va(w: &World, n: usize) -> VirtAddr {
+    VirtAddr::new((BASE + n) * w.page_size())
 }
 
 /// A process with some of everything, its sibling after a fork, and a file.
 struct Scene {
-    space: Space<Format>,
-    sibling: Space<Format>,
-    file: File<Format>,
+    space: Space,
+    sibling: Space,
+    file: File,
+    page: usize,
+}
+
+impl Scene {
+    fn va(&self, n: usize) -> VirtAddr {
+        VirtAddr::new((BASE + n) * self.page)
+    }
 }
 
 /// ```text
@@ -55,31 +57,34 @@ struct Scene {
 ///        40..44   shared anonymous, 40 written
 ///        50..60   a stack
 /// ```
-fn scene(w: &X64) -> Scene {
-    let key = 1;
-    let bytes: Vec<u8> = (0..12 * PAGE).map(|i| (i / PAGE + 3) as u8).collect();
+fn scene(w: &World) -> Scene {
+    let (key, page) = (1, w.page_size());
+    let bytes: Vec<u8> = (0..12 * page).map(|i| (i / page + 3) as u8).collect();
     let file = w.file_again(key, &bytes);
     let space = w.space();
-    let map = |r: MapRequest<'_, 'static, _>, at: usize| space.map(&r.fixed(va(at))).unwrap();
-    map(MapRequest::anonymous(8 * PAGE, Prot::RW), 0);
-    map(MapRequest::private(&file, 0, 8 * PAGE, Prot::RW), 8);
-    map(MapRequest::shared(&file, 0, 8 * PAGE, Prot::RW), 16);
-    map(MapRequest::anonymous(16 * PAGE, Prot::RW), 24);
-    map(MapRequest::anonymous(4 * PAGE, Prot::RW), 0x3000);
-    let shared = MapRequest::anonymous(4 * PAGE, Prot::RW).with(MapFlags::SHARED);
+    let map = |r: MapRequest<'_, 'static, _>, at: usize| space.map(&r.fixed(va(w, at))).unwrap();
+    map(MapRequest::anonymous(8 * page, Prot::RW), 0);
+    map(MapRequest::private(&file, 0, 8 * page, Prot::RW), 8);
+    map(MapRequest::shared(&file, 0, 8 * page, Prot::RW), 16);
+    map(MapRequest::anonymous(16 * page, Prot::RW), 24);
+    map(MapRequest::anonymous(4 * page, Prot::RW), 0x3000);
+    let shared = MapRequest::anonymous(4 * page, Prot::RW).with(MapFlags::SHARED);
     map(shared, 40);
-    let stack = MapRequest::anonymous(10 * PAGE, Prot::RW).with(MapFlags::GROWS_DOWN);
-    space.map(&stack.fixed(va(0x1000))).unwrap();
-    space.set_brk_start(va(0x2000));
-    space.brk(Some(va(0x2004)));
-    let store = |page: usize| w.poke(0, &space, va(page).as_usize(), page as u8).unwrap();
-    for page in [0, 2, 4, 6, 9, 17, 40, 0x1005, 0x2001] {
-        store(page);
+    let stack = MapRequest::anonymous(10 * page, Prot::RW).with(MapFlags::GROWS_DOWN);
+    space.map(&stack.fixed(va(w, 0x1000))).unwrap();
+    space.set_brk_start(va(w, 0x2000));
+    space.brk(Some(va(w, 0x2004)));
+    let store = |page: usize| {
+        w.poke(0, &space, va(w, page).as_usize(), page as u8)
+            .unwrap()
+    };
+    for n in [0, 2, 4, 6, 9, 17, 40, 0x1005, 0x2001] {
+        store(n);
     }
-    for page in [3, 7, 10, 18] {
-        w.peek(0, &space, va(page).as_usize()).unwrap();
+    for n in [3, 7, 10, 18] {
+        w.peek(0, &space, va(w, n).as_usize()).unwrap();
     }
-    space.protect(va(2), 2 * PAGE, Prot::READ).unwrap();
+    space.protect(va(w, 2), 2 * page, Prot::READ).unwrap();
     let sibling = space.fork().unwrap();
     store(4);
     store(5);
@@ -87,6 +92,7 @@ fn scene(w: &X64) -> Scene {
         space,
         sibling,
         file,
+        page,
     }
 }
 
@@ -102,7 +108,7 @@ struct Census {
 }
 
 impl Census {
-    fn take(w: &X64) -> Self {
+    fn take(w: &World) -> Self {
         w.mm().drain();
         let frames = w.mm().frames();
         let mut census = Self {
@@ -144,7 +150,7 @@ struct Picture {
     usage: mm_core::Usage,
 }
 
-fn picture(w: &X64, s: &Scene) -> Picture {
+fn picture(w: &World, s: &Scene) -> Picture {
     let mut counts = Vec::new();
     let mut entries = Vec::new();
     for space in [&s.space, &s.sibling] {
@@ -233,10 +239,10 @@ impl Picture {
 
 /// Runs one case; returns the number of failures.
 fn case(
-    w: &X64,
+    w: &World,
     name: &str,
     leaves: Leaves,
-    verb: impl Fn(&X64, &Scene) -> Result<(), MmError>,
+    verb: impl Fn(&World, &Scene) -> Result<(), MmError>,
 ) -> u64 {
     let (mut refused, mut shrugged) = (0, 0);
     for n in 1.. {
@@ -276,228 +282,245 @@ fn stopped(r: Result<(), Stopped>) -> Result<(), MmError> {
     })
 }
 
-fn store(w: &X64, s: &Scene, page: usize) -> Result<(), MmError> {
-    stopped(w.poke(0, &s.space, va(page).as_usize(), 1))
+fn store(w: &World, s: &Scene, n: usize) -> Result<(), MmError> {
+    stopped(w.poke(0, &s.space, s.va(n).as_usize(), 1))
 }
 
-fn load(w: &X64, s: &Scene, page: usize) -> Result<(), MmError> {
-    stopped(w.peek(0, &s.space, va(page).as_usize()).map(|_| ()))
+fn load(w: &World, s: &Scene, n: usize) -> Result<(), MmError> {
+    stopped(w.peek(0, &s.space, s.va(n).as_usize()).map(|_| ()))
 }
 
-fn world() -> X64 {
-    World::new(Paging::new(FourLevel), LongModeWalker::new(4), 512, 2, 0)
+fn world(machine: &Machine) -> World {
+    machine.world(512, 2, 0)
 }
 
-type Verb = fn(&X64, &Scene) -> Result<(), MmError>;
+type Verb = fn(&World, &Scene) -> Result<(), MmError>;
 
 #[test]
 fn c1_c2_c4_every_edit_with_every_failing_allocation() {
-    let w = world();
-    let cases: &[(&str, u64, Verb)] = &[
-        ("map anonymous", 1, |_, s| {
-            let r = MapRequest::anonymous(3 * PAGE, Prot::READ);
-            s.space.map(&r).map(|_| ())
-        }),
-        ("map next to its like", 0, |_, s| {
-            let r = MapRequest::anonymous(PAGE, Prot::RW).with(MapFlags::FIXED_NOREPLACE);
-            s.space.map(&r.hint(va(0x3004))).map(|_| ())
-        }),
-        ("map shared anonymous", 2, |_, s| {
-            let r = MapRequest::anonymous(3 * PAGE, Prot::RW).with(MapFlags::SHARED);
-            s.space.map(&r).map(|_| ())
-        }),
-        ("map file", 1, |_, s| {
-            let r = MapRequest::shared(&s.file, 0, PAGE, Prot::READ);
-            s.space.map(&r).map(|_| ())
-        }),
-        ("map device", 3, |_, s| {
-            let mut r = MapRequest::anonymous(2 * 512 * PAGE, Prot::RW);
-            r.backing = Backing::Device {
-                pfn: Pfn::new(0x80000),
-                mem: MemType::Uncached,
-            };
-            s.space.map(&r.with(MapFlags::SHARED)).map(|_| ())
-        }),
-        ("map fixed over several areas", 1, |_, s| {
-            let r = MapRequest::anonymous(20 * PAGE, Prot::RX).fixed(va(1));
-            s.space.map(&r).map(|_| ())
-        }),
-        ("map fixed inside one area", 3, |_, s| {
-            let r = MapRequest::private(&s.file, 0, PAGE, Prot::RX).fixed(va(5));
-            s.space.map(&r).map(|_| ())
-        }),
-        ("unmap inside one area", 2, |_, s| {
-            s.space.unmap(va(5), PAGE)
-        }),
-        ("protect inside one area", 4, |_, s| {
-            s.space.protect(va(5), PAGE, Prot::READ)
-        }),
-        ("protect over several areas", 1, |_, s| {
-            s.space.protect(va(1), 30 * PAGE, Prot::READ)
-        }),
-        ("advise inside one area", 2, |_, s| {
-            s.space.advise(va(5), 2 * PAGE, Advice::DontFork)
-        }),
-        ("advise over several areas", 2, |_, s| {
-            s.space.advise(va(5), 15 * PAGE, Advice::Random)
-        }),
-        ("brk", 0, |_, s| {
-            let end = s.space.brk(Some(va(0x2100)));
-            if end == va(0x2100) {
-                Ok(())
-            } else {
-                Err(MmError::OutOfMemory)
-            }
-        }),
-        ("brk back inside the heap", 0, |_, s| {
-            let end = s.space.brk(Some(va(0x2002)));
-            if end == va(0x2002) {
-                Ok(())
-            } else {
-                Err(MmError::OutOfMemory)
-            }
-        }),
-        ("new space", 2, |w, _| {
-            let limits = SpaceLimits::for_format(w.platform().format());
-            AddressSpace::new(w.mm(), limits).map(drop)
-        }),
-        ("new object", 1, |w, _| {
-            w.mm().new_object(PagerFacts::memory(5)).map(drop)
-        }),
-    ];
-    for (name, least, verb) in cases {
-        let refused = case(&w, name, Leaves::Nothing, verb);
-        assert!(refused >= *least, "{name}: {refused} failures only");
-    }
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let cases: &[(&str, u64, Verb)] = &[
+            ("map anonymous", 1, |_, s| {
+                let r = MapRequest::anonymous(3 * s.page, Prot::READ);
+                s.space.map(&r).map(|_| ())
+            }),
+            ("map next to its like", 0, |_, s| {
+                let r = MapRequest::anonymous(s.page, Prot::RW).with(MapFlags::FIXED_NOREPLACE);
+                s.space.map(&r.hint(s.va(0x3004))).map(|_| ())
+            }),
+            ("map shared anonymous", 2, |_, s| {
+                let r = MapRequest::anonymous(3 * s.page, Prot::RW).with(MapFlags::SHARED);
+                s.space.map(&r).map(|_| ())
+            }),
+            ("map file", 1, |_, s| {
+                let r = MapRequest::shared(&s.file, 0, s.page, Prot::READ);
+                s.space.map(&r).map(|_| ())
+            }),
+            ("map device", 3, |w, s| {
+                // At least two tables.
+                let pages = 2 * w.platform().format().entries(1);
+                let mut r = MapRequest::anonymous(pages * s.page, Prot::RW);
+                r.backing = Backing::Device {
+                    pfn: Pfn::new(0x40000),
+                    mem: MemType::Uncached,
+                };
+                s.space.map(&r.with(MapFlags::SHARED)).map(|_| ())
+            }),
+            ("map fixed over several areas", 1, |_, s| {
+                let r = MapRequest::anonymous(20 * s.page, Prot::RX).fixed(s.va(1));
+                s.space.map(&r).map(|_| ())
+            }),
+            ("map fixed inside one area", 3, |_, s| {
+                let r = MapRequest::private(&s.file, 0, s.page, Prot::RX).fixed(s.va(5));
+                s.space.map(&r).map(|_| ())
+            }),
+            ("unmap inside one area", 2, |_, s| {
+                s.space.unmap(s.va(5), s.page)
+            }),
+            ("protect inside one area", 4, |_, s| {
+                s.space.protect(s.va(5), s.page, Prot::READ)
+            }),
+            ("protect over several areas", 1, |_, s| {
+                s.space.protect(s.va(1), 30 * s.page, Prot::READ)
+            }),
+            ("advise inside one area", 2, |_, s| {
+                s.space.advise(s.va(5), 2 * s.page, Advice::DontFork)
+            }),
+            ("advise over several areas", 2, |_, s| {
+                s.space.advise(s.va(5), 15 * s.page, Advice::Random)
+            }),
+            ("brk", 0, |_, s| {
+                let end = s.space.brk(Some(s.va(0x2100)));
+                if end == s.va(0x2100) {
+                    Ok(())
+                } else {
+                    Err(MmError::OutOfMemory)
+                }
+            }),
+            ("brk back inside the heap", 0, |_, s| {
+                let end = s.space.brk(Some(s.va(0x2002)));
+                if end == s.va(0x2002) {
+                    Ok(())
+                } else {
+                    Err(MmError::OutOfMemory)
+                }
+            }),
+            ("new space", 2, |w, _| {
+                let limits = SpaceLimits::for_format(w.platform().format());
+                AddressSpace::new(w.mm(), limits).map(drop)
+            }),
+            ("new object", 1, |w, _| {
+                w.mm().new_object(PagerFacts::memory(5)).map(drop)
+            }),
+        ];
+        for (name, least, verb) in cases {
+            let refused = case(&w, name, Leaves::Nothing, verb);
+            assert!(refused >= *least, "{name}: {refused} failures only");
+        }
+    });
 }
 
 #[test]
 fn c3_fork_with_every_failing_allocation() {
-    let w = world();
-    let refused = case(&w, "fork", Leaves::Protected, |_, s| {
-        s.space.fork().map(drop)
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let refused = case(&w, "fork", Leaves::Protected, |_, s| {
+            s.space.fork().map(drop)
+        });
+        assert!(refused >= 15, "{refused} failures only");
+        let refused = case(&w, "fork of the child", Leaves::Protected, |_, s| {
+            s.sibling.fork().map(drop)
+        });
+        assert!(refused >= 15, "{refused} failures only");
     });
-    assert!(refused >= 15, "{refused} failures only");
-    let refused = case(&w, "fork of the child", Leaves::Protected, |_, s| {
-        s.sibling.fork().map(drop)
-    });
-    assert!(refused >= 15, "{refused} failures only");
 }
 
 #[test]
 fn c4_unmapping_whole_areas_and_dropping_pages_needs_no_memory() {
-    let w = world();
-    let cases: &[(&str, Verb)] = &[
-        ("unmap whole areas", |_, s| s.space.unmap(va(0), 50 * PAGE)),
-        ("unmap an edge", |_, s| s.space.unmap(va(7), 3 * PAGE)),
-        ("unmap everything", |_, s| {
-            s.space.unmap(VirtAddr::new(0), 0x7fff_0000_0000)
-        }),
-        ("drop pages", |_, s| {
-            s.space.advise(va(0), 44 * PAGE, Advice::DontNeed)
-        }),
-        ("protect whole areas", |_, s| {
-            s.space.protect(va(8), 16 * PAGE, Prot::READ)
-        }),
-        ("brk to its start", |_, s| {
-            assert_eq!(s.space.brk(Some(va(0x2000))), va(0x2000));
-            Ok(())
-        }),
-    ];
-    for (name, verb) in cases {
-        assert_eq!(case(&w, name, Leaves::Nothing, verb), 0, "{name}");
-    }
-    // All at once: not a single frame is to be had.
-    let s = scene(&w);
-    w.platform().fail_from(1, u64::MAX);
-    s.space.unmap(va(0), 50 * PAGE).unwrap();
-    drop(s);
-    w.platform().fail_none();
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let cases: &[(&str, Verb)] = &[
+            ("unmap whole areas", |_, s| {
+                s.space.unmap(s.va(0), 50 * s.page)
+            }),
+            ("unmap an edge", |_, s| s.space.unmap(s.va(7), 3 * s.page)),
+            ("unmap everything", |w, s| {
+                let end = w.platform().format().user_end();
+                s.space.unmap(VirtAddr::new(0), end.as_usize() * s.page)
+            }),
+            ("drop pages", |_, s| {
+                s.space.advise(s.va(0), 44 * s.page, Advice::DontNeed)
+            }),
+            ("protect whole areas", |_, s| {
+                s.space.protect(s.va(8), 16 * s.page, Prot::READ)
+            }),
+            ("brk to its start", |_, s| {
+                assert_eq!(s.space.brk(Some(s.va(0x2000))), s.va(0x2000));
+                Ok(())
+            }),
+        ];
+        for (name, verb) in cases {
+            assert_eq!(case(&w, name, Leaves::Nothing, verb), 0, "{name}");
+        }
+        // All at once: not a single frame is to be had.
+        let s = scene(&w);
+        w.platform().fail_from(1, u64::MAX);
+        s.space.unmap(s.va(0), 50 * s.page).unwrap();
+        drop(s);
+        w.platform().fail_none();
+        w.assert_empty();
+    });
 }
 
 #[test]
 fn every_fault_with_every_failing_allocation() {
-    let w = world();
-    let cases: &[(&str, u64, Verb)] = &[
-        ("load from fresh memory", 0, |w, s| load(w, s, 25)),
-        ("load behind a new table", 1, |w, s| load(w, s, 0x3001)),
-        ("store to fresh memory", 3, |w, s| store(w, s, 25)),
-        ("store behind new tables", 4, |w, s| store(w, s, 0x3001)),
-        ("store to the zero page", 1, |w, s| store(w, s, 7)),
-        ("store to a shared page", 1, |w, s| store(w, s, 0)),
-        ("load from a file", 1, |w, s| load(w, s, 12)),
-        ("store to a private file", 2, |w, s| store(w, s, 12)),
-        ("store to a shared file", 1, |w, s| store(w, s, 20)),
-        ("store to shared memory", 1, |w, s| store(w, s, 41)),
-        ("populate", 3, |w, s| {
-            let got = w.finish(0, va(26).as_usize(), PAGE, |at, len| {
-                s.space.populate(VirtAddr::new(at), len)
-            });
-            got.map(drop).map_err(|_| MmError::OutOfMemory)
-        }),
-    ];
-    for (name, least, verb) in cases {
-        let refused = case(&w, name, Leaves::Caches, verb);
-        assert!(refused >= *least, "{name}: {refused} failures only");
-    }
-    let grow = |w: &X64, s: &Scene| store(w, s, 0xff0);
-    let refused = case(&w, "store below the stack", Leaves::Grown, grow);
-    assert!(refused >= 1, "{refused} failures only");
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let cases: &[(&str, u64, Verb)] = &[
+            ("load from fresh memory", 0, |w, s| load(w, s, 25)),
+            ("load behind a new table", 1, |w, s| load(w, s, 0x3001)),
+            ("store to fresh memory", 3, |w, s| store(w, s, 25)),
+            ("store behind new tables", 4, |w, s| store(w, s, 0x3001)),
+            ("store to the zero page", 1, |w, s| store(w, s, 7)),
+            ("store to a shared page", 1, |w, s| store(w, s, 0)),
+            ("load from a file", 1, |w, s| load(w, s, 12)),
+            ("store to a private file", 2, |w, s| store(w, s, 12)),
+            ("store to a shared file", 1, |w, s| store(w, s, 20)),
+            ("store to shared memory", 1, |w, s| store(w, s, 41)),
+            ("populate", 3, |w, s| {
+                let got = w.finish(0, s.va(26).as_usize(), s.page, |at, len| {
+                    s.space.populate(VirtAddr::new(at), len)
+                });
+                got.map(drop).map_err(|_| MmError::OutOfMemory)
+            }),
+        ];
+        for (name, least, verb) in cases {
+            let refused = case(&w, name, Leaves::Caches, verb);
+            assert!(refused >= *least, "{name}: {refused} failures only");
+        }
+        let grow = |w: &World, s: &Scene| store(w, s, 0xff0);
+        let refused = case(&w, "store below the stack", Leaves::Grown, grow);
+        assert!(refused >= 1, "{refused} failures only");
+    });
 }
 
 #[test]
 fn every_copy_with_every_failing_allocation() {
-    let w = world();
-    let cases: &[(&str, u64, Verb)] = &[
-        ("copy in", 3, |_, s| s.space.write(va(26), b"x").map(drop)),
-        ("copy in to a shared page", 1, |_, s| {
-            s.space.write(va(0), b"x").map(drop)
-        }),
-        ("copy out", 1, |_, s| {
-            s.space.read(va(0x3001), &mut [0; 9]).map(drop)
-        }),
-        ("exchange a word", 3, |_, s| {
-            on_cpu(0, || s.space.compare_exchange_u32(va(26), 0, 1)).map(drop)
-        }),
-        ("write to a new page of a file", 1, |_, s| {
-            match s.file.write(30 * PAGE as u64, &[1; PAGE]).wait {
-                Some(Ticket::Memory(_)) => Err(MmError::OutOfMemory),
-                _ => Ok(()),
-            }
-        }),
-        ("truncate", 0, |w, s| {
-            w.resize(&s.file, PAGE);
-            Ok(())
-        }),
-    ];
-    for (name, least, verb) in cases {
-        let refused = case(&w, name, Leaves::Caches, verb);
-        assert!(refused >= *least, "{name}: {refused} failures only");
-    }
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let cases: &[(&str, u64, Verb)] = &[
+            ("copy in", 3, |_, s| s.space.write(s.va(26), b"x").map(drop)),
+            ("copy in to a shared page", 1, |_, s| {
+                s.space.write(s.va(0), b"x").map(drop)
+            }),
+            ("copy out", 1, |_, s| {
+                s.space.read(s.va(0x3001), &mut [0; 9]).map(drop)
+            }),
+            ("exchange a word", 3, |_, s| {
+                on_cpu(0, || s.space.compare_exchange_u32(s.va(26), 0, 1)).map(drop)
+            }),
+            ("write to a new page of a file", 1, |_, s| {
+                match s.file.write(30 * s.page as u64, &vec![1; s.page]).wait {
+                    Some(Ticket::Memory(_)) => Err(MmError::OutOfMemory),
+                    _ => Ok(()),
+                }
+            }),
+            ("truncate", 0, |w, s| {
+                w.resize(&s.file, s.page);
+                Ok(())
+            }),
+        ];
+        for (name, least, verb) in cases {
+            let refused = case(&w, name, Leaves::Caches, verb);
+            assert!(refused >= *least, "{name}: {refused} failures only");
+        }
+    });
 }
 
 /// What may be refused by a bound of the kernel's is refused in the same way:
 /// the charge for user memory.
 #[test]
 fn c1_a_refused_charge_changes_nothing() {
-    let w = world();
-    let s = scene(&w);
-    w.platform().set_charge_limit(w.platform().charged());
-    for verb in [
-        |w: &X64, s: &Scene| store(w, s, 0),
-        |w: &X64, s: &Scene| store(w, s, 7),
-        |w: &X64, s: &Scene| store(w, s, 12),
-        |_: &X64, s: &Scene| s.space.fork().map(drop),
-    ] {
-        // What the first look brings in stays.
-        assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
-        let before = picture(&w, &s);
-        assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
-        picture(&w, &s).compare(before, Leaves::Protected, "charge");
-    }
-    w.platform().set_charge_limit(i64::MAX);
-    store(&w, &s, 0).unwrap();
-    drop(s);
-    w.assert_empty();
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let s = scene(&w);
+        w.platform().set_charge_limit(w.platform().charged());
+        for verb in [
+            |w: &World, s: &Scene| store(w, s, 0),
+            |w: &World, s: &Scene| store(w, s, 7),
+            |w: &World, s: &Scene| store(w, s, 12),
+            |_: &World, s: &Scene| s.space.fork().map(drop),
+        ] {
+            // What the first look brings in stays.
+            assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
+            let before = picture(&w, &s);
+            assert_eq!(verb(&w, &s), Err(MmError::OutOfMemory));
+            picture(&w, &s).compare(before, Leaves::Protected, "charge");
+        }
+        w.platform().set_charge_limit(i64::MAX);
+        store(&w, &s, 0).unwrap();
+        drop(s);
+        w.assert_empty();
+    });
 }

@@ -135,8 +135,12 @@ fn lessons_8_9_10_every_piece_of_a_split_file_mapping_shows_its_own_page() {
         let child = s.fork().unwrap();
         assert_eq!(draw(&s), "0+3rw- 3+1r-- 4+1rw- 6+3rw-");
         for i in [0, 2, 3, 4, 6, 8] {
-            assert_eq!(peek(&w, &s, i), Ok(i as u8 + 3), "n {i}");
-            assert_eq!(peek(&w, &child, i), Ok(i as u8 + 3), "n {i} of the child");
+            assert_eq!(peek(&w, &s, i), Ok(i as u8 + 3), "page {i}");
+            assert_eq!(
+                peek(&w, &child, i),
+                Ok(i as u8 + 3),
+                "page {i} of the child"
+            );
         }
         s.protect(at(&s, 3), page, Prot::RW).unwrap();
         assert_eq!(draw(&s), "0+5rw- 6+3rw-");

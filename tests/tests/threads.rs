@@ -321,7 +321,7 @@ fn e10_h3_simultaneous_first_and_copying_stores_keep_every_byte() {
                     let mut got = [0; 4];
                     w.load(n, s, a + i * page, &mut got).unwrap();
                     let want = if n == 0 { [1, 0, 3, 0] } else { [0, 2, 0, 4] };
-                    assert_eq!(got, want, "seed {seed}, nth {i} of space {n}");
+                    assert_eq!(got, want, "seed {seed}, page {i} of space {n}");
                     let old = if i % 2 == 0 { 77 } else { 0 };
                     assert_eq!(w.peek(n, s, a + i * page + 4000), Ok(old));
                 }
