@@ -16,7 +16,7 @@ use crate::kernel::Arch;
 pub struct Machine<'a> {
     /// Its architecture.
     pub arch: Arch,
-    /// The kernel's ELF file.
+    /// The kernel's file, as QEMU's loader for this architecture takes it.
     pub kernel: &'a Path,
     /// The initramfs.
     pub initrd: &'a Path,
@@ -26,8 +26,8 @@ pub struct Machine<'a> {
     pub memory: u32,
     /// Number of CPUs.
     pub cpus: u32,
-    /// QEMU's name of the CPU model.
-    pub cpu_model: &'a str,
+    /// QEMU's name of the CPU model; `None` for the one that the architecture is run on.
+    pub cpu_model: Option<&'a str>,
 }
 
 /// How a run of a machine ended.
@@ -51,10 +51,53 @@ pub struct Booted {
     pub ending: Ending,
 }
 
-/// Status of QEMU when the kernel writes 0x10 to the debug-exit port: `(value << 1) | 1`.
-const STATUS_SUCCESS: i32 = 33;
-/// Status of QEMU when the kernel writes 0x11 to the debug-exit port.
-const STATUS_FAILURE: i32 = 35;
+/// How QEMU emulates an architecture, and how a kernel there ends it.
+struct Emulator {
+    program: &'static str,
+    /// Debian's package of the program.
+    package: &'static str,
+    cpu: &'static str,
+    /// The machine, and the device that ends it.
+    args: &'static [&'static str],
+    /// QEMU's status when the kernel reports success, and when it reports failure.
+    status: (i32, i32),
+}
+
+fn emulator(arch: Arch) -> Emulator {
+    match arch {
+        // The port's 0x10 and 0x11 become `(value << 1) | 1`.
+        Arch::X86_64 => Emulator {
+            program: "qemu-system-x86_64",
+            package: "qemu-system-x86",
+            cpu: "max",
+            args: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
+            status: (33, 35),
+        },
+        // Semihosting's SYS_EXIT_EXTENDED passes the status on.
+        Arch::Aarch64 => Emulator {
+            program: "qemu-system-aarch64",
+            package: "qemu-system-arm",
+            cpu: "max",
+            args: &["-machine", "virt,gic-version=2", "-semihosting"],
+            status: (0, 1),
+        },
+        Arch::Armv7 => Emulator {
+            program: "qemu-system-arm",
+            package: "qemu-system-arm",
+            cpu: "cortex-a15",
+            args: &["-machine", "virt,gic-version=2", "-semihosting"],
+            status: (0, 1),
+        },
+        // The finisher's "pass" is 0, its "fail" carries a status.
+        Arch::Riscv64 => Emulator {
+            program: "qemu-system-riscv64",
+            package: "qemu-system-misc",
+            cpu: "rv64",
+            args: &["-machine", "virt", "-bios", "default"],
+            status: (0, 1),
+        },
+    }
+}
 
 /// Boots a machine that nobody types to, and stops it after `limit`.
 pub fn watch(machine: &Machine, limit: Duration) -> Result<Booted> {
@@ -70,7 +113,7 @@ pub fn watch(machine: &Machine, limit: Duration) -> Result<Booted> {
         child.wait()?;
         Ending::TimedOut(limit)
     } else {
-        ending(child.wait()?.code())
+        ending(machine.arch, child.wait()?.code())
     };
     say(&format!("the machine ended: {}", describe(ending)));
     Ok(Booted { output, ending })
@@ -84,7 +127,7 @@ pub fn interactive(machine: &Machine) -> Result<Ending> {
     say(&command::text(&qemu));
     say("the console is this terminal; Ctrl-A X ends the machine");
     let status = qemu.status().context("cannot start QEMU")?;
-    let ending = ending(status.code());
+    let ending = ending(machine.arch, status.code());
     say(&format!("the machine ended: {}", describe(ending)));
     Ok(ending)
 }
@@ -101,18 +144,19 @@ pub fn describe(ending: Ending) -> String {
 }
 
 fn qemu(machine: &Machine) -> Result<Command> {
-    let mut qemu = match machine.arch {
-        Arch::X86_64 => {
-            if !command::exists("qemu-system-x86_64") {
-                apt::install(&["qemu-system-x86"], "qemu-system-x86_64 is missing")?;
-            }
-            let mut qemu = Command::new("qemu-system-x86_64");
-            qemu.args(["-cpu", machine.cpu_model])
-                .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-            qemu
+    let emulator = emulator(machine.arch);
+    if !command::exists(emulator.program) {
+        let why = format!("{} is missing", emulator.program);
+        let mut packages = vec![emulator.package];
+        if machine.arch == Arch::Riscv64 {
+            packages.push("opensbi");
         }
-    };
-    qemu.arg("-kernel")
+        apt::install(&packages, &why)?;
+    }
+    let mut qemu = Command::new(emulator.program);
+    qemu.args(["-cpu", machine.cpu_model.unwrap_or(emulator.cpu)])
+        .args(emulator.args)
+        .arg("-kernel")
         .arg(machine.kernel)
         .arg("-initrd")
         .arg(machine.initrd)
@@ -123,10 +167,11 @@ fn qemu(machine: &Machine) -> Result<Command> {
     Ok(qemu)
 }
 
-fn ending(code: Option<i32>) -> Ending {
+fn ending(arch: Arch, code: Option<i32>) -> Ending {
+    let (success, failure) = emulator(arch).status;
     match code {
-        Some(STATUS_SUCCESS) => Ending::Success,
-        Some(STATUS_FAILURE) => Ending::Failure,
+        Some(code) if code == success => Ending::Success,
+        Some(code) if code == failure => Ending::Failure,
         other => Ending::Died(other),
     }
 }

@@ -89,21 +89,42 @@ pub fn fetch(program: &Program, arch: &str) -> Result<PathBuf> {
 
 /// Returns the names of busybox' applets, for the links in `/bin`.
 ///
-/// The binary is asked; where the host cannot run it, a list of what our scripts use must do.
-pub fn applets(busybox: &Path) -> Vec<String> {
-    match command::capture(Command::new(busybox).arg("--list")) {
-        Ok(list) => list.split_whitespace().map(str::to_string).collect(),
-        Err(error) => {
-            say(&format!(
-                "this host cannot run busybox to list its applets ({error})"
-            ));
-            "sh ash cat echo ls sort awk sed grep gzip gunzip md5sum head tail tr wc seq sleep \
-             true false test mkdir rm cp mv uname ps kill find xargs expr"
-                .split_whitespace()
-                .map(str::to_string)
-                .collect()
-        }
+/// They are read from the binary, which may be another architecture's: the table of names is one
+/// run of zero-terminated strings that starts with `[` and `[[`.
+///
+/// # Errors
+/// When the binary holds no such table.
+pub fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let names = applet_table(&fs::read(busybox)?);
+    if !names.iter().any(|name| name == "sh") {
+        bail!("{} names no applet `sh`", busybox.display());
     }
+    Ok(names)
+}
+
+fn applet_table(binary: &[u8]) -> Vec<String> {
+    const START: &[u8] = b"[\0[[\0";
+    let Some(at) = binary.windows(START.len()).position(|bytes| bytes == START) else {
+        return Vec::new();
+    };
+    let names = binary
+        .get(at + 1..)
+        .unwrap_or_default()
+        .split(|byte| *byte == 0);
+    let letters = |name: &&[u8]| {
+        let letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"[_-.+".contains(byte);
+        !name.is_empty() && name.iter().all(letter)
+    };
+    names
+        .take_while(letters)
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect()
+}
+
+/// The suite that has an architecture which older ones lack.
+fn younger_suite(arch: &str, codename: &str) -> Option<&'static str> {
+    let old = ["bullseye", "bookworm"].contains(&codename);
+    (arch == "riscv64" && old).then_some("trixie")
 }
 
 fn download(dir: &Path, arch: &str, package: &str) -> Result<PathBuf> {
@@ -200,6 +221,12 @@ fn source_list(arch: &str) -> Result<String> {
     }
     let ours = ["", "-updates", "-security", "/updates"].map(|tail| format!("{codename}{tail}"));
     suites.retain(|suite| ours.contains(&suite.suite) && !suite.uri.starts_with("cdrom:"));
+    if let Some(younger) = younger_suite(arch, &codename) {
+        suites.retain(|suite| suite.suite == codename);
+        suites
+            .iter_mut()
+            .for_each(|suite| suite.suite = younger.to_string());
+    }
     if suites.is_empty() {
         bail!("the sources of this machine's apt name no archive of {codename}");
     }
@@ -301,7 +328,14 @@ fn deb822_style(text: &str) -> Vec<Suite> {
 
 #[cfg(test)]
 mod tests {
-    use super::{deb822_style, one_line_style};
+    use super::{applet_table, deb822_style, one_line_style};
+
+    #[test]
+    fn the_table_of_applets_ends_where_the_names_end() {
+        let binary = b"x\0[\0no\x80[\0[[\0ash\0run-parts\0\0Usage: %s\0";
+        assert_eq!(applet_table(binary), ["[", "[[", "ash", "run-parts"]);
+        assert!(applet_table(b"nothing").is_empty());
+    }
 
     #[test]
     fn both_styles_of_sources_are_read() {

@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
+use elf::file::Class;
 
 use crate::command::say;
 
@@ -56,8 +57,9 @@ fn sizes(bytes: &[u8]) -> Result<Vec<(u64, String)>> {
     let mut names = BTreeMap::new();
     if let Some((symbols, strings)) = file.symbol_table()? {
         for symbol in symbols {
+            // Bit 0 of a function's address is no part of it on Arm.
             names.insert(
-                symbol.st_value,
+                symbol.st_value & !1,
                 strings.get(symbol.st_name as usize)?.to_string(),
             );
         }
@@ -66,11 +68,18 @@ fn sizes(bytes: &[u8]) -> Result<Vec<(u64, String)>> {
         .section_header_by_name(".stack_sizes")?
         .context("the file has no .stack_sizes")?;
     let (data, _) = file.section_data(&section)?;
+    let word = match file.ehdr.class {
+        Class::ELF32 => 4,
+        Class::ELF64 => 8,
+    };
     let mut found = Vec::new();
     let mut rest = data;
-    while let Some((address, tail)) = rest.split_first_chunk::<8>() {
+    while let Some((address, tail)) = rest.split_at_checked(word) {
         let (size, tail) = uleb128(tail).context("a size is cut off")?;
-        let address = u64::from_le_bytes(*address);
+        let address = address
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte));
         found.push((size, names.get(&address).cloned().unwrap_or_default()));
         rest = tail;
     }

@@ -25,7 +25,7 @@ pub fn base(busybox: Option<&Path>) -> Result<Archive> {
     }
     if let Some(busybox) = busybox {
         put_file(&mut archive, "/bin/busybox", busybox, true)?;
-        for applet in debian::applets(busybox) {
+        for applet in debian::applets(busybox)? {
             if applet != "busybox" {
                 archive.put(
                     &format!("/bin/{applet}"),

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::command::{self, say};
+use crate::image::{self, Header};
 use crate::toolchain::{self, Std};
 use crate::{frames, paths};
 
@@ -16,27 +17,71 @@ pub enum Arch {
     /// x86-64, the machine `pc` of QEMU.
     #[value(name = "x86_64")]
     X86_64,
+    /// AArch64, the machine `virt`.
+    #[value(name = "aarch64")]
+    Aarch64,
+    /// Armv7-A, the machine `virt`.
+    #[value(name = "armv7")]
+    Armv7,
+    /// RISC-V of 64 bits, the machine `virt`.
+    #[value(name = "riscv64")]
+    Riscv64,
+}
+
+/// What the architectures are called, and by whom.
+struct Names {
+    own: &'static str,
+    target: &'static str,
+    package: &'static str,
+    debian: &'static str,
 }
 
 impl Arch {
+    /// All of them.
+    pub const ALL: [Arch; 4] = [Arch::X86_64, Arch::Aarch64, Arch::Armv7, Arch::Riscv64];
+
+    /// Our name of the architecture.
+    pub fn name(self) -> &'static str {
+        self.names().own
+    }
+
     /// The rustc target of the kernel.
     pub fn target(self) -> &'static str {
-        match self {
-            Arch::X86_64 => "x86_64-unknown-none",
-        }
+        self.names().target
     }
 
     /// The name of the kernel's package and binary.
     pub fn package(self) -> &'static str {
-        match self {
-            Arch::X86_64 => "kernel-x86_64",
-        }
+        self.names().package
     }
 
     /// Debian's name of the architecture.
     pub fn debian(self) -> &'static str {
-        match self {
-            Arch::X86_64 => "amd64",
+        self.names().debian
+    }
+
+    fn names(self) -> Names {
+        let [own, target, package, debian] = match self {
+            Arch::X86_64 => ["x86_64", "x86_64-unknown-none", "kernel-x86_64", "amd64"],
+            Arch::Aarch64 => [
+                "aarch64",
+                "aarch64-unknown-none-softfloat",
+                "kernel-aarch64",
+                "arm64",
+            ],
+            Arch::Armv7 => ["armv7", "armv7a-none-eabi", "kernel-armv7", "armhf"],
+            Arch::Riscv64 => [
+                "riscv64",
+                "riscv64gc-unknown-none-elf",
+                "kernel-riscv64",
+                "riscv64",
+            ],
+        };
+        Names {
+            own,
+            target,
+            package,
+            debian,
         }
     }
 }
@@ -48,9 +93,15 @@ pub fn is_there(arch: Arch) -> bool {
         && examples.join("kernel/rootfs").is_dir()
 }
 
-/// Builds the kernel and returns the path of its ELF file.
+/// Builds the kernel and returns the file that the machine's loader takes: the ELF file, or on
+/// Arm, where QEMU passes the device tree to Linux' own forms only, a flat image of it.
 pub fn build(arch: Arch) -> Result<PathBuf> {
-    build_for(arch, Purpose::Boot)
+    let elf = build_for(arch, Purpose::Boot)?;
+    match arch {
+        Arch::X86_64 | Arch::Riscv64 => Ok(elf),
+        Arch::Aarch64 => image::flatten(&elf, Header::Arm64),
+        Arch::Armv7 => image::flatten(&elf, Header::None),
+    }
 }
 
 /// Builds the kernel so that its ELF file tells the frame size of every function.

@@ -11,6 +11,7 @@
 //!   │
 //!   ▼
 //!  kernel     initramfs   debian, programs     what goes into a boot
+//!  image
 //!   │             │          │
 //!   ▼             ▼          ▼
 //!  toolchain     cpio       apt                  what must be there
@@ -28,6 +29,7 @@ mod command;
 mod cpio;
 mod debian;
 mod frames;
+mod image;
 mod initramfs;
 mod kernel;
 mod links;

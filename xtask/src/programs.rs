@@ -16,6 +16,9 @@ const PACKAGE: &str = "examples/programs";
 /// The program that shows a kernel's memory at work without busybox.
 pub const HELLO: &str = "hello";
 
+/// Where that program stands in the kernel's file system.
+pub const HELLO_PATH: &str = "/usr/bin/hello";
+
 /// The program whose output on Linux is the oracle for its output on our kernel.
 pub const ORACLE: &str = "bad-maps";
 

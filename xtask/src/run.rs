@@ -35,9 +35,12 @@ pub struct Options {
     /// Number of CPUs of the machine.
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
-    /// QEMU's CPU model.
-    #[arg(long, default_value = "max")]
-    cpu: String,
+    /// QEMU's CPU model; without it the one that the tests of this architecture use.
+    #[arg(long)]
+    cpu: Option<String>,
+    /// A word of the kernel's command line, such as `mmu=sv48`; may be given several times.
+    #[arg(long = "option", value_name = "WORD")]
+    words: Vec<String>,
     /// Stops a machine that nobody types to after this many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
@@ -59,7 +62,13 @@ pub const LIMIT: u64 = 300;
 
 /// Boots what the options ask for.
 pub fn command(options: &Options) -> Result<()> {
-    let (archive, append, expect) = contents(options)?;
+    let (archive, start, expect) = contents(options)?;
+    // First, because a program takes the rest of the line.
+    let mut append = options.words.join(" ");
+    if !append.is_empty() {
+        append.push(' ');
+    }
+    append.push_str(&start);
     let kernel = kernel::build(options.arch)?;
     let initrd = initramfs::write(&archive)?;
     let machine = Machine {
@@ -69,7 +78,7 @@ pub fn command(options: &Options) -> Result<()> {
         append: &append,
         memory: options.memory,
         cpus: options.cpus,
-        cpu_model: &options.cpu,
+        cpu_model: options.cpu.as_deref(),
     };
     if options.shell {
         let ending = boot::interactive(&machine)?;
@@ -84,17 +93,18 @@ pub fn command(options: &Options) -> Result<()> {
 }
 
 /// Boots as the tests do, judges the run, and returns it.
-pub fn boot(kernel: &Path, arch: Arch, archive: &Archive, setup: &Setup) -> Result<Booted> {
+pub fn boot(kernel: &Path, archive: &Archive, setup: &Setup) -> Result<Booted> {
     let initrd = initramfs::write(archive)?;
-    let append = match setup.start {
+    let start = match setup.start {
         Start::Script(name) => format!("script={}", initramfs::script(archive, name)?),
         Start::Program(line) => format!("program={line}"),
     };
+    let append = [setup.options, &start].join(" ");
     let machine = Machine {
-        arch,
+        arch: setup.arch,
         kernel,
         initrd: &initrd.path,
-        append: &append,
+        append: append.trim(),
         memory: setup.memory,
         cpus: setup.cpus,
         cpu_model: setup.cpu,
@@ -115,14 +125,18 @@ pub enum Start {
 
 /// One boot of the tests.
 pub struct Setup {
+    /// The architecture.
+    pub arch: Arch,
+    /// Words for the kernel's command line, or nothing.
+    pub options: &'static str,
     /// What the kernel starts.
     pub start: Start,
     /// Memory of the machine in MiB.
     pub memory: u32,
     /// Number of CPUs.
     pub cpus: u32,
-    /// QEMU's CPU model.
-    pub cpu: &'static str,
+    /// QEMU's CPU model, if it is not the usual one.
+    pub cpu: Option<&'static str>,
     /// When to give up.
     pub limit: Duration,
     /// What the run must show.

@@ -9,7 +9,7 @@ use crate::command::{cargo, listen, say};
 use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Suites, count};
-use crate::verdict::Expect;
+use crate::verdict::{Expect, programs_output};
 use crate::{apt, check, debian, initramfs, loom, paths, programs, publish};
 
 /// What to run.
@@ -92,28 +92,50 @@ fn compiles(package: &str) -> Result<Counts> {
 
 /// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
 fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
+    let mut demo = None;
     for (name, setup) in BOOTS {
         let name = format!("boot {name}");
         if !wanted(&name) {
             continue;
         }
-        if !kernel::is_there(ARCH) {
-            suites.absent(&name, "bootable kernel");
+        if !kernel::is_there(setup.arch) {
+            suites.absent(&name, setup.arch.package());
             continue;
         }
-        suites.run(&name, || boot(setup));
+        suites.run(&name, || boot(setup, &mut demo));
     }
 }
 
-fn boot(setup: &Setup) -> Result<Counts> {
-    let kernel = kernel::build(ARCH)?;
-    let busybox = debian::fetch(&debian::BUSYBOX, ARCH.debian())?;
+/// Boots, judges, and compares what the demo's programs wrote with `demo`, which the first boot
+/// of it (x86-64's, in a whole run) leaves.
+fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
+    let arch = setup.arch;
+    let kernel = kernel::build(arch)?;
+    let busybox = debian::fetch(&debian::BUSYBOX, arch.debian())?;
     let mut archive = initramfs::base(Some(&busybox))?;
-    let programs = programs::build(ARCH)?;
-    programs.add_bad_input(&mut archive, &busybox)?;
-    programs.add_others(&mut archive, ARCH)?;
-    let booted = run::boot(&kernel, ARCH, &archive, setup)?;
-    if matches!(setup.start, Start::Script(programs::BAD_INPUT)) {
+    let programs = match setup.start {
+        Start::Script(programs::BAD_INPUT) => {
+            let programs = programs::build(arch)?;
+            programs.add_bad_input(&mut archive, &busybox)?;
+            Some(programs)
+        }
+        Start::Script(programs::OTHERS) => {
+            let programs = programs::build(arch)?;
+            programs.add_others(&mut archive, arch)?;
+            Some(programs)
+        }
+        Start::Program(programs::HELLO_PATH) => {
+            let programs = programs::build(arch)?;
+            initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
+            Some(programs)
+        }
+        _ => None,
+    };
+    let booted = run::boot(&kernel, &archive, setup)?;
+    if matches!(setup.start, Start::Script(run::DEFAULT_SCRIPT)) {
+        same_output(demo, programs_output(&booted.output))?;
+    }
+    if let (Start::Script(programs::BAD_INPUT), Some(programs)) = (setup.start, programs) {
         let oracle = programs.oracle()?;
         if let Some(line) = programs::first_missing(&oracle, &booted.output) {
             bail!("Linux answers `{line}`, and this kernel does not");
@@ -127,14 +149,35 @@ fn boot(setup: &Setup) -> Result<Counts> {
     Ok(Counts::passed(1))
 }
 
-const ARCH: Arch = Arch::X86_64;
+/// The first output is kept, every later one must be the same, line by line.
+fn same_output(first: &mut Option<Vec<String>>, output: Vec<String>) -> Result<()> {
+    let Some(first) = first else {
+        *first = Some(output);
+        return Ok(());
+    };
+    let at = (0..first.len().max(output.len())).find(|&at| first.get(at) != output.get(at));
+    let Some(at) = at else {
+        say(&format!(
+            "all {} lines of the programs are those of the first machine",
+            output.len()
+        ));
+        return Ok(());
+    };
+    bail!(
+        "line {at} of the programs is {:?}, and {:?} on the first machine",
+        output.get(at),
+        first.get(at)
+    );
+}
 
 /// What most boots share.
 const PLAIN: Setup = Setup {
+    arch: Arch::X86_64,
+    options: "",
     start: Start::Script(run::DEFAULT_SCRIPT),
     memory: run::MEMORY,
     cpus: 1,
-    cpu: "max",
+    cpu: None,
     limit: Duration::from_secs(run::LIMIT),
     expect: Expect::SummaryAndChecksums,
 };
@@ -152,14 +195,14 @@ const BOOTS: &[(&str, Setup)] = &[
     (
         "demo, plain CPU",
         Setup {
-            cpu: "qemu64",
+            cpu: Some("qemu64"),
             ..PLAIN
         },
     ),
     (
         "own program",
         Setup {
-            start: Start::Program("/usr/bin/hello"),
+            start: Start::Program(programs::HELLO_PATH),
             expect: Expect::Summary,
             ..PLAIN
         },
@@ -193,6 +236,60 @@ const BOOTS: &[(&str, Setup)] = &[
         Setup {
             start: Start::Script(programs::BAD_INPUT),
             expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            ..PLAIN
+        },
+    ),
+    // Without hardware updates of accessed and dirty bits, and without range flushes.
+    (
+        "demo, aarch64, plain CPU",
+        Setup {
+            arch: Arch::Aarch64,
+            cpu: Some("cortex-a57"),
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, armv7",
+        Setup {
+            arch: Arch::Armv7,
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, riscv64",
+        Setup {
+            arch: Arch::Riscv64,
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, riscv64, sv39",
+        Setup {
+            arch: Arch::Riscv64,
+            options: "mmu=sv39",
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, riscv64, sv48",
+        Setup {
+            arch: Arch::Riscv64,
+            options: "mmu=sv48",
+            ..PLAIN
+        },
+    ),
+    (
+        "demo, riscv64, sv57",
+        Setup {
+            arch: Arch::Riscv64,
+            options: "mmu=sv57",
             ..PLAIN
         },
     ),

@@ -54,6 +54,25 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
     Ok(wrong)
 }
 
+/// Returns the lines of `output` that are the programs' and the same on every architecture: not
+/// the kernel's own, not the machine's name, not checksums (which are compared with the host's).
+pub fn programs_output(output: &str) -> Vec<String> {
+    let lines = output.lines().skip_while(|line| !line.starts_with("== "));
+    let lines = lines.take_while(|line| !line.to_lowercase().contains("summary"));
+    lines
+        .filter(|line| !line.starts_with("kernel: ") && !line.starts_with("Linux "))
+        .filter(|line| checksum(line).is_none())
+        .map(str::to_string)
+        .collect()
+}
+
+/// Splits a line of md5sum into the sum and the path.
+fn checksum(line: &str) -> Option<(&str, &str)> {
+    let (sum, path) = line.split_once("  ")?;
+    let is_sum = sum.len() == 32 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_sum.then_some((sum, path))
+}
+
 fn summary(output: &str, expect: Expect, wrong: &mut Vec<String>) {
     let lines: Vec<String> = output.lines().map(str::to_lowercase).collect();
     let Some(start) = lines.iter().rposition(|line| line.contains("summary")) else {
@@ -139,12 +158,9 @@ fn host_sums(archive: &Archive) -> Result<BTreeMap<String, String>> {
 fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<String>) -> usize {
     let mut compared = 0;
     for line in output.lines() {
-        let Some((sum, path)) = line.split_once("  ") else {
+        let Some((sum, path)) = checksum(line) else {
             continue;
         };
-        if sum.len() != 32 || !sum.bytes().all(|b| b.is_ascii_hexdigit()) {
-            continue;
-        }
         let right = match sums.get(path) {
             Some(right) => right == sum,
             None => sums.values().any(|right| right == sum),
@@ -161,7 +177,7 @@ fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<Stri
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Expect, checksums, summary};
+    use super::{Expect, checksums, programs_output, summary};
 
     const GOOD: &str = "hello\n--- summary ---\n1  faults: zero page\n2  faults: anonymous\n\
         3  faults: file, cached\n4  copy-on-write: copies\n5  copy-on-write: reuses\n6  forks\n\
@@ -184,6 +200,13 @@ mod tests {
             1
         );
         assert_eq!(complaints("hello\n"), 1);
+    }
+
+    #[test]
+    fn what_differs_between_machines_is_left_out() {
+        let output = "OpenSBI\nkernel: boot\n== the machine\nLinux mm 1.0 riscv64\nsame\n\
+            0123456789abcdef0123456789abcdef  -\nkernel: note\nalso\n--- summary ---\n1 forks\n";
+        assert_eq!(programs_output(output), ["== the machine", "same", "also"]);
     }
 
     #[test]
