@@ -9,6 +9,9 @@
 //! | walker | source |
 //! |---|---|
 //! | [`TinyWalker`] | the drawing in `mm_core::format::tiny` |
+//! | [`Vmsa64Walker`] | Arm ARM DDI 0487, D8 "The AArch64 Virtual Memory System Architecture" |
+//! | [`ShortWalker`] | Arm ARM DDI 0406C, B3.5 "Short-descriptor translation table format" |
+//! | [`LpaeWalker`] | B3.6 "Long-descriptor translation table format" |
 //! | [`SvWalker`] | RISC-V privileged architecture, "Supervisor-Level ISA": "Sv32" to "Sv57", Svnapot, Svpbmt, Svade, Svadu, Svvptc |
 //! | [`TwoLevelWalker`] | Intel SDM volume 3A, 4.3 "32-Bit Paging" |
 //! | [`PaeWalker`] | 4.4 "PAE Paging" |
@@ -19,16 +22,22 @@
 //! addresses, because some are larger than a frame and some smaller.
 
 mod long_mode;
+mod lpae;
 mod pae;
+mod short;
 mod sv;
 mod tiny;
 mod two_level;
+mod vmsa64;
 
 pub use long_mode::LongModeWalker;
+pub use lpae::LpaeWalker;
 pub use pae::PaeWalker;
+pub use short::ShortWalker;
 pub use sv::SvWalker;
 pub use tiny::TinyWalker;
 pub use two_level::TwoLevelWalker;
+pub use vmsa64::Vmsa64Walker;
 
 use crate::arena::Arena;
 use mm_core::prot::Access;
@@ -264,6 +273,40 @@ fn replace(ram: &Arena, at: u64, bytes: u64, old: u64, new: u64) -> bool {
             .word64(at)
             .compare_exchange(old, new, order, order)
             .is_ok(),
+    }
+}
+
+/// A run of entries that one translation may stand for.
+#[derive(Clone, Copy, Debug)]
+struct RunOf {
+    /// The number of entries.
+    entries: u64,
+    /// The bytes of an entry.
+    bytes: u64,
+    /// By how much the words of neighbours differ.
+    stride: u64,
+    /// What all words of the run share that are part of it now: these bits with
+    /// these values. While software makes or breaks a run, others may be there.
+    member: (u64, u64),
+    /// Bits in which members may differ.
+    may_differ: u64,
+}
+
+impl RunOf {
+    /// Checks the run around an entry that says it belongs to one: whoever
+    /// reads any of its entries may use it for all of them, so they must agree.
+    fn check(self, ram: &Arena, entry: u64, word: u64) {
+        let first = entry & !(self.entries * self.bytes - 1);
+        let mine = (entry - first) / self.bytes * self.stride;
+        for i in 0..self.entries {
+            let other = load(ram, first + i * self.bytes, self.bytes);
+            let is_member = other & self.member.0 == self.member.1;
+            let unlike = other.wrapping_sub(i * self.stride) ^ word.wrapping_sub(mine);
+            assert!(
+                !is_member || unlike & !self.may_differ == 0,
+                "a run with unlike entries: {other:#x} at {i}, beside {word:#x}"
+            );
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //!                      31              10 9 8 ...                Sv32
 //! ```
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Sets, Step, Walker, load, replace};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, RunOf, Sets, Step, Walker, load, replace};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 
@@ -27,6 +27,13 @@ const D: u64 = 1 << 7;
 const N: u64 = 1 << 63;
 /// Pages of the one NAPOT size there is: 64 KiB.
 const NAPOT_PAGES: usize = 16;
+const NAPOT: RunOf = RunOf {
+    entries: NAPOT_PAGES as u64,
+    bytes: 8,
+    stride: 0,
+    member: (V | N, V | N),
+    may_differ: A | D,
+};
 
 /// The walker of a RISC-V hart whose S-mode keeps SUM and MXR clear.
 #[derive(Clone, Copy, Debug)]
@@ -84,22 +91,6 @@ impl SvWalker {
         let pbmt = if self.svpbmt { 0 } else { 3 << 61 };
         let napot = if self.svnapot { 0 } else { N };
         0x7f << 54 | pbmt | napot
-    }
-
-    /// A reader of any entry of a NAPOT range may use it for the whole range:
-    /// so those that say that they belong to it must say the same. Entries that
-    /// are not yet, or not any more, part of the range are told apart by N.
-    fn check_napot(&self, ram: &Arena, entry: u64, word: u64) {
-        let range = entry & !(NAPOT_PAGES as u64 * self.bytes() - 1);
-        for i in 0..NAPOT_PAGES as u64 {
-            let other = load(ram, range + i * self.bytes(), self.bytes());
-            let member = other & (V | N) == V | N;
-            let unlike = (other ^ word) & !(A | D) != 0;
-            assert!(
-                !(member && unlike),
-                "a run with unlike entries: {other:#x} beside {word:#x}"
-            );
-        }
     }
 }
 
@@ -224,7 +215,7 @@ impl Walker for SvWalker {
             if !napot {
                 return Ok(leaf);
             }
-            self.check_napot(ram, entry, word);
+            NAPOT.check(ram, entry, word);
             return Ok(Leaf {
                 page: page & !(NAPOT_PAGES - 1),
                 pages: NAPOT_PAGES,
