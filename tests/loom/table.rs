@@ -205,7 +205,7 @@ fn activate_and_flush() {
             let taken = table
                 .lock_leaf(Vpn::new(5))
                 .unwrap()
-                .take(Vpn::new(5))
+                .take(tlb, Vpn::new(5))
                 .unwrap();
             gather.push(taken).unwrap();
             let _released = gather.finish();

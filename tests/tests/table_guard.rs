@@ -55,7 +55,7 @@ fn life<F: PageTableFormat>(format: F, spread: &[usize]) {
     // One by hand, the rest by detaching.
     let first = Vpn::new(spread[0]);
     let mut gather = TlbGather::new(&cx, &tlb);
-    let taken = table.lock_leaf(first).unwrap().take(first).unwrap();
+    let taken = table.lock_leaf(first).unwrap().take(&tlb, first).unwrap();
     gather.push(taken).unwrap();
     table.prune(range(spread[0], spread[0] + 1), &mut gather);
     table.detach_covered(table.user_pages(), &mut gather);

@@ -180,14 +180,14 @@ fn walk(frames: &Machine, root: Pfn, page: usize) -> Option<(Pfn, bool)> {
     let (word, skew) = if entry & 1 << 6 != 0 {
         (entry, page & ((1 << BITS) - 1))
     } else {
-        let table: &[Cell<Pairs>] = ram.words(Pfn::new((entry & !HARD) >> 13), 0);
+        let table: &[Cell<Pairs>] = ram.words(Pfn::new((entry & !HARD) >> 14), 0);
         (
             table[SHADOW + (page & ((1 << BITS) - 1))].load(Ordering::Acquire),
             0,
         )
     };
     assert!(word == 0 || word & HARD != 0, "{word:#x} is a soft word");
-    let frame = Pfn::new((word & !HARD) >> 13).saturating_add(skew as u64);
+    let frame = Pfn::new((word & !HARD) >> 14).saturating_add(skew as u64);
     (word & 1 != 0).then_some((frame, word & 2 != 0))
 }
 

@@ -7,7 +7,7 @@
 
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
-use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
+use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny};
 use mm_core::format::{
     AttrFlags, Attrs, Entry, HardwareAd, NonPresentKind, PageTableFormat, TableOwner,
 };
@@ -23,7 +23,7 @@ use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
 use mm_x86_64::{FiveLevel, FourLevel, Paging};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const CPUS: usize = 3;
@@ -60,13 +60,11 @@ struct World<'m, F: PageTableFormat, W: Walker> {
     /// Consecutive frames that leaves may lead to without owning them.
     block: (Pfn, u64),
     active: [bool; CPUS],
+    /// Entries of runs that were seen after steps.
+    in_runs: usize,
 }
 
 impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
-    fn cx(&self) -> Cx<'_, TestPlatform<F>> {
-        Cx::new(self.frames)
-    }
-
     fn range(&mut self) -> PageRange {
         let windows = self.windows.clone();
         let w = self.random.pick(&windows);
@@ -127,25 +125,37 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let prot = self.random.pick(&RIGHTS);
         let owner = self.random.pick(&[Owner::Table, Owner::File]);
         let cx = Cx::new(self.frames);
-        let mut pfns = Vec::new();
-        for _ in range.iter() {
-            let Ok(pfn) = self.frames.alloc(&cx, 0) else {
-                break;
-            };
+        // Half of the time frames in a row, aligned like the pages: for runs.
+        let in_a_row = self.random.chance(50);
+        let pfns = if in_a_row {
+            self.frames_in_a_row(range)
+        } else {
+            let fresh = range.iter().map_while(|_| self.frames.alloc(&cx, 0).ok());
+            fresh.collect()
+        };
+        let range = if in_a_row {
+            PageRange::with_len(range.start(), pfns.len()).unwrap()
+        } else {
+            range
+        };
+        for &pfn in &pfns {
             if owner == Owner::File {
                 let page = self.frames.page(pfn).unwrap();
                 page.user().init(PageFlags::UPTODATE, 1, 0);
                 page.get_refs(1).unwrap();
                 page.user().add_maps(1).unwrap();
             }
-            pfns.push(pfn);
         }
         let attrs = self.attrs(prot);
         let pfns_ref = &pfns;
         let result = self.armed(|w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             let mut cursor = CursorMut::new(table, &w.tlb, range);
-            let owed = cursor.map_each(pfns_ref, attrs).map_err(|e| {
+            let mapped = match pfns_ref[..] {
+                [first, ..] if in_a_row => cursor.map(first, attrs),
+                _ => cursor.map_each(pfns_ref, attrs),
+            };
+            let owed = mapped.map_err(|e| {
                 assert!(range.contains(e.at) || pfns_ref.is_empty());
                 e.why
             })?;
@@ -184,6 +194,29 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 }
             }
         }
+    }
+
+    /// Allocates single frames that lie in a row and are aligned like the pages
+    /// of a range, as many as there are.
+    fn frames_in_a_row(&self, range: PageRange) -> Vec<Pfn> {
+        let cx = Cx::new(self.frames);
+        let fresh = std::iter::from_fn(|| self.frames.alloc(&cx, 0).ok());
+        let all: Vec<_> = fresh.take(range.pages() + 32).collect();
+        let free: BTreeSet<_> = all.into_iter().map(Pfn::as_u64).collect();
+        let start = range.start().as_usize() as u64;
+        let stretch = |&first: &u64| {
+            let row = (first..first + range.pages() as u64).take_while(|n| free.contains(n));
+            row.collect::<Vec<_>>()
+        };
+        let aligned = free.iter().filter(|&&n| n % 16 == start % 16);
+        let best = aligned
+            .map(stretch)
+            .max_by_key(Vec::len)
+            .unwrap_or_default();
+        for &n in free.iter().filter(|n| !best.contains(n)) {
+            self.frames.free(&cx, Pfn::new(n)).unwrap();
+        }
+        best.into_iter().map(Pfn::new).collect()
     }
 
     fn map_block(&mut self) {
@@ -416,15 +449,29 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         self.active[cpu] = !self.active[cpu];
     }
 
-    fn check(&self) {
-        let cx = self.cx();
+    fn check(&mut self) {
+        let cx = Cx::new(self.frames);
         let table = PageTable::view(&cx, self.root, TableOwner::User, 1);
         let format = cx.format();
+        let mut in_runs = 0;
         for &w in &self.windows {
+            let mut dirty = BTreeSet::new();
+            let mut visited = 0;
+            Cursor::new(table, w).visit(|v| {
+                visited += v.pages.pages();
+                if matches!(v.entry, Entry::Leaf { attrs, .. } if attrs.flags.contains(AttrFlags::DIRTY)) {
+                    dirty.extend(v.pages.iter());
+                }
+            });
+            assert_eq!(visited, self.pages(w).len(), "seed {}", self.seed);
             for page in w.iter() {
-                let found = table
-                    .translate(page)
-                    .map(|(word, level)| (format.decode(word, level), level));
+                let word = table.translate(page);
+                let in_run = word.is_some_and(|(word, level)| {
+                    let leaf = matches!(format.decode(word, level), Entry::Leaf { .. });
+                    leaf && format.is_run(word)
+                });
+                in_runs += usize::from(in_run);
+                let found = word.map(|(word, level)| (format.decode(word, level), level));
                 let expect = self.model.get(&page.as_usize());
                 match (found, expect) {
                     (None, None) => {}
@@ -443,7 +490,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                             self.seed
                         );
                         assert!(
-                            attrs.flags.contains(AttrFlags::DIRTY)
+                            dirty.contains(&page)
                                 || !p.dirty
                                 || self.frames.platform().format().hardware_ad()
                                     != HardwareAd::Both
@@ -456,9 +503,6 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                     other => panic!("seed {}: {page}: {other:?}", self.seed),
                 }
             }
-            let mut visited = 0;
-            Cursor::new(table, w).visit(|v| visited += v.pages.pages());
-            assert_eq!(visited, self.pages(w).len(), "seed {}", self.seed);
         }
         // A table goes with its last entry: there is no empty one but the root.
         let ram = self.frames.platform().arena();
@@ -478,6 +522,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             }
         }
         self.frames.platform().assert_preemptible();
+        self.in_runs += in_runs;
     }
 }
 
@@ -512,11 +557,18 @@ fn script<F: PageTableFormat, W: Walker>(
             .collect(),
         block: (block, 1 << block_order),
         active: [false; CPUS],
+        in_runs: 0,
     };
     world.switch();
     for _ in 0..steps {
         world.step();
     }
+    assert_eq!(
+        world.in_runs > 0,
+        format.run_bits(1) > 0,
+        "seed {seed}: {} entries of runs",
+        world.in_runs
+    );
     // The end of a space: everything goes, in one round.
     let files: Vec<_> = world
         .model
@@ -597,6 +649,44 @@ fn scripts_on_a_tiny_table_that_remembers_invalid_entries() {
             400,
             seed,
         );
+    }
+}
+
+/// Runs of two and of four, of pages and of blocks, up to whole tables.
+#[test]
+fn scripts_on_tiny_tables_with_runs() {
+    for seed in 500..512 {
+        let walker = TinyWalker::<AtomicU32>::new(3, 2, Sets::Both, false);
+        let format = Tiny::<u32, SetsBoth>::new(3, 2).with_runs(1);
+        let windows = [(0, 64)];
+        script(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
+        let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Both, false);
+        let format = Tiny::<u32, SetsBoth>::new(2, 3).with_runs(2);
+        script(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
+    }
+}
+
+#[test]
+fn scripts_on_tiny_tables_with_runs_that_are_broken_before_they_are_made() {
+    for seed in 600..612 {
+        let walker = TinyWalker::<AtomicU64>::new(3, 2, Sets::Both, false).breaking();
+        let format = Tiny::<u64, SetsBothBreaking>::new(3, 2).with_runs(1);
+        let windows = [(0, 64)];
+        script(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
+        let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Accessed, false);
+        let format = Tiny::<u64, SetsAccessed>::new(4, 2).with_runs(2);
+        let windows = [(0, 256)];
+        script(format, walker.with_runs(2), &windows, 6, 1024, 200, seed);
+    }
+}
+
+#[test]
+fn scripts_on_a_tiny_table_with_runs_that_sets_nothing() {
+    for seed in 700..712 {
+        let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Nothing, true);
+        let format = Tiny::<u32, SetsNothing>::new(2, 3).with_runs(2);
+        let windows = [(0, 64)];
+        script(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
     }
 }
 

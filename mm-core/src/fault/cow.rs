@@ -76,7 +76,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     fn make_writable(&self, leaf: LeafGuard<'_, 'm, P>, counter: Counter) -> Step<'m, P> {
         let format = self.cx.format();
         let prot = self.vma.flags().writable_page_prot();
-        let _kept = leaf.replace_nonempty(self.page, |word| {
+        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |word| {
             let word = format.with_dirty(format.with_young(word, AdBit::Set), AdBit::Set);
             format.with_prot(word, prot, 1).unwrap_or(word)
         });

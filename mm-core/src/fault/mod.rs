@@ -173,7 +173,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Marks the entry accessed (and dirty) where hardware does not.
     fn settle_ad(&self, leaf: &LeafGuard<'_, 'm, P>) {
         let format = self.cx.format();
-        let _kept = leaf.replace_nonempty(self.page, |word| {
+        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |word| {
             let word = format.with_young(word, AdBit::Set);
             if self.access == Access::Write {
                 format.with_dirty(word, AdBit::Set)
@@ -193,7 +193,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
         let want = self.protected_prot();
         let format = self.cx.format();
-        let _kept = leaf.replace_nonempty(self.page, |word| {
+        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |word| {
             let writable = match format.decode(word, 1) {
                 Entry::Leaf { attrs, .. } => attrs.prot & Prot::WRITE,
                 _ => Prot::NONE,
@@ -248,9 +248,11 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
         let format = self.cx.format();
         let word = format.encode_leaf(pfn, attrs, 1).map_err(|_| Stop::Bug)?;
-        let _kept = leaf.replace_nonempty(self.page, |old| match format.decode(old, 1) {
-            Entry::NonPresent(np) if np.is_dirty() => format.with_dirty(word, AdBit::Set),
-            _ => word,
+        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |old| {
+            match format.decode(old, 1) {
+                Entry::NonPresent(np) if np.is_dirty() => format.with_dirty(word, AdBit::Set),
+                _ => word,
+            }
         });
         drop(leaf);
         Err(Stop::Retry)

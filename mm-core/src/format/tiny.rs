@@ -12,17 +12,22 @@
 //!       6        leaf (else a table, above level 1)
 //!       7 8 9    special, global, read
 //!       10..13   memory type
-//!       13..     frame
+//!       13       part of a run
+//!       14..     frame
 //!
 //!  not present:  bits 1..4 the kind, bits 4.. the value
 //! ```
 //!
 //! Where [`TinyFacts::AD`] says that hardware does not set a bit, it faults
 //! until software has set it, like RISC-V's Svade.
+//!
+//! With [`Tiny::with_runs`] a TLB may hold an aligned run of leaves as one, of
+//! pages and of blocks, if all are marked; accessed and dirty are then noted in
+//! any of them.
 
 use super::{
     AdBit, AttrFlags, Attrs, Entry, FormatError, HardwareAd, NonPresent, NonPresentKind,
-    PageTableFormat, TableOwner, Word,
+    PageTableFormat, Run, TableOwner, Word,
 };
 use crate::addr::{Pfn, Vpn};
 use crate::prot::{MemType, Prot};
@@ -48,6 +53,11 @@ pub struct SetsBoth;
 #[derive(Clone, Copy, Debug)]
 pub struct SetsAccessed;
 
+/// Sets both bits, and demands break-before-make: like an AArch64 with dirty
+/// state management.
+#[derive(Clone, Copy, Debug)]
+pub struct SetsBothBreaking;
+
 /// Sets nothing and remembers invalid entries: like RISC-V with Svade and
 /// without Svvptc.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +73,11 @@ impl TinyFacts for SetsAccessed {
     const BREAK_BEFORE_MAKE: bool = true;
     const CACHES_INVALID: bool = false;
 }
+impl TinyFacts for SetsBothBreaking {
+    const AD: HardwareAd = HardwareAd::Both;
+    const BREAK_BEFORE_MAKE: bool = true;
+    const CACHES_INVALID: bool = false;
+}
 impl TinyFacts for SetsNothing {
     const AD: HardwareAd = HardwareAd::None;
     const BREAK_BEFORE_MAKE: bool = false;
@@ -73,6 +88,7 @@ impl TinyFacts for SetsNothing {
 pub struct Tiny<W, T> {
     levels: u8,
     bits: u8,
+    run_bits: u8,
     kernel_index: u16,
     word: PhantomData<fn() -> (W, T)>,
 }
@@ -86,9 +102,18 @@ impl<W, T> Tiny<W, T> {
         Self {
             levels,
             bits,
+            run_bits: 0,
             kernel_index: 1 << bits,
             word: PhantomData,
         }
+    }
+
+    /// Lets runs of `1 << bits` leaves be marked, at every level that has
+    /// leaves; at most whole tables.
+    #[must_use]
+    pub const fn with_runs(mut self, bits: u8) -> Self {
+        self.run_bits = if bits < self.bits { bits } else { self.bits };
+        self
     }
 
     /// Gives the root entries from `index` on to the kernel.
@@ -121,8 +146,8 @@ impl<W, T> Debug for Tiny<W, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Tiny({}x{} bits, kernel at {})",
-            self.levels, self.bits, self.kernel_index
+            "Tiny({}x{} bits, runs of {} bits, kernel at {})",
+            self.levels, self.bits, self.run_bits, self.kernel_index
         )
     }
 }
@@ -139,7 +164,8 @@ const GLOBAL: u64 = 1 << 8;
 const READ: u64 = 1 << 9;
 const MEM_SHIFT: u32 = 10;
 const MEM_MASK: u64 = 7;
-const PFN_SHIFT: u32 = 13;
+const RUN: u64 = 1 << 13;
+const PFN_SHIFT: u32 = 14;
 const KIND_SHIFT: u32 = 1;
 const VALUE_SHIFT: u32 = 4;
 
@@ -338,6 +364,23 @@ unsafe impl<W: Word, T: TinyFacts> PageTableFormat for Tiny<W, T> {
     fn with_prot(self, word: W, prot: Prot, _level: u8) -> Result<W, FormatError> {
         Ok(Self::edit(word, READ | WRITE | EXEC, rights_bits(prot)))
     }
+
+    fn run_bits(self, level: u8) -> u32 {
+        if self.leaf_at(level) {
+            u32::from(self.run_bits)
+        } else {
+            0
+        }
+    }
+    fn is_run(self, word: W) -> bool {
+        word.to_u64() & RUN != 0
+    }
+    fn with_run(self, word: W, run: Run) -> W {
+        match run {
+            Run::Member => Self::edit(word, 0, RUN),
+            Run::Single => Self::edit(word, RUN, 0),
+        }
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -364,6 +407,11 @@ mod tests {
                             .encode_leaf(pfn.saturating_add(step), attrs, level)
                             .unwrap();
                         assert_eq!(f.next_page(word, level), next);
+                        let member = f.with_run(word, Run::Member);
+                        assert_eq!(f.decode(member, level), Entry::Leaf { pfn, attrs });
+                        assert!(f.is_run(member) && !f.is_run(word));
+                        assert!(f.is_run(f.next_page(member, level)));
+                        assert_eq!(f.with_run(member, Run::Single), word);
                         let Entry::Leaf { attrs: p, .. } = f.decode(f.write_protect(word), level)
                         else {
                             panic!("not a leaf any more")

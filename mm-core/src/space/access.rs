@@ -292,7 +292,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             record.clear(PageFlags::CODE_CLEAN);
         }
         let format = cx.format();
-        let _kept = leaf.replace_nonempty(page, |word| touched::<P>(format, word, access));
+        let _kept = leaf.replace_nonempty(&self.node().tlb, page, |word| {
+            touched::<P>(format, word, access)
+        });
         drop(leaf);
         if access == Access::Write && attrs.prot.allows(Access::Exec) {
             // The area executes what was just written (ptrace, a loader).

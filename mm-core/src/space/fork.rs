@@ -32,7 +32,7 @@ use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
 use crate::fault::WordOf;
-use crate::format::{AdBit, Entry, NonPresentKind, PageTableFormat};
+use crate::format::{AdBit, Entry, NonPresentKind, PageTableFormat, Run};
 use crate::page::{Kind, Page, PageFlags};
 use crate::platform::Platform;
 use crate::prot::Prot;
@@ -224,7 +224,8 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
             let word = if np {
                 word
             } else {
-                format.with_young(word, AdBit::Clear)
+                // Alone: not all of a run need be copied.
+                format.with_run(format.with_young(word, AdBit::Clear), Run::Single)
             };
             // The child's CPUs have not run it: nothing invalid is remembered.
             let _owed = self.new.install(page, word);
@@ -257,7 +258,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
         let format = self.cx.format();
         let replaced = self
             .old
-            .replace_nonempty(page, |w| write_protect::<P>(format, w));
+            .replace_nonempty(self.gather.tlb(), page, |w| write_protect::<P>(format, w));
         if replaced.is_some_and(|(old, new)| old != new) {
             self.gather
                 .flush_range(PageRange::new(page, page.saturating_add(1)));

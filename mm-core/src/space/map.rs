@@ -288,8 +288,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let Some(leaf) = table.lock_leaf(at) else {
                 break;
             };
-            for page in leaf.range().intersect(range.from(at)).iter() {
-                owed = owed.join(leaf.install(page, word));
+            let part = leaf.range().intersect(range.from(at));
+            let entered = leaf.install_run(part.start(), part.pages(), word);
+            debug_assert_eq!(entered, part.pages(), "the range was unmapped before");
+            owed = owed.join(leaf.map_flush(part));
+            for _ in part.iter() {
                 word = format.next_page(word, 1);
             }
             at = leaf.range().end();

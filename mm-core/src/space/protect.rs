@@ -118,12 +118,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut at = range.start();
         while let Some(leaf) = table.next_leaf(PageRange::new(at, range.end())) {
             let part = leaf.range().intersect(PageRange::new(at, range.end()));
-            for page in part.iter() {
-                let replaced = leaf.replace_nonempty(page, |w| rights.apply(cx, w));
-                if replaced.is_some_and(|(old, new)| old != new) {
-                    gather.flush_range(PageRange::new(page, page.saturating_add(1)));
-                }
-            }
+            let change = |word| rights.apply(cx, word);
+            let _all = leaf.replace_slots(gather.tlb(), leaf.slots(part), change, |slots, _, _| {
+                gather.flush_range(leaf.pages_of(&slots));
+            });
             at = part.end();
         }
     }

@@ -9,6 +9,7 @@
 //! same time do no harm to the table, but undo each other's work.
 
 use super::link::Spares;
+use super::run::Spread;
 use super::{PageTable, TableGuard};
 use crate::addr::Vpn;
 use crate::error::MmError;
@@ -78,7 +79,7 @@ pub struct Visited {
     pub pages: PageRange,
     /// The level it stands at: above 1 it is a block.
     pub level: u8,
-    /// What it says.
+    /// What it says; accessed and dirty are those of its whole run.
     pub entry: Entry,
 }
 
@@ -116,12 +117,14 @@ fn collect<P: Platform>(
     batch: &mut ArrayVec<Visited, BATCH>,
 ) -> Vpn {
     let span = format.entry_pages(guard.level());
+    let mut runs = Spread::default();
     for slot in guard.slots(range) {
         let page = guard.page_of(slot);
         let word = format.load(guard.words(), slot);
         if word == Word::ZERO {
             continue;
         }
+        let word = runs.word(format, guard.words(), guard.level(), slot, word);
         let entry = format.decode(word, guard.level());
         if matches!(entry, Entry::Table(_)) || batch.is_full() {
             return page.max(range.start());
@@ -188,11 +191,12 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
     /// Returns the level of the block that spans a page, if an end of the
     /// range cuts it.
     fn cut_block(&self, page: Vpn) -> Option<u8> {
-        let (word, level) = self.table.translate(page)?;
-        let leaf = matches!(
-            self.table.cx.format().decode(word, level),
-            Entry::Leaf { .. }
-        );
+        // Under the lock: without, a block that somebody breaks out of a run
+        // might be looked at while it is empty.
+        let one = PageRange::new(page, page.saturating_add(1));
+        let guard = self.table.lock_run(one)?;
+        let leaf = matches!(guard.entry(page), Entry::Leaf { .. });
+        let level = guard.level();
         (leaf && level > 1 && self.cuts(page, level)).then_some(level)
     }
 

@@ -23,10 +23,10 @@ pub enum Harvest {
     Dirty,
 }
 
-/// A leaf that had the bit.
+/// A leaf (or a run, whose entries share what is noted) that had the bit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Harvested {
-    /// Its pages; several when it is a block.
+    /// Its pages; several when it is a block or a run.
     pub pages: PageRange,
     /// Its first frame.
     pub frame: Pfn,
@@ -66,7 +66,11 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     ) -> Vpn {
         let format = self.table.cx.format();
         let level = guard.level();
-        for slot in guard.slots(self.range) {
+        let slots = guard.slots(self.range);
+        let mut next = slots.start;
+        while next < slots.end {
+            let slot = next;
+            next = slot.saturating_add(1);
             let word = format.load(guard.words(), slot);
             if word == Word::ZERO {
                 continue;
@@ -77,6 +81,21 @@ impl<P: Platform> CursorMut<'_, '_, P> {
                 Entry::Leaf { pfn, .. } => pfn,
                 _ => continue,
             };
+            if let Some(run) = guard.run_of(slot, word) {
+                if slot > run.start || slots.end < run.end {
+                    guard.break_run(self.tlb, &run);
+                    next = slot;
+                } else if batch.is_full() {
+                    return page.max(self.at());
+                } else {
+                    next = run.end;
+                    if guard.harvest_run(self.tlb, &run, bit) {
+                        let pages = guard.pages_of(&run);
+                        batch.push(Harvested { pages, frame });
+                    }
+                }
+                continue;
+            }
             let is_set = match bit {
                 Harvest::Accessed => format.is_young(word),
                 Harvest::Dirty => format.is_dirty(word),
@@ -87,7 +106,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             if batch.is_full() {
                 return page.max(self.at());
             }
-            let cleared = guard.replace_nonempty(page, |old| match bit {
+            let cleared = guard.replace_slot(slot, |old| match bit {
                 Harvest::Accessed => format.with_young(old, AdBit::Clear),
                 Harvest::Dirty => format.with_dirty(old, AdBit::Clear),
             });

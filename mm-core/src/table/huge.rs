@@ -12,13 +12,15 @@
 //! meanwhile, the exchange fails and the table is filled again. Formats that
 //! demand break-before-make get the invalid word and the flush in between.
 //! Otherwise the flush follows, before the lock is dropped: no CPU
-//! uses the block any more when the first of the pages changes.
+//! uses the block any more when the first of the pages changes. A run that the
+//! block is part of is broken before; the pages of the block are runs.
 
 use super::link::Spares;
+use super::run::run_len;
 use super::{PageTable, TableGuard};
 use crate::addr::{Pfn, Vpn};
 use crate::error::OutOfMemory;
-use crate::format::{Entry, PageTableFormat, Word};
+use crate::format::{Entry, PageTableFormat, Run, Word};
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::tlb::SpaceTlb;
@@ -75,6 +77,10 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             if !matches!(format.decode(block, level), Entry::Leaf { .. }) {
                 return Ok(false);
             }
+            if let Some(run) = guard.run_of(index, block) {
+                guard.break_run(tlb, &run);
+                continue;
+            }
             self.fill(table, block, level)?;
             if format.break_before_make() {
                 let last = format.swap(guard.words(), index, Word::ZERO);
@@ -109,6 +115,10 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         let mut word = format
             .encode_leaf(pfn, attrs, below)
             .map_err(|_| OutOfMemory)?;
+        if run_len(format, below) > 1 {
+            // All are alike, and as aligned as the block.
+            word = format.with_run(word, Run::Member);
+        }
         let words = self.words(table, below);
         let entries = format.entries(below);
         for i in 0..entries {

@@ -9,7 +9,7 @@ use crate::page::{TableLock, TableRecord};
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::sync::{Class, Rank};
-use crate::tlb::MapFlush;
+use crate::tlb::{MapFlush, SpaceTlb};
 
 /// A locked table of level 1.
 pub type LeafGuard<'c, 'm, P> = TableGuard<'c, 'm, P>;
@@ -142,6 +142,14 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         self.lock.record()
     }
 
+    pub(super) fn cx(&self) -> &'c Cx<'m, P> {
+        self.cx
+    }
+
+    pub(super) fn format(&self) -> P::Format {
+        self.cx.format()
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.record().is_dead()
     }
@@ -170,16 +178,18 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         }
         self.add_live(1);
         format.store(self.words, index, word);
-        self.map_flush(page)
+        let pages = self.cx.format().entry_pages(self.level);
+        self.map_flush(PageRange::new(page, page.saturating_add(pages)))
     }
 
     /// Installs consecutive frames from a page on, until `count` are in or an
-    /// entry is in use; returns how many. `word` is the first.
-    pub(super) fn install_run(
+    /// entry is in use; returns how many. `word` is the first. Aligned runs
+    /// that are filled whole are marked (`run`).
+    pub(crate) fn install_run(
         &self,
         page: Vpn,
         count: usize,
-        mut word: <P::Format as PageTableFormat>::Word,
+        word: <P::Format as PageTableFormat>::Word,
     ) -> usize {
         let (format, level) = (self.cx.format(), self.level);
         let first = self.index(page);
@@ -192,22 +202,22 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             let used = (first..end).find(|&i| format.load(self.words, i) != Word::ZERO);
             used.unwrap_or(end)
         };
-        // A node has at least a word for each entry; said here, so that plain
-        // words are stored without a test of the bound at each.
-        for i in first..free.min(self.words.len()) {
-            format.store(self.words, i, word);
-            word = format.next_page(word, level);
-        }
+        self.store_leaves(first..free, word);
         let installed = free.saturating_sub(first);
         self.add_live(u32::try_from(installed).unwrap_or(u32::MAX));
         installed
     }
 
     /// Empties an entry and returns what stood there, with the accessed and
-    /// dirty state it ended with; `None` when it was empty already.
-    pub fn take(&self, page: Vpn) -> Option<Taken<P::Format>> {
+    /// dirty state it ended with; `None` when it was empty already. A run that
+    /// it is part of is broken, for which `tlb` names the CPUs.
+    pub fn take(&self, tlb: &SpaceTlb, page: Vpn) -> Option<Taken<P::Format>> {
         let (format, index) = (self.cx.format(), self.index(page));
-        let old = format.load(self.words, index);
+        let mut old = format.load(self.words, index);
+        if let Some(run) = self.run_of(index, old) {
+            self.break_run(tlb, &run);
+            old = format.load(self.words, index);
+        }
         if old == Word::ZERO {
             return None;
         }
@@ -221,6 +231,16 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             pages,
             level: self.level,
         })
+    }
+
+    /// Empties an entry that a map has just made and takes back: a run that it
+    /// is part of goes whole.
+    pub(super) fn forget(&self, page: Vpn) {
+        let index = self.index(page);
+        if self.cx.format().load(self.words, index) != Word::ZERO {
+            self.cx.format().store(self.words, index, Word::ZERO);
+            self.sub_live(1);
+        }
     }
 
     /// Empties an entry that held `old` and returns what it ended with. The
@@ -246,18 +266,34 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     ///
     /// `change` may be called several times, and must not return the empty
     /// word (that is [`Self::take`]). Where rights were removed, the caller
-    /// owes a flush ([`crate::tlb::TlbGather::flush_range`]).
+    /// owes a flush ([`crate::tlb::TlbGather::flush_range`]). A run that the
+    /// entry is part of is broken first, if the entry changes.
     #[must_use = "where rights were removed a flush is owed"]
     pub(crate) fn replace_nonempty(
         &self,
+        tlb: &SpaceTlb,
         page: Vpn,
-        change: impl FnMut(<P::Format as PageTableFormat>::Word) -> <P::Format as PageTableFormat>::Word,
+        mut change: impl FnMut(
+            <P::Format as PageTableFormat>::Word,
+        ) -> <P::Format as PageTableFormat>::Word,
     ) -> Option<Replaced<P>> {
-        self.replace_slot(self.index(page), change)
+        let slot = self.index(page);
+        if self.has_runs() {
+            let one = slot..slot.saturating_add(1);
+            let mut replaced = None;
+            let _table = self.replace_slots(tlb, one, change, |_, old, new| {
+                replaced = Some((old, new));
+            });
+            return replaced.or_else(|| {
+                let word = self.cx.format().load(self.words, slot);
+                (word != Word::ZERO).then_some((word, word))
+            });
+        }
+        self.replace_slot(slot, &mut change)
     }
 
-    /// As [`Self::replace_nonempty`], by index. An entry that does not change
-    /// is not written.
+    /// Replaces one word, by index and whatever run it is part of. An entry
+    /// that does not change is not written.
     pub(super) fn replace_slot(
         &self,
         slot: usize,
@@ -321,10 +357,10 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             || !matches!(format.decode(word, self.level), Entry::Leaf { .. })
     }
 
-    pub(super) fn map_flush(&self, page: Vpn) -> MapFlush {
+    /// Returns what installing entries owes.
+    pub(crate) fn map_flush(&self, pages: PageRange) -> MapFlush {
         if self.cx.format().caches_invalid() {
-            let end = page.saturating_add(self.cx.format().entry_pages(self.level));
-            MapFlush::of(PageRange::new(page, end))
+            MapFlush::of(pages)
         } else {
             MapFlush::NONE
         }

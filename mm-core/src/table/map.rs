@@ -18,7 +18,8 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     /// Maps consecutive frames from `first` on to the pages up to the end of
     /// the range. Where they are `SPECIAL` (and so own nothing), blocks are
     /// used as large as alignment allows; else each entry takes over the
-    /// reference (and map count) that the caller holds on its frame.
+    /// reference (and map count) that the caller holds on its frame. Either
+    /// way aligned runs of entries are marked, where the format has such.
     ///
     /// # Errors
     /// [`TableError`] with the page; nothing is mapped and the cursor stays.
@@ -169,11 +170,8 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         let mut at = done.start();
         // `lock_run` finds nothing in an empty range.
         while let Some(guard) = self.table.lock_run(PageRange::new(at, done.end())) {
-            let next = next_boundary(at, format.entry_pages(guard.level()));
-            if let Some(taken) = guard.take(at) {
-                taken.consume();
-            }
-            at = next;
+            guard.forget(at);
+            at = next_boundary(at, format.entry_pages(guard.level()));
         }
         gather.flush_range(done);
         self.table.prune(self.around(done), &mut gather);

@@ -57,6 +57,10 @@
 //! [`CursorMut`] maps, unmaps, protects and harvests ranges, with one descent
 //! a table page; faults, fork and reclaim work on guards directly.
 //!
+//! # Runs
+//! Aligned entries in a row may be marked so that one TLB entry holds them
+//! together (`run`). A change of all keeps the run; any other breaks it first.
+//!
 //! # Accessed and dirty
 //! Hardware may set them between our load and our store. A word in which it
 //! has nothing left to set (`ad_settled`), or that it faults on, is replaced
@@ -78,6 +82,7 @@ mod lock;
 mod map;
 mod protect;
 mod prune;
+mod run;
 mod unmap;
 mod walk;
 mod window;
@@ -87,6 +92,7 @@ pub use harvest::{Harvest, Harvested};
 pub use kernel::KernelSpace;
 pub use lock::{LeafGuard, TableGuard, Taken};
 pub use prune::Detached;
+pub(crate) use run::Spread;
 
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;

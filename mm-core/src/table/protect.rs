@@ -1,5 +1,7 @@
 //! Changing the rights of ranges.
 //!
+//! Runs that lie in the range stay runs, others are broken (`run`).
+//!
 //! A leaf whose rights shrink is flushed before the verb returns; rights that
 //! only grow are left to be discovered by a spurious fault. `Prot::NONE`
 //! turns a leaf into a non-present entry that keeps frame, accessed and dirty
@@ -15,6 +17,7 @@ use crate::platform::Platform;
 use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
 use crate::tlb::hull;
+use core::ops::Range;
 
 type FormatWord<P> = <<P as Platform>::Format as PageTableFormat>::Word;
 
@@ -93,26 +96,31 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         let level = guard.level();
         let mut lost: Option<(usize, usize)> = None;
         let mut end = guard.range().end();
-        for slot in guard.slots(self.range) {
-            let changed = if level == 1 {
-                // The level as a constant: most of a decode falls away.
-                guard.replace_slot(slot, |old| self.with_rights(old, prot, 1))
-            } else {
-                if matches!(guard.entry_at(slot), Entry::Table(_)) {
-                    end = guard.page_of(slot).max(self.at());
-                    break;
-                }
-                guard.replace_slot(slot, |old| self.with_rights(old, prot, level))
-            };
-            if let Some((old, _)) = changed.filter(|(old, new)| old != new) {
-                // From the first loss on, what only gained rights is flushed
-                // too: cheaper than looking at each.
-                match &mut lost {
-                    Some((_, last)) => *last = slot,
-                    None if loses_rights(format, old, prot, level) => lost = Some((slot, slot)),
-                    None => {}
-                }
+        let changed = |slots: Range<usize>, old, _| {
+            let last = slots.end.saturating_sub(1);
+            // From the first loss on, what only gained rights is flushed
+            // too: cheaper than looking at each.
+            match &mut lost {
+                Some((_, end)) => *end = last,
+                None if loses_rights(format, old, prot, level) => lost = Some((slots.start, last)),
+                None => {}
             }
+        };
+        let slots = guard.slots(self.range);
+        let table = if level == 1 {
+            // The level as a constant: most of a decode falls away.
+            guard.replace_slots(
+                self.tlb,
+                slots,
+                |old| self.with_rights(old, prot, 1),
+                changed,
+            )
+        } else {
+            let change = |old| self.with_rights(old, prot, level);
+            guard.replace_slots(self.tlb, slots, change, changed)
+        };
+        if let Some(slot) = table {
+            end = guard.page_of(slot).max(self.at());
         }
         let lost = lost.map_or(PageRange::default(), |(first, last)| {
             PageRange::new(guard.page_of(first), guard.page_of(last.saturating_add(1)))

@@ -169,7 +169,13 @@ impl<P: Platform> PageTable<'_, '_, P> {
                     }
                 }
                 Entry::Leaf { .. } if covered => {
-                    if let Some(taken) = parent.take(at) {
+                    if let Some(run) = parent.take_blocks(at, part) {
+                        gone = gone.saturating_add(run.pages().checked_div(span).unwrap_or(0));
+                        gather.flush_range(run);
+                        at = run.end();
+                        continue;
+                    }
+                    if let Some(taken) = parent.take(gather.tlb(), at) {
                         let pushed = gather.push(taken);
                         debug_assert!(pushed.is_ok(), "a block owns nothing and needs no room");
                         gone = gone.saturating_add(1);

@@ -41,8 +41,9 @@ use crate::format::{AttrFlags, Cell, Entry, NonPresentKind, PageTableFormat, Wor
 use crate::page::{Kind, PageFlags};
 use crate::platform::{CpuSet, Flush, PhysMemory, Platform};
 use crate::range::PageRange;
-use crate::table::{Detached, LeafGuard, Taken};
+use crate::table::{Detached, LeafGuard, Spread, Taken};
 use arrayvec::ArrayVec;
+use core::ops::Range;
 
 /// Words that a gather holds without a spare frame.
 pub const BATCH: usize = 32;
@@ -189,20 +190,40 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         let mut present: Option<(usize, usize)> = None;
         let mut taken = 0u32;
         let mut full = None;
-        for slot in leaf.slots(range) {
+        let slots = leaf.slots(range);
+        let mut slot = slots.start;
+        while slot < slots.end {
             let word = format.load(leaf.words(), slot);
+            let here = slot;
+            slot = slot.saturating_add(1);
             if word == Word::ZERO {
                 continue;
             }
             if room == 0 {
-                full = Some(leaf.page_of(slot));
+                full = Some(leaf.page_of(here));
                 break;
             }
-            let word = leaf.clear_slot(slot, word);
+            if let Some(run) = leaf.run_of(here, word) {
+                let owned = owns(format.decode(word, 1), 1);
+                let fits = !owned || run.len() <= room;
+                if fits && here == run.start && run.end <= slots.end {
+                    self.take_run(leaf, &run);
+                    taken = taken.saturating_add(u32::try_from(run.len()).unwrap_or(u32::MAX));
+                    let first = present.map_or(here, |(first, _)| first);
+                    present = Some((first, run.end.saturating_sub(1)));
+                    room = room.saturating_sub(if owned { run.len() } else { 0 });
+                    slot = run.end;
+                } else {
+                    leaf.break_run(self.tlb, &run);
+                    slot = here;
+                }
+                continue;
+            }
+            let word = leaf.clear_slot(here, word);
             taken = taken.saturating_add(1);
             let entry = format.decode(word, 1);
             if matches!(entry, Entry::Leaf { .. }) {
-                present = Some((present.map_or(slot, |(first, _)| first), slot));
+                present = Some((present.map_or(here, |(first, _)| first), here));
             }
             if owns(entry, 1) {
                 let stored = self.store(word);
@@ -216,6 +237,22 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             self.flush_range(PageRange::new(leaf.page_of(first), end));
         }
         full
+    }
+
+    /// Takes a whole run of a level-1 table; there is room for it.
+    // Out of line: few entries are in runs.
+    #[cold]
+    #[inline(never)]
+    fn take_run(&mut self, leaf: &LeafGuard<'_, '_, P>, run: &Range<usize>) {
+        let format = self.cx.format();
+        let mut word = leaf.take_run(run);
+        for _ in run.clone() {
+            if owns(format.decode(word, 1), 1) {
+                let stored = self.store(word);
+                debug_assert!(stored, "there was room");
+            }
+            word = format.next_page(word, 1);
+        }
     }
 
     /// Replaces an entry by way of an empty one: clears it, drops the page on
@@ -233,7 +270,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         page: Vpn,
         word: FormatWord<P>,
     ) -> MapFlush {
-        if let Some(taken) = leaf.take(page) {
+        if let Some(taken) = leaf.take(self.tlb, page) {
             self.flush_page_now(page);
             let (old, level) = (taken.word(), taken.level());
             let entry = self.cx.format().decode(old, level);
@@ -264,6 +301,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         }
         self.flush_range(pages);
         table.consume();
+    }
+
+    /// Returns the CPUs of the space whose entries are gathered.
+    pub(crate) fn tlb(&self) -> &'c SpaceTlb {
+        self.tlb
     }
 
     /// Notes pages whose entries lost rights, without freeing anything.
@@ -394,6 +436,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 .words::<Cell<P::Format>>(pfn, order);
             // Count down what is live, so that a sparse table is not read whole.
             let mut live = record.live();
+            let mut runs = Spread::default();
             for i in 0..format.entries(level) {
                 if live == 0 {
                     break;
@@ -401,6 +444,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 let word = format.load(words, i);
                 if word != Word::ZERO {
                     live = live.saturating_sub(1);
+                    let word = runs.word(format, words, level, i, word);
                     self.release(word, level);
                 }
             }

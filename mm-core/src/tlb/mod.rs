@@ -170,7 +170,7 @@ impl SpaceTlb {
     /// Drops pages on every CPU that may remember them, and returns when done.
     ///
     /// # Locks
-    /// Any may be held; under an inner one, one page or one block only.
+    /// Any may be held; under an inner one, one page, block or run only.
     pub fn flush_pages<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
         let cpus = self.publish();
         if !cpus.is_empty() {

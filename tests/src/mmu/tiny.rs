@@ -18,6 +18,10 @@ pub struct TinyWalker<C> {
     pub sets: Sets,
     /// Whether invalid entries are remembered.
     pub caches_invalid: bool,
+    /// log2 of the entries of a run.
+    pub run_bits: u32,
+    /// Whether valid entries may only be replaced by way of an invalid one.
+    pub breaks: bool,
     cell: PhantomData<fn() -> C>,
 }
 
@@ -36,13 +40,42 @@ impl<C> TinyWalker<C> {
             bits,
             sets,
             caches_invalid,
+            run_bits: 0,
+            breaks: matches!(sets, Sets::Accessed),
             cell: PhantomData,
         }
+    }
+
+    /// Lets one translation hold a run of `1 << bits` leaves.
+    #[must_use]
+    pub const fn with_runs(mut self, bits: u32) -> Self {
+        self.run_bits = bits;
+        self
+    }
+
+    /// Demands break-before-make, whatever hardware sets.
+    #[must_use]
+    pub const fn breaking(mut self) -> Self {
+        self.breaks = true;
+        self
     }
 }
 
 impl<C: WordCell + Debug> TinyWalker<C> {
     const BYTES: u64 = size_of::<C::Word>() as u64;
+
+    /// The valid entries of a run, with their indices.
+    fn run(
+        &self,
+        ram: &Arena,
+        table: u64,
+        index: usize,
+        run: usize,
+    ) -> impl Iterator<Item = (usize, u64)> {
+        let first = index & !(run - 1);
+        let entry = move |i: usize| (i, load(ram, table + i as u64 * Self::BYTES, Self::BYTES));
+        (first..first + run).map(entry).filter(|(_, w)| w & 1 != 0)
+    }
 }
 
 impl<C: WordCell + Debug> Walker for TinyWalker<C> {
@@ -56,7 +89,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
         false
     }
     fn aborts_on_conflict(&self) -> bool {
-        self.sets == Sets::Accessed
+        self.breaks
     }
     fn coherent_code(&self) -> bool {
         self.sets == Sets::Both
@@ -91,7 +124,7 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
             }
             let span = 1usize << shift;
             let first = page & !(span - 1);
-            let frame = word >> 13;
+            let frame = word >> 14;
             if at.level > 1 && !is(6) {
                 at = Step {
                     level: at.level - 1,
@@ -105,7 +138,11 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
                 trail.push(at);
                 continue;
             }
-            if frame & (span as u64 - 1) != 0 {
+            // Bit 13: one of a run, which is held as one.
+            let run = if is(13) { 1usize << self.run_bits } else { 1 };
+            if frame & (span as u64 - 1) != 0
+                || (frame / span as u64) & (run as u64 - 1) != index as u64 & (run as u64 - 1)
+            {
                 return Err(Refusal::Reserved(at.level));
             }
             let allow = Allow {
@@ -118,28 +155,57 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
                 kernel: allow,
             };
             rights.check(access, mode)?;
-            let mut want = word;
-            if !is(4) {
-                if self.sets == Sets::Nothing {
+            let entries: Vec<_> = self.run(ram, at.table, index, run).collect();
+            let alike = |&(i, other): &(usize, u64)| {
+                // All but accessed, dirty and the frame.
+                let step = (i as u64).wrapping_sub(index as u64);
+                let next = frame.wrapping_add(step.wrapping_mul(span as u64));
+                (other ^ word) & 0x3fcf == 0 && other >> 14 == next
+            };
+            let unlike = entries.iter().find(|e| !alike(e));
+            assert!(
+                unlike.is_none() || !self.breaks,
+                "entry {index} of level {} is in one run with {unlike:x?}, but not alike",
+                at.level
+            );
+            // Where hardware notes, a note in any entry counts for all, and it
+            // is made in a neighbour: the worst that hardware may do.
+            let by_hardware = |bit: u32| match self.sets {
+                Sets::Both => true,
+                Sets::Accessed => bit == 4,
+                Sets::Nothing => false,
+            };
+            let noted = |bit: u32| {
+                is(bit) || (by_hardware(bit) && entries.iter().any(|(_, w)| w >> bit & 1 != 0))
+            };
+            let beside = |e: &&(usize, u64)| e.0 == index ^ 1 && alike(e);
+            let (noting, old) = match entries.iter().find(beside) {
+                Some(&(i, other)) => (at.table + i as u64 * Self::BYTES, other),
+                None => (cell, word),
+            };
+            let mut want = old;
+            if !noted(4) {
+                if !by_hardware(4) {
                     return Err(Refusal::NotAccessed);
                 }
                 want |= 1 << 4;
             }
-            if access == Access::Write && !is(5) {
-                if self.sets != Sets::Both {
+            if access == Access::Write && !noted(5) {
+                if !by_hardware(5) {
                     return Err(Refusal::NotDirty);
                 }
                 want |= 1 << 5;
             }
-            if want != word && !replace(ram, cell, Self::BYTES, word, want) {
+            if want != old && !replace(ram, noting, Self::BYTES, old, want) {
                 continue;
             }
+            let skip = (index & (run - 1)) * span;
             return Ok(Leaf {
-                page: first,
-                pages: span,
-                frame,
+                page: first - skip,
+                pages: span * run,
+                frame: frame - skip as u64,
                 rights,
-                dirty: want >> 5 & 1 != 0,
+                dirty: noted(5) || want >> 5 & 1 != 0,
                 global: is(8),
                 memory: (word >> 10 & 7) as u8,
             });
