@@ -108,7 +108,7 @@ fn applet_table(binary: &[u8]) -> Vec<String> {
         return Vec::new();
     };
     let names = binary
-        .get(at + 1..)
+        .get(at..)
         .unwrap_or_default()
         .split(|byte| *byte == 0);
     let letters = |name: &&[u8]| {
