@@ -28,7 +28,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn new(name: &'static str, format: impl PageTableFormat, walker: impl Walker) -> Self {
+    /// Makes a machine of a test's own; leaks both.
+    pub fn new(name: &'static str, format: impl PageTableFormat, walker: impl Walker) -> Self {
         Self {
             name,
             format: Box::leak(Box::new(format)),

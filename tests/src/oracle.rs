@@ -17,9 +17,6 @@ use mm_core::space::Advice;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// Bytes of a page, in every format that is tested.
-pub const PAGE: usize = 4096;
-
 /// ENOMEM of errno(3), and so on.
 pub mod errno {
     #![allow(missing_docs, reason = "the names say it")]
@@ -93,47 +90,53 @@ pub struct PageModel {
 pub struct ObjectModel {
     /// The number in the last column of the maps.
     pub key: u64,
+    page: usize,
     size: usize,
     pages: HashMap<u64, Vec<u8>>,
 }
 
 impl ObjectModel {
-    /// Makes one that holds these bytes.
-    pub fn new(key: u64, bytes: &[u8]) -> Self {
+    /// Makes one that holds these bytes, in pages of so many.
+    pub fn new(page: usize, key: u64, bytes: &[u8]) -> Self {
         let mut pages = HashMap::new();
-        for (i, part) in bytes.chunks(PAGE).enumerate() {
-            let mut page = part.to_vec();
-            page.resize(PAGE, 0);
-            pages.insert(i as u64, page);
+        for (i, part) in bytes.chunks(page).enumerate() {
+            let mut content = part.to_vec();
+            content.resize(page, 0);
+            pages.insert(i as u64, content);
         }
         Self {
             key,
+            page,
             size: bytes.len(),
             pages,
         }
     }
 
     /// Makes shared memory.
-    pub fn zeros(pages: usize) -> Self {
+    pub fn zeros(page: usize, pages: usize) -> Self {
         Self {
             key: 0,
-            size: pages * PAGE,
+            page,
+            size: pages * page,
             pages: HashMap::new(),
         }
     }
 
     fn reaches(&self, pgoff: u64) -> bool {
-        (pgoff as usize) < self.size.div_ceil(PAGE)
+        (pgoff as usize) < self.size.div_ceil(self.page)
     }
 
     fn page(&mut self, pgoff: u64) -> &mut Vec<u8> {
-        self.pages.entry(pgoff).or_insert_with(|| vec![0; PAGE])
+        let page = self.page;
+        self.pages.entry(pgoff).or_insert_with(|| vec![0; page])
     }
 }
 
 /// Bounds that every process has.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// Bytes of a page.
+    pub page: usize,
     /// The lowest page.
     pub min: usize,
     /// The page after the last.
@@ -194,7 +197,7 @@ impl Model {
         if len == 0 {
             return Err(EINVAL);
         }
-        let pages = len.div_ceil(PAGE);
+        let pages = len.div_ceil(self.bounds.page);
         if pages > self.bounds.end {
             return Err(ENOMEM);
         }
@@ -206,10 +209,10 @@ impl Model {
         }
         let at = match place {
             Where::Fixed(at) | Where::NoReplace(at) => {
-                if at % PAGE != 0 {
+                if at % self.bounds.page != 0 {
                     return Err(EINVAL);
                 }
-                let first = at / PAGE;
+                let first = at / self.bounds.page;
                 if first
                     .checked_add(pages)
                     .is_none_or(|end| end > self.bounds.end)
@@ -226,7 +229,7 @@ impl Model {
                 first
             }
             Where::Hint(hint) => {
-                let low = |a: usize| (a / PAGE).max(self.bounds.min);
+                let low = |a: usize| (a / self.bounds.page).max(self.bounds.min);
                 let hint = hint.filter(|&a| a != 0).map(low).filter(|&a| {
                     a.checked_add(pages).is_some_and(|e| e <= self.bounds.end)
                         && self.is_free(p, a, pages, 0)
@@ -295,11 +298,11 @@ impl Model {
     /// # Errors
     /// The errno.
     pub fn unmap(&self, p: &mut Process, at: usize, len: usize) -> Result<(), i32> {
-        if at % PAGE != 0 || len == 0 {
+        if at % self.bounds.page != 0 || len == 0 {
             return Err(EINVAL);
         }
-        let first = at / PAGE;
-        let pages = len.div_ceil(PAGE);
+        let first = at / self.bounds.page;
+        let pages = len.div_ceil(self.bounds.page);
         if first
             .checked_add(pages)
             .is_none_or(|end| end > self.bounds.end)
@@ -316,10 +319,10 @@ impl Model {
     /// The errno; the pages before the first that is missing or denied have
     /// changed.
     pub fn protect(&self, p: &mut Process, at: usize, len: usize, prot: Prot) -> Result<(), i32> {
-        if at % PAGE != 0 {
+        if at % self.bounds.page != 0 {
             return Err(EINVAL);
         }
-        for n in at / PAGE..at / PAGE + len.div_ceil(PAGE) {
+        for n in at / self.bounds.page..at / self.bounds.page + len.div_ceil(self.bounds.page) {
             let page = p.pages.get_mut(&n).ok_or(ENOMEM)?;
             if !page.attr.may.contains(prot) {
                 return Err(EACCES);
@@ -341,11 +344,11 @@ impl Model {
         len: usize,
         advice: Advice,
     ) -> Result<(), i32> {
-        if at % PAGE != 0 {
+        if at % self.bounds.page != 0 {
             return Err(EINVAL);
         }
         let mut result = Ok(());
-        for n in at / PAGE..at / PAGE + len.div_ceil(PAGE) {
+        for n in at / self.bounds.page..at / self.bounds.page + len.div_ceil(self.bounds.page) {
             let Some(page) = p.pages.get_mut(&n) else {
                 result = Err(ENOMEM);
                 continue;
@@ -374,7 +377,10 @@ impl Model {
         if to < start {
             return end;
         }
-        let (old, new) = (end.div_ceil(PAGE), to.div_ceil(PAGE));
+        let (old, new) = (
+            end.div_ceil(self.bounds.page),
+            to.div_ceil(self.bounds.page),
+        );
         if new > old {
             // Linux keeps a page free above the heap.
             if new > self.bounds.end || !self.is_free(p, old, new + 1 - old, 0) {
@@ -432,7 +438,7 @@ impl Model {
             return Ok(());
         }
         let bytes = match page.attr.back {
-            Back::Anon => vec![0; PAGE],
+            Back::Anon => vec![0; self.bounds.page],
             Back::Object { id, pgoff } => {
                 let object = &mut self.objects[id];
                 if !object.reaches(pgoff) {
@@ -504,12 +510,18 @@ impl Model {
             let Some(here) = at.checked_add(done) else {
                 break;
             };
-            let part = (PAGE - here % PAGE).min(len - done);
-            if self.access(p, here / PAGE, access).is_err() {
+            let part = (self.bounds.page - here % self.bounds.page).min(len - done);
+            if self.access(p, here / self.bounds.page, access).is_err() {
                 break;
             }
             for i in 0..part {
-                each(self, p, here / PAGE, here % PAGE + i, done + i);
+                each(
+                    self,
+                    p,
+                    here / self.bounds.page,
+                    here % self.bounds.page + i,
+                    done + i,
+                );
             }
             done += part;
         }
@@ -525,10 +537,10 @@ impl Model {
     /// # Errors
     /// The errno when nothing is.
     pub fn populate(&mut self, p: &mut Process, at: usize, len: usize) -> Result<usize, i32> {
-        if at % PAGE != 0 || len == 0 {
+        if at % self.bounds.page != 0 || len == 0 {
             return Err(EINVAL);
         }
-        let (first, pages) = (at / PAGE, len.div_ceil(PAGE));
+        let (first, pages) = (at / self.bounds.page, len.div_ceil(self.bounds.page));
         if first
             .checked_add(pages)
             .is_none_or(|end| end > self.bounds.end)
@@ -555,11 +567,11 @@ impl Model {
             };
             match error {
                 Some(error) if i == 0 => return Err(error),
-                Some(_) => return Ok(i * PAGE),
+                Some(_) => return Ok(i * self.bounds.page),
                 None => {}
             }
         }
-        Ok(pages * PAGE)
+        Ok(pages * self.bounds.page)
     }
 
     /// ftruncate(2) on an object that all these processes may map.
@@ -570,7 +582,7 @@ impl Model {
         size: usize,
     ) {
         let object = &mut self.objects[id];
-        let end = size.div_ceil(PAGE) as u64;
+        let end = size.div_ceil(self.bounds.page) as u64;
         if size < object.size {
             object.pages.retain(|&n, _| n < end);
             for p in all {
@@ -586,10 +598,10 @@ impl Model {
         // An edge between two pages cuts none.
         let cut = object
             .pages
-            .get_mut(&((edge / PAGE) as u64))
-            .filter(|_| edge % PAGE != 0);
+            .get_mut(&((edge / self.bounds.page) as u64))
+            .filter(|_| edge % self.bounds.page != 0);
         if let Some(page) = cut {
-            page[edge % PAGE..].fill(0);
+            page[edge % self.bounds.page..].fill(0);
         }
         object.size = size;
     }
@@ -601,7 +613,9 @@ impl Model {
         let perms = format!("{}{kind}", attr.prot);
         match attr.back {
             Back::Anon => (perms, 0, 0),
-            Back::Object { id, pgoff } => (perms, pgoff * PAGE as u64, self.objects[id].key),
+            Back::Object { id, pgoff } => {
+                (perms, pgoff * self.bounds.page as u64, self.objects[id].key)
+            }
         }
     }
 }

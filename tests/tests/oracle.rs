@@ -16,13 +16,14 @@ use mm_core::prot::{Access, Prot};
 use mm_core::space::{Advice, MapFlags, MapRequest, SpaceLimits};
 use mm_core::sync::AtomicU64;
 use mm_core::vma::VmaFlags;
-use mm_testkit::mmu::{LongModeWalker, Sets, TinyWalker, Walker};
-use mm_testkit::oracle::{Attr, Back, Bounds, Model, ObjectModel, PAGE, Process, Signal, Where};
+use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::mmu::{Sets, TinyWalker};
+use mm_testkit::oracle::{Attr, Back, Bounds, Model, ObjectModel, Process, Signal, Where};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::world::{File, Space, Stopped, World};
-use mm_x86_64::{FiveLevel, FourLevel, Paging};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 const CPUS: usize = 3;
 const PROCESSES: usize = 4;
@@ -35,27 +36,31 @@ struct Field {
 }
 
 /// One process, as it is and as it should be.
-struct Both<F: PageTableFormat> {
-    space: Space<F>,
+struct Both {
+    space: Space,
     model: Process,
 }
 
-struct Script<F: PageTableFormat, W: Walker> {
-    world: World<F, W>,
+struct Script {
+    machine: &'static str,
+    /// Bytes of a page.
+    page: usize,
+    world: World,
     field: Field,
     model: Model,
-    files: Vec<(usize, File<F>)>,
-    all: Vec<Both<F>>,
+    files: Vec<(usize, File)>,
+    all: Vec<Both>,
     dice: Random,
     seed: u64,
     step: usize,
     trace: VecDeque<String>,
 }
 
-impl<F: PageTableFormat, W: Walker> Drop for Script<F, W> {
+impl Drop for Script {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("seed {} failed at step {}:", self.seed, self.step);
+            let (name, seed, step) = (self.machine, self.seed, self.step);
+            eprintln!("{name}: seed {seed} failed at step {step}:");
             for line in &self.trace {
                 eprintln!("  {line}");
             }
@@ -91,19 +96,23 @@ const PROTS: [Prot; 9] = [
     Prot::WRITE,
 ];
 
-impl<F: PageTableFormat, W: Walker> Script<F, W> {
-    fn new(format: F, walker: W, field: Field, seed: u64) -> Self {
-        let world = World::new(format, walker, 6144, CPUS, seed);
+impl Script {
+    fn new(machine: &Machine, field: Field, seed: u64) -> Self {
+        let page = machine.page_size();
+        // 24 MiB, and as many frames as it takes where pages are large.
+        let world = machine.world((6144 * 4096 / page).max(3072), CPUS, seed);
         let mut model = Model::new(field.bounds);
         let mut files = Vec::new();
         for (id, pages) in [10, 3, 40].into_iter().enumerate() {
-            let len = pages * PAGE + 100 * id;
-            let bytes: Vec<u8> = (0..len).map(|i| (i / PAGE * 7 + i % 253) as u8).collect();
+            let len = pages * page + 100 * id;
+            let bytes: Vec<u8> = (0..len).map(|i| (i / page * 7 + i % 253) as u8).collect();
             let key = 100 + id as u64;
             files.push((id, world.file(key, &bytes)));
-            model.objects.push(ObjectModel::new(key, &bytes));
+            model.objects.push(ObjectModel::new(page, key, &bytes));
         }
         let mut script = Self {
+            machine: machine.name,
+            page,
             world,
             field,
             model,
@@ -122,15 +131,15 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
     fn exec(&mut self) {
         let space = self.world.space();
         let b = self.field.bounds;
-        let byte = |page: usize| VirtAddr::new(page * PAGE);
+        let byte = |page: usize| VirtAddr::new(page * self.page);
         space.set_limits(SpaceLimits {
             min_addr: byte(b.min),
             mmap_base: byte(b.base),
-            stack: b.stack * PAGE,
-            stack_guard: b.guard * PAGE,
+            stack: b.stack * self.page,
+            stack_guard: b.guard * self.page,
             ..SpaceLimits::for_format(self.world.platform().format())
         });
-        let start = self.field.windows[0].1 * PAGE + 0x123;
+        let start = self.field.windows[0].1 * self.page + 0x123;
         space.set_brk_start(VirtAddr::new(start));
         let model = Process {
             brk: (start, start),
@@ -167,9 +176,9 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let pages = 1 + self.dice.below(12) as usize;
         match self.dice.below(20) {
             0 => 0,
-            1 => pages * PAGE - 1,
+            1 => pages * self.page - 1,
             2 => 1,
-            _ => pages * PAGE,
+            _ => pages * self.page,
         }
     }
 
@@ -204,10 +213,10 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let off = if self.dice.chance(4) { 8 } else { 0 };
         let place = match self.dice.below(8) {
             0 => Where::Hint(None),
-            1 => Where::Hint(Some(self.dice.below(9) as usize * PAGE)),
-            2 | 3 => Where::Hint(Some(page * PAGE + off)),
-            4 | 5 => Where::NoReplace(page * PAGE + off),
-            _ => Where::Fixed(page * PAGE + off),
+            1 => Where::Hint(Some(self.dice.below(9) as usize * self.page)),
+            2 | 3 => Where::Hint(Some(page * self.page + off)),
+            4 | 5 => Where::NoReplace(page * self.page + off),
+            _ => Where::Fixed(page * self.page + off),
         };
         let prot = self.prot();
         let may = match self.dice.below(12) {
@@ -240,7 +249,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
             if attr.shared {
                 self.model
                     .objects
-                    .push(ObjectModel::zeros(len.div_ceil(PAGE)));
+                    .push(ObjectModel::zeros(self.page, len.div_ceil(self.page)));
                 let id = self.model.objects.len() - 1;
                 attr.back = Back::Object { id, pgoff: 0 };
             }
@@ -248,7 +257,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         };
         self.say(format!("{p} map {place:x?} {len:#x} {attr:?}"));
         let mut request = match &file {
-            Some((file, pgoff)) => MapRequest::private(file, pgoff * PAGE as u64, len, prot),
+            Some((file, pgoff)) => MapRequest::private(file, pgoff * self.page as u64, len, prot),
             None => MapRequest::anonymous(len, prot),
         }
         .with(flags)
@@ -267,7 +276,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let got = errno(on_cpu(cpu, || both.space.map(&request)));
         let want = self.model.map(&mut both.model, place, len, attr);
         assert_eq!(
-            got.map(|a| a.as_usize() / PAGE),
+            got.map(|a| a.as_usize() / self.page),
             want,
             "{}",
             both.space.maps()
@@ -276,7 +285,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     fn unmap(&mut self, p: usize, cpu: usize) {
         let (page, len) = (self.page(p), self.bytes());
-        let at = page * PAGE + usize::from(self.dice.chance(4));
+        let at = page * self.page + usize::from(self.dice.chance(4));
         self.say(format!("{p} unmap {at:#x} {len:#x}"));
         let both = &mut self.all[p];
         let got = errno(on_cpu(cpu, || both.space.unmap(VirtAddr::new(at), len)));
@@ -285,7 +294,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     fn protect(&mut self, p: usize, cpu: usize) {
         let (page, len, prot) = (self.page(p), self.bytes(), self.prot());
-        let at = page * PAGE + usize::from(self.dice.chance(4));
+        let at = page * self.page + usize::from(self.dice.chance(4));
         self.say(format!("{p} protect {at:#x} {len:#x} {prot}"));
         let both = &mut self.all[p];
         let got = errno(on_cpu(cpu, || {
@@ -296,7 +305,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     fn advise(&mut self, p: usize, cpu: usize) {
         let (page, len) = (self.page(p), self.bytes());
-        let at = page * PAGE + usize::from(self.dice.chance(4));
+        let at = page * self.page + usize::from(self.dice.chance(4));
         let advice = self.dice.pick(&[
             Advice::DontNeed,
             Advice::DontNeed,
@@ -319,7 +328,8 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     fn brk(&mut self, p: usize, cpu: usize) {
         let (start, _) = self.all[p].model.brk;
-        let to = (start + self.dice.below(12 * PAGE as u64) as usize).saturating_sub(PAGE);
+        let to =
+            (start + self.dice.below(12 * self.page as u64) as usize).saturating_sub(self.page);
         self.say(format!("{p} brk {to:#x}"));
         let attr = Attr {
             prot: Prot::RW,
@@ -360,17 +370,20 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let (page, len) = (self.page(p), self.bytes());
         self.say(format!("{p} populate {page:#x} {len:#x}"));
         let both = &mut self.all[p];
-        let at = page * PAGE;
+        let at = page * self.page;
         let got = self.world.finish(cpu, at, len, |at, len| {
             both.space.populate(VirtAddr::new(at), len)
         });
         let want = self.model.populate(&mut both.model, at, len);
-        assert_eq!(got, want.map(|done| done.min(len.next_multiple_of(PAGE))));
+        assert_eq!(
+            got,
+            want.map(|done| done.min(len.next_multiple_of(self.page)))
+        );
     }
 
     fn resize(&mut self) {
         let nth = self.dice.below(self.files.len() as u64) as usize;
-        let size = self.dice.below(16 * PAGE as u64) as usize;
+        let size = self.dice.below(16 * self.page as u64) as usize;
         let id = self.files[nth].0;
         self.say(format!("resize {id} {size:#x}"));
         let models = self.all.iter_mut().map(|b| &mut b.model);
@@ -381,8 +394,8 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     /// The kernel copies to or from the program.
     fn copy(&mut self, p: usize, cpu: usize) {
-        let at = self.page(p) * PAGE + self.dice.below(PAGE as u64) as usize;
-        let len = 1 + self.dice.below(2 * PAGE as u64) as usize;
+        let at = self.page(p) * self.page + self.dice.below(self.page as u64) as usize;
+        let len = 1 + self.dice.below(2 * self.page as u64) as usize;
         let both = &mut self.all[p];
         if self.dice.chance(50) {
             let line = format!("{}: {p} read {at:#x} {len:#x}", self.step);
@@ -424,23 +437,25 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
 
     fn fetch(&mut self, p: usize, cpu: usize) {
         let n = self.page(p);
-        self.say(format!("{p} fetch {:#x} on {cpu}", n * PAGE));
+        self.say(format!("{p} fetch {:#x} on {cpu}", n * self.page));
         let both = &mut self.all[p];
         let want = self.model.access(&mut both.model, n, Access::Exec);
-        let got = self.world.fetch(cpu, &both.space, n * PAGE);
+        let got = self.world.fetch(cpu, &both.space, n * self.page);
         assert_eq!(got.map_err(signal), want);
     }
 
     fn store(&mut self, p: usize, cpu: usize) {
-        let (n, offset) = (self.page(p), self.dice.below(PAGE as u64) as usize);
+        let (n, offset) = (self.page(p), self.dice.below(self.page as u64) as usize);
         let byte = self.dice.next() as u8;
         self.say(format!(
             "{p} store {:#x} {byte:#x} on {cpu}",
-            n * PAGE + offset
+            n * self.page + offset
         ));
         let both = &mut self.all[p];
         let want = self.model.access(&mut both.model, n, Access::Write);
-        let got = self.world.poke(cpu, &both.space, n * PAGE + offset, byte);
+        let got = self
+            .world
+            .poke(cpu, &both.space, n * self.page + offset, byte);
         assert_eq!(got.map_err(signal), want);
         if want.is_ok() {
             self.model.set_byte(&mut both.model, n, offset, byte);
@@ -448,8 +463,8 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
     }
 
     fn load(&mut self, p: usize, cpu: usize) {
-        let (n, offset) = (self.page(p), self.dice.below(PAGE as u64) as usize);
-        self.say(format!("{p} load {:#x} on {cpu}", n * PAGE + offset));
+        let (n, offset) = (self.page(p), self.dice.below(self.page as u64) as usize);
+        self.say(format!("{p} load {:#x} on {cpu}", n * self.page + offset));
         self.load_at(p, cpu, n, offset);
     }
 
@@ -457,7 +472,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
         let both = &mut self.all[p];
         let want = self.model.access(&mut both.model, n, Access::Read);
         let want = want.map(|()| self.model.byte(&both.model, n, offset));
-        let got = self.world.peek(cpu, &both.space, n * PAGE + offset);
+        let got = self.world.peek(cpu, &both.space, n * self.page + offset);
         assert_eq!(got.map_err(signal), want);
     }
 
@@ -486,7 +501,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
                 assert_eq!(got, *a, "page {n}");
                 let (_, offset, key) = self.model.shown(a);
                 let i = if area.key.is_some() { i as u64 } else { 0 };
-                assert_eq!(area.offset + i * PAGE as u64, offset, "page {n}");
+                assert_eq!(area.offset + i * self.page as u64, offset, "page {n}");
                 assert_eq!(area.key.unwrap_or(0), key, "page {n}");
             }
             // Shared areas have no anonymous pages: nothing may keep them apart.
@@ -497,7 +512,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
                 && b.key.is_some_and(|k| k != 0)
                 && area.flags.contains(VmaFlags::SHARED)
             {
-                let next = b.offset + (b.range.pages() * PAGE) as u64;
+                let next = b.offset + (b.range.pages() * self.page) as u64;
                 assert_ne!(next, area.offset, "not merged: {}", space.maps());
             }
             before = Some(area);
@@ -531,9 +546,9 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
                     if page.attr.back == Back::Anon {
                         want.1 = offset + (at - start);
                     }
-                    assert_eq!(n as u64 * PAGE as u64, at, "{line}");
+                    assert_eq!(n as u64 * self.page as u64, at, "{line}");
                     assert_eq!(want, (perms.into(), offset + (at - start), key), "{line}");
-                    at += PAGE as u64;
+                    at += self.page as u64;
                 }
             }
         }
@@ -546,7 +561,7 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
     fn look_everywhere(&mut self) {
         for p in 0..self.all.len() {
             for n in self.all[p].model.pages.keys().copied().collect::<Vec<_>>() {
-                for offset in [0, 1777, PAGE - 1] {
+                for offset in [0, 1777, self.page - 1] {
                     self.load_at(p, p % CPUS, n, offset);
                 }
             }
@@ -569,79 +584,88 @@ impl<F: PageTableFormat, W: Walker> Script<F, W> {
     }
 }
 
-fn long_mode(five: bool) -> Field {
-    let end = if five {
-        (1usize << 44) - 1
-    } else {
-        (1 << 35) - 1
-    };
-    // Around a border between tables of level 2, and at the end of user space.
-    let mut windows = vec![(0x40000 - 30, 0x40000 + 34), (end - 24, end + 2)];
-    if five {
-        windows.push(((1 << 35) - 20, (1 << 35) + 20));
+/// Windows at the borders between tables of two levels, and at the end of user
+/// space.
+fn field(machine: &Machine) -> Field {
+    let format = machine.format();
+    let end = format.user_end().as_usize();
+    let mut windows = Vec::new();
+    for level in [3.min(format.levels()), format.levels()] {
+        let border = format.entry_pages(level);
+        let border = border.max(64usize.next_multiple_of(border));
+        let window = (border - 30, border + 34);
+        if border + 34 < end && !windows.contains(&window) {
+            windows.push(window);
+        }
     }
+    windows.push((end - 24, end + 2));
     Field {
         windows,
         bounds: Bounds {
+            page: machine.page_size(),
             min: 16,
             end,
             base: end - (1 << 16),
             guard: 3,
             stack: 1 << 12,
-            exec_only: false,
+            exec_only: format.has_exec_only(),
         },
     }
 }
 
-fn play_four(seed: u64, steps: usize) {
-    let walker = LongModeWalker::new(4);
-    Script::new(Paging::new(FourLevel), walker, long_mode(false), seed).play(steps);
+#[test]
+fn scripts_on_every_machine() {
+    on_every_machine(|machine| {
+        for seed in 0..3 {
+            Script::new(machine, field(machine), seed).play(1500);
+        }
+    });
 }
 
-fn play_five(seed: u64, steps: usize) {
-    let walker = LongModeWalker::new(5);
-    Script::new(Paging::new(FiveLevel), walker, long_mode(true), seed).play(steps);
-}
-
-fn play_tiny<T: TinyFacts>(sets: Sets, invalid: bool, seed: u64, steps: usize) {
-    // Three levels of eight entries: 512 pages, half of the root the kernel's.
+/// 512 pages in three levels, half of the root the kernel's: everything is
+/// near an end of something.
+fn play_small<T: TinyFacts>(name: &'static str, sets: Sets, invalid: bool, seeds: Range<u64>) {
     let format = Tiny::<u64, T>::new(3, 3).with_kernel_half(4);
     let walker = TinyWalker::<AtomicU64>::new(3, 3, sets, invalid);
-    let field = Field {
-        windows: vec![(20, 90), (240, 258)],
-        bounds: Bounds {
-            min: 2,
-            end: 256,
-            base: 250,
-            guard: 2,
-            stack: 1 << 12,
-            exec_only: true,
-        },
-    };
-    Script::new(format, walker, field, seed).play(steps);
+    let machine = Machine::new(name, format, walker);
+    for seed in seeds {
+        let field = Field {
+            windows: vec![(20, 90), (240, 258)],
+            bounds: Bounds {
+                page: machine.page_size(),
+                min: 2,
+                end: 256,
+                base: 250,
+                guard: 2,
+                stack: 1 << 12,
+                exec_only: true,
+            },
+        };
+        Script::new(&machine, field, seed).play(1500);
+    }
 }
 
 #[test]
-fn scripts_on_four_levels() {
-    (0..6).for_each(|seed| play_four(seed, 1500));
+fn scripts_on_a_small_machine_that_sets_both_bits() {
+    play_small::<SetsBoth>("small, sets both bits", Sets::Both, false, 20..23);
 }
 
 #[test]
-fn scripts_on_five_levels() {
-    (10..13).for_each(|seed| play_five(seed, 1500));
+fn scripts_on_a_small_machine_that_demands_break_before_make() {
+    play_small::<SetsAccessed>(
+        "small, breaks before it makes",
+        Sets::Accessed,
+        false,
+        30..33,
+    );
 }
 
 #[test]
-fn scripts_on_a_machine_that_sets_both_bits() {
-    (20..23).for_each(|seed| play_tiny::<SetsBoth>(Sets::Both, false, seed, 1500));
-}
-
-#[test]
-fn scripts_on_a_machine_that_demands_break_before_make() {
-    (30..33).for_each(|seed| play_tiny::<SetsAccessed>(Sets::Accessed, false, seed, 1500));
-}
-
-#[test]
-fn scripts_on_a_machine_that_remembers_invalid_entries() {
-    (40..43).for_each(|seed| play_tiny::<SetsNothing>(Sets::Nothing, true, seed, 1500));
+fn scripts_on_a_small_machine_that_remembers_invalid_entries() {
+    play_small::<SetsNothing>(
+        "small, remembers invalid entries",
+        Sets::Nothing,
+        true,
+        40..43,
+    );
 }
