@@ -237,7 +237,7 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
                 if level != 1 {
                     return Err(SpaceFlaw::Frame(page, pfn));
                 }
-                rights(vma, page, attrs)?;
+                rights(self.cx.format(), vma, page, attrs)?;
                 self.frame(handle, page, pfn, Some(attrs), seen)
             }
             Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => match np.pfn() {
@@ -383,12 +383,21 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
     }
 }
 
-/// Checks that an entry allows nothing that its area does not. Loads come
-/// with any other right where hardware knows no better.
-fn rights(vma: &Vma, page: Vpn, attrs: Attrs) -> Result<(), SpaceFlaw> {
+/// Checks that an entry allows nothing that its area does not, beyond what the
+/// format cannot forbid (loads of what may run, fetches of what may be loaded).
+fn rights<F: PageTableFormat>(
+    format: F,
+    vma: &Vma,
+    page: Vpn,
+    attrs: Attrs,
+) -> Result<(), SpaceFlaw> {
     let mut most = vma.flags().writable_page_prot();
     if !most.is_empty() {
         most |= Prot::READ;
+    }
+    let widest = format.encode_leaf(Pfn::new(0), Attrs::user(most), 1);
+    if let Ok(Entry::Leaf { attrs, .. }) = widest.map(|word| format.decode(word, 1)) {
+        most |= attrs.prot;
     }
     if most.contains(attrs.prot) && attrs.flags.contains(AttrFlags::USER) {
         Ok(())

@@ -281,6 +281,21 @@ thread_local! {
     static INTRUDING: StdCell<bool> = const { StdCell::new(false) };
 }
 
+/// Returns whether pages of this format can be loaded from without being
+/// fetched from; hardware of the others does not tell the two apart.
+pub fn forbids_exec(format: impl PageTableFormat) -> bool {
+    !prot_of(format, Prot::READ).contains(Prot::EXEC)
+}
+
+/// Returns the rights that a user's page has that was given these.
+fn prot_of<F: PageTableFormat>(format: F, prot: Prot) -> Prot {
+    let word = format.encode_leaf(Pfn::new(0), Attrs::user(prot), 1);
+    match word.map(|word| format.decode(word, 1)) {
+        Ok(Entry::Leaf { attrs, .. }) => attrs.prot,
+        other => panic!("{prot}: {other:?}"),
+    }
+}
+
 /// Ends an intrusion, also one that panics.
 struct Over;
 
@@ -325,12 +340,12 @@ impl AnyFormat {
 
     /// Returns whether a page can be fetched from without being loaded from.
     pub fn has_exec_only(self) -> bool {
-        let attrs = Attrs::user(Prot::EXEC);
-        let word = self.encode_leaf(Pfn::new(0), attrs, 1);
-        match word.map(|word| self.decode(word, 1)) {
-            Ok(Entry::Leaf { attrs, .. }) => !attrs.prot.contains(Prot::READ),
-            _ => false,
-        }
+        !prot_of(self, Prot::EXEC).contains(Prot::READ)
+    }
+
+    /// Returns whether a page can be loaded from without being fetched from.
+    pub fn forbids_exec(self) -> bool {
+        forbids_exec(self)
     }
 
     fn intruder(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Intruder>>> {

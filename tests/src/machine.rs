@@ -8,11 +8,13 @@
 //! `MM_MACHINE=sv39 cargo test ...` runs only machines whose name has "sv39".
 
 use crate::format::{AnyFormat, AnyWalker, DynFormat};
-use crate::mmu::{LongModeWalker, Sets, TinyWalker, Walker};
+use crate::mmu::{LongModeWalker, PaeWalker, Sets, SvWalker, TinyWalker, TwoLevelWalker, Walker};
 use crate::world::World;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
 use mm_core::format::{PageTableFormat, WordCell};
 use mm_core::sync::{AtomicU32, AtomicU64};
+use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
+use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
 use mm_x86_64::{FiveLevel, FourLevel, Paging};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,6 +75,20 @@ thread_local! {
     static SKIPPED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A hart that is known to set neither accessed nor dirty bits.
+const SVADE: Extensions = Extensions {
+    sets_ad: false,
+    ..Extensions::NONE
+};
+/// A hart with everything.
+const FULL: Extensions = Extensions {
+    svnapot: true,
+    svpbmt: true,
+    sets_ad: true,
+    svvptc: true,
+    svinval: true,
+};
+
 fn tiny<C: WordCell, F: PageTableFormat>(
     name: &'static str,
     format: F,
@@ -101,6 +117,37 @@ pub fn machines() -> &'static [Machine] {
                 "x86_64, 5 levels",
                 Paging::new(FiveLevel),
                 LongModeWalker::new(5),
+            ),
+            Machine::new(
+                "x86, 2 levels",
+                TwoLevel::new(LargePages::On),
+                TwoLevelWalker::new(),
+            ),
+            Machine::new("x86, PAE", Pae, PaeWalker::new()),
+            Machine::new(
+                "sv32, svade",
+                riscv::Paging::new(Sv32, SVADE),
+                SvWalker::new(2),
+            ),
+            Machine::new(
+                "sv39, svade",
+                riscv::Paging::new(Sv39, SVADE),
+                SvWalker::new(3),
+            ),
+            Machine::new(
+                "sv39, svade that nobody knows of",
+                riscv::Paging::new(Sv39, Extensions::NONE),
+                SvWalker::new(3),
+            ),
+            Machine::new(
+                "sv48, every extension",
+                riscv::Paging::new(Sv48, FULL),
+                SvWalker::full(4),
+            ),
+            Machine::new(
+                "sv57, every extension",
+                riscv::Paging::new(Sv57, FULL),
+                SvWalker::full(5),
             ),
             tiny::<AtomicU64, _>(
                 "tiny, sets both bits",

@@ -150,6 +150,8 @@ pub struct Bounds {
     pub stack: usize,
     /// Whether a page can be fetched from without being loaded from.
     pub exec_only: bool,
+    /// Whether a page can be loaded from without being fetched from.
+    pub no_exec: bool,
 }
 
 /// Where a mapping may go.
@@ -431,7 +433,8 @@ impl Model {
         let implied = access == Access::Read
             && (prot.contains(Prot::WRITE)
                 || (prot.contains(Prot::EXEC) && !self.bounds.exec_only));
-        if !prot.allows(access) && !implied {
+        let fetched = access == Access::Exec && !self.bounds.no_exec && !prot.is_empty();
+        if !prot.allows(access) && !implied && !fetched {
             return Err(Signal::AccErr);
         }
         if page.own.is_some() {

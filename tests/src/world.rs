@@ -14,7 +14,7 @@
 //! real page-table words read by a walker that knows nothing of the library.
 //! A world leaks its machine: tests are short.
 
-use crate::format::{AnyFormat, AnyWalker};
+use crate::format::{AnyFormat, AnyWalker, forbids_exec};
 use crate::mmu::{Mode as CpuMode, Walker};
 use crate::platform::{TestPlatform, on_cpu};
 use crate::tlb::{Loaded, SoftTlbs};
@@ -324,6 +324,16 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         Ok(())
     }
 
+    /// Returns what a fault of this access says that it was: where hardware
+    /// cannot forbid fetches, it does not say that it was one (Intel SDM 3A, 4.7).
+    fn reported(&self, access: Access) -> Access {
+        let format = mm_core::platform::Platform::format(self.platform());
+        if access == Access::Exec && !forbids_exec(format) {
+            return Access::Read;
+        }
+        access
+    }
+
     /// One access of a page, with its faults.
     fn access(
         &self,
@@ -348,7 +358,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             }
             let fault = Fault {
                 addr: VirtAddr::new(addr),
-                access,
+                access: self.reported(access),
                 mode: Mode::User,
             };
             match on_cpu(cpu, || space.fault(&fault)) {

@@ -609,6 +609,7 @@ fn field(machine: &Machine) -> Field {
             guard: 3,
             stack: 1 << 12,
             exec_only: format.has_exec_only(),
+            no_exec: format.forbids_exec(),
         },
     }
 }
@@ -639,6 +640,7 @@ fn play_small<T: TinyFacts>(name: &'static str, sets: Sets, invalid: bool, seeds
                 guard: 2,
                 stack: 1 << 12,
                 exec_only: true,
+                no_exec: true,
             },
         };
         Script::new(&machine, field, seed).play(1500);
