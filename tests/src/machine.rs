@@ -95,11 +95,12 @@ fn tiny<C: WordCell, F: PageTableFormat>(
     sets: Sets,
     caches_invalid: bool,
 ) -> Machine {
-    // Four levels of 32 entries: 2^20 pages, of which users have three quarters.
+    // Four levels of 32 entries: 2^20 pages, of which users have three quarters;
+    // runs of four.
     Machine::new(
         name,
         format,
-        TinyWalker::<C>::new(4, 5, sets, caches_invalid),
+        TinyWalker::<C>::new(4, 5, sets, caches_invalid).with_runs(2),
     )
 }
 
@@ -151,25 +152,33 @@ pub fn machines() -> &'static [Machine] {
             ),
             tiny::<AtomicU64, _>(
                 "tiny, sets both bits",
-                Tiny::<u64, SetsBoth>::new(4, 5).with_kernel_half(24),
+                Tiny::<u64, SetsBoth>::new(4, 5)
+                    .with_kernel_half(24)
+                    .with_runs(2),
                 Sets::Both,
                 false,
             ),
             tiny::<AtomicU64, _>(
                 "tiny, breaks before it makes",
-                Tiny::<u64, SetsAccessed>::new(4, 5).with_kernel_half(24),
+                Tiny::<u64, SetsAccessed>::new(4, 5)
+                    .with_kernel_half(24)
+                    .with_runs(2),
                 Sets::Accessed,
                 false,
             ),
             tiny::<AtomicU64, _>(
                 "tiny, remembers invalid entries",
-                Tiny::<u64, SetsNothing>::new(4, 5).with_kernel_half(24),
+                Tiny::<u64, SetsNothing>::new(4, 5)
+                    .with_kernel_half(24)
+                    .with_runs(2),
                 Sets::Nothing,
                 true,
             ),
             tiny::<AtomicU32, _>(
                 "tiny, words of 32 bits",
-                Tiny::<u32, SetsNothing>::new(4, 5).with_kernel_half(24),
+                Tiny::<u32, SetsNothing>::new(4, 5)
+                    .with_kernel_half(24)
+                    .with_runs(2),
                 Sets::Nothing,
                 true,
             ),

@@ -322,7 +322,7 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
                 let pages = 2 * w.platform().format().entries(1);
                 let mut r = MapRequest::anonymous(pages * s.page, Prot::RW);
                 r.backing = Backing::Device {
-                    pfn: Pfn::new(0x40000),
+                    pfn: Pfn::new(0x20000),
                     mem: MemType::Uncached,
                 };
                 s.space.map(&r.with(MapFlags::SHARED)).map(|_| ())
