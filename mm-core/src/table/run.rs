@@ -191,15 +191,25 @@ impl<P: Platform> TableGuard<'_, '_, P> {
     /// Stores leaves for consecutive frames, `word` the first; whole runs are
     /// marked. The slots are empty.
     #[inline]
-    pub(super) fn store_leaves(&self, slots: Range<usize>, mut word: WordOf<P>) {
+    pub(super) fn store_leaves(&self, slots: Range<usize>, word: WordOf<P>) {
+        let words = self.words().len();
+        if slots.end <= words {
+            // Most nodes have a word for each entry: said here, plain words are
+            // stored without a test of the bound at each.
+            self.store_each(slots.start..slots.end.min(words), word);
+        } else {
+            self.store_each(slots, word);
+        }
+    }
+
+    #[inline(always)]
+    fn store_each(&self, slots: Range<usize>, mut word: WordOf<P>) {
         let (format, level, words) = (self.format(), self.level(), self.words());
         let runs = match format.decode(word, level) {
             Entry::Leaf { pfn, .. } if self.has_runs() => whole_runs(format, level, &slots, pfn),
             _ => 0..0,
         };
-        // A node has at least a word for each entry; said here, so that plain
-        // words are stored without a test of the bound at each.
-        for slot in slots.start..slots.end.min(words.len()) {
+        for slot in slots {
             if runs.contains(&slot) {
                 format.store(words, slot, format.with_run(word, Run::Member));
             } else {
