@@ -4,6 +4,7 @@
 //! of the module that is `unsafe`.
 #![allow(unsafe_code, reason = "privileged instructions")]
 
+use super::short::Pxn;
 use super::tlb::{Barrier, CodeCaches, Emit, Op};
 use core::arch::asm;
 
@@ -98,6 +99,21 @@ impl Emit for Native {
 pub unsafe fn code_caches() -> CodeCaches {
     // SAFETY: the caller's promise; reading CTR has no effect.
     CodeCaches::from_ctr(unsafe { read_cp15!(0, 0, 0, 1) })
+}
+
+/// Reads whether this CPU knows PXN in short descriptors: ID_MMFR0.VMSA (B4.1.89)
+/// is 4, or 5 with long descriptors too.
+///
+/// # Safety
+/// The CPU is in a privileged mode.
+pub unsafe fn pxn() -> Pxn {
+    // SAFETY: the caller's promise; reading ID_MMFR0 has no effect.
+    let features = unsafe { read_cp15!(0, 0, 1, 4) };
+    if features & 0xf >= 4 {
+        Pxn::Present
+    } else {
+        Pxn::Absent
+    }
 }
 
 /// What the last data abort left: DFSR and DFAR.

@@ -64,7 +64,7 @@
 
 mod hardware;
 
-pub use hardware::{Ap, Hardware, MemoryTypes, Sharing, decode_first, decode_second};
+pub use hardware::{Ap, Found, Hardware, MemoryTypes, Pxn, Sharing, decode_first, decode_second};
 
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::format::{
@@ -368,7 +368,12 @@ unsafe impl PageTableFormat for Short {
     }
     #[inline]
     fn index_shift(self, level: u8) -> u32 {
-        if level <= 1 { 0 } else { 9 }
+        match level {
+            0 | 1 => 0,
+            2 => 9,
+            // Above the root: all that the table reaches.
+            _ => 20,
+        }
     }
     /// 16 KiB at the root.
     fn table_order(self, level: u8) -> u8 {

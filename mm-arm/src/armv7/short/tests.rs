@@ -376,6 +376,7 @@ fn geometry_is_three_gib_of_four() {
     assert_eq!(f.user_end().addr(12).as_usize(), 0xc000_0000);
     assert_eq!(f.kernel_root_index() * f.entry_pages(2), 0xc_0000);
     assert_eq!(f.entries(2) * f.entry_pages(2), 1 << 20);
+    assert_eq!(f.index_shift(3), 20, "a table reaches all addresses");
     assert_eq!((f.entries(1), f.table_order(1)), (512, 0));
     assert_eq!((f.entries(2), f.table_order(2)), (2048, 2));
     let page = mm_core::addr::VirtAddr::new(0x4011_c000).vpn(12);
