@@ -1,34 +1,32 @@
 //! The memory of kernel stacks: pages of their own, each stack above a page that is never mapped.
 //!
 //! ```text
-//! 0xffff_ffe0_0000_0000 ─► │ slot 0             │ slot 1             │ ...
-//!                          │ not mapped │ stack │ not mapped │ stack │
+//! 0xf800_0000 ─► │ slot 0             │ slot 1             │ ...
+//!                │ not mapped │ stack │ not mapped │ stack │
 //! ```
 //!
-//! Stacks and holes have the same size, a power of two, and stacks are the upper half of their
-//! slot: one bit of a stack pointer says on which side it is. An overflow runs into the hole: a
-//! trap whose entry finds that bit clear, goes to a stack of its own and says what happened.
+//! An overflow runs into the hole: an abort of the kernel, which is handled on the abort mode's own
+//! stack and says what happened.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use mm_core::addr::Pfn;
 use mm_core::cx::Cx;
 
 use crate::kernel_table;
+use crate::memory::STACKS;
 use crate::platform::{self, PAGE_SHIFT};
 
 /// Pages of a kernel stack.
 const STACK_PAGES: usize = 8;
-pub const STACK_BYTES: usize = STACK_PAGES << PAGE_SHIFT;
-/// The bit that is set in addresses of stacks.
-pub const STACK_SHIFT: u32 = STACK_BYTES.trailing_zeros();
-/// Bytes of a slot: the stack and as much of nothing.
+const STACK_BYTES: usize = STACK_PAGES << PAGE_SHIFT;
+/// Bytes of a slot: the stack and at least as much of nothing.
 const SLOT_BYTES: usize = 2 * STACK_BYTES;
-const AREA: usize = 0xffff_ffe0_0000_0000;
-const WORDS: usize = 16;
+const AREA: usize = STACKS;
+const WORDS: usize = 32;
 
 /// A bit for each slot in use.
-static USED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static USED: [AtomicU32; WORDS] = [const { AtomicU32::new(0) }; WORDS];
 
 /// Bytes that one table of the lowest level maps.
 const TABLE_BYTES: usize = 512 << PAGE_SHIFT;
@@ -42,7 +40,7 @@ const TABLE_BYTES: usize = 512 << PAGE_SHIFT;
 pub fn init() {
     let memory = platform::frames().expect("frames come first");
     let cx = Cx::new(memory);
-    for table in (AREA..AREA + WORDS * 64 * SLOT_BYTES).step_by(TABLE_BYTES) {
+    for table in (AREA..AREA + WORDS * 32 * SLOT_BYTES).step_by(TABLE_BYTES) {
         let frame = memory
             .alloc(&cx, 0)
             .expect("memory for the tables of stacks");
@@ -101,10 +99,10 @@ impl Slot {
     fn take() -> Option<Self> {
         for (index, word) in USED.iter().enumerate() {
             let took = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
-                (bits != u64::MAX).then(|| bits | (bits + 1))
+                (bits != u32::MAX).then(|| bits | (bits + 1))
             });
             if let Ok(before) = took {
-                return Some(Self(index * 64 + before.trailing_ones() as usize));
+                return Some(Self(index * 32 + before.trailing_ones() as usize));
             }
         }
         None
@@ -118,6 +116,6 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        USED[self.0 / 64].fetch_and(!(1 << (self.0 % 64)), Ordering::AcqRel);
+        USED[self.0 / 32].fetch_and(!(1 << (self.0 % 32)), Ordering::AcqRel);
     }
 }

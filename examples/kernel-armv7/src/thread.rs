@@ -2,31 +2,30 @@
 //!
 //! ```text
 //! low  ┌──────────────┐
-//!      │ guard pages  │ not mapped: an overflow is reported on a stack of its own
+//!      │ guard pages  │ not mapped: an overflow is an abort of the kernel, on a stack of its own
 //!      ├──────────────┤
 //!      │ kernel stack │ grows down from the frame
 //!      │      ...     │
-//!      ├──────────────┤ ◄─ the frame's place: sp in Rust code that handles a trap (PerCpu)
-//!      │ user frame   │ the saved user registers, always at this place
 //!      ├──────────────┤
-//!      │ FP image     │
+//!      │ user frame   │ the saved user registers, always at this place
+//!      ├──────────────┤ ◄─ the stack pointer of supervisor mode while the program runs
+//!      │ FP image     │ aligned to 8 bytes
 //! high └──────────────┘
 //! ```
 //!
-//! A switch stores the callee-saved registers on the stack, exchanges the stack pointers and
-//! loads: all other registers are dead across the call. The thread that never ran has a hand-made
-//! stack on which the loads end in `thread_start`.
+//! A switch pushes the callee-saved registers, exchanges the stack pointers and pops: all other
+//! registers are dead across the call. The thread that never ran has a hand-made stack on which
+//! the pops end in `thread_start`. The program's stack pointer and link register are in the frame.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
-use crate::fp::{self, IMAGE_BYTES, Image};
 use crate::frame::{FRAME_BYTES, UserFrame};
 use crate::stack::KernelStack;
-use crate::{cpu, trap};
+use crate::{fp, trap};
 
-/// The words that `switch_stacks` loads: ra, s0 to s11, and one to keep the stack aligned.
-const SWITCH_WORDS: usize = 14;
+/// The words that `switch_stacks` pops: a filler, eight registers and the return address.
+const SWITCH_WORDS: usize = 10;
 
 unsafe extern "C" {
     fn switch_stacks(save: *mut usize, load: usize);
@@ -57,15 +56,24 @@ impl Thread {
     pub fn new(entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Self> {
         let stack = KernelStack::new()?;
         let image = fp_image(&stack);
-        let first = (frame_place(&stack) - SWITCH_WORDS * 8) as *mut [usize; SWITCH_WORDS];
-        let mut words = [0; SWITCH_WORDS];
-        words[0] = thread_start as *const () as usize; // ra
-        words[1] = entry as *const () as usize; // s0
-        words[2] = argument; // s1
+        let first =
+            (frame_top(&stack) - FRAME_BYTES - SWITCH_WORDS * 4) as *mut [usize; SWITCH_WORDS];
         // SAFETY: both lie inside the fresh stack, which nobody else knows.
         unsafe {
-            image.write(Image::INITIAL);
-            first.write(words);
+            image.write_bytes(0, fp::IMAGE_BYTES);
+            // In the order of the pops: filler, r4 to r11, return address.
+            first.write([
+                0,
+                entry as *const () as usize,
+                argument,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                thread_start as *const () as usize,
+            ]);
         }
         Some(Self {
             saved: UnsafeCell::new(first as usize),
@@ -81,16 +89,16 @@ impl Thread {
         }
     }
 
-    fn image(&self) -> Option<*mut Image> {
+    fn image(&self) -> Option<*mut u8> {
         match &self.stack {
             Stack::Own(stack) => Some(fp_image(stack)),
             Stack::Boot => None,
         }
     }
 
-    fn place(&self) -> Option<usize> {
+    fn top(&self) -> Option<usize> {
         match &self.stack {
-            Stack::Own(stack) => Some(frame_place(stack)),
+            Stack::Own(stack) => Some(frame_top(stack)),
             Stack::Boot => None,
         }
     }
@@ -102,9 +110,6 @@ impl Thread {
 ///
 /// As `Arch::switch`.
 pub unsafe fn switch(from: &Thread, to: &Thread) {
-    if let Some(place) = to.place() {
-        cpu::current().set_kernel_stack(place);
-    }
     // SAFETY: images inside the threads' own stacks, initialised when they were made. `to` was
     // saved by an earlier switch (or made by `new`) and runs nowhere: the caller's promise.
     unsafe {
@@ -124,7 +129,8 @@ pub unsafe fn switch(from: &Thread, to: &Thread) {
 ///
 /// As `Arch::enter_user`.
 pub unsafe fn enter_user(current: &Thread, frame: &UserFrame) -> ! {
-    let place = current.place().expect("the boot thread has no user mode") as *mut UserFrame;
+    let top = current.top().expect("the boot thread has no user mode");
+    let place = (top - FRAME_BYTES) as *mut UserFrame;
     // SAFETY: the frame's place at the top of the stack is never used for anything else; `frame`
     // may itself lie there, hence `copy`. Interrupts are off, as everywhere in the kernel.
     unsafe {
@@ -133,74 +139,54 @@ pub unsafe fn enter_user(current: &Thread, frame: &UserFrame) -> ! {
     }
 }
 
-/// Copies the running thread's floating-point state into `child`.
+/// Copies the running thread's FP/SIMD state into `child`.
 pub fn copy_fp_state(child: &Thread) {
     if let Some(image) = child.image() {
-        // SAFETY: the child's image is initialised and the child runs nowhere yet.
+        // SAFETY: the child's image is its own and the child runs nowhere yet.
         unsafe { fp::save(image) }
     }
 }
 
-/// Gives the CPU the floating-point state with which programs start.
+/// Gives the CPU the FP/SIMD state with which programs start.
 pub fn reset_fp_state() {
-    // SAFETY: an image.
-    unsafe { fp::load(&Image::INITIAL) }
+    let image = FpImage::ZERO;
+    // SAFETY: an aligned image of zeros.
+    unsafe { fp::load(image.0.as_ptr()) }
 }
 
-fn fp_image(stack: &KernelStack) -> *mut Image {
-    (stack.end() - IMAGE_BYTES) as *mut Image
+/// A buffer for an FP image.
+#[repr(C, align(8))]
+pub struct FpImage(pub [u8; fp::IMAGE_BYTES]);
+
+impl FpImage {
+    /// The state with which programs start.
+    pub const ZERO: Self = Self([0; fp::IMAGE_BYTES]);
 }
 
-/// Image and frame are multiples of 16 bytes, so this is aligned as the ABI wants it.
-fn frame_place(stack: &KernelStack) -> usize {
-    fp_image(stack) as usize - FRAME_BYTES
+fn fp_image(stack: &KernelStack) -> *mut u8 {
+    (stack.end() - fp::IMAGE_BYTES) as *mut u8
+}
+
+fn frame_top(stack: &KernelStack) -> usize {
+    fp_image(stack) as usize
 }
 
 global_asm!(
     r#"
-    .pushsection .text.thread, "ax", @progbits
-    .balign 4
+    .pushsection .text.thread, "ax", %progbits
+    .arm
     .global switch_stacks
 switch_stacks:
-    addi sp, sp, -{bytes}
-    sd ra, 0(sp)
-    sd s0, 8(sp)
-    sd s1, 16(sp)
-    sd s2, 24(sp)
-    sd s3, 32(sp)
-    sd s4, 40(sp)
-    sd s5, 48(sp)
-    sd s6, 56(sp)
-    sd s7, 64(sp)
-    sd s8, 72(sp)
-    sd s9, 80(sp)
-    sd s10, 88(sp)
-    sd s11, 96(sp)
-    sd sp, 0(a0)
-    mv sp, a1
-    ld ra, 0(sp)
-    ld s0, 8(sp)
-    ld s1, 16(sp)
-    ld s2, 24(sp)
-    ld s3, 32(sp)
-    ld s4, 40(sp)
-    ld s5, 48(sp)
-    ld s6, 56(sp)
-    ld s7, 64(sp)
-    ld s8, 72(sp)
-    ld s9, 80(sp)
-    ld s10, 88(sp)
-    ld s11, 96(sp)
-    addi sp, sp, {bytes}
-    ret
+    push {{r3-r11, lr}}
+    str sp, [r0]
+    mov sp, r1
+    pop {{r3-r11, pc}}
 
-    .balign 4
     .global thread_start
-thread_start:                   /* s0: the function, s1: its argument */
-    mv a0, s1
-    jalr s0
-    unimp
+thread_start:                   /* r4: the function, r5: its argument */
+    mov r0, r5
+    blx r4
+    udf #0
     .popsection
-    "#,
-    bytes = const SWITCH_WORDS * 8,
+    "#
 );

@@ -1,25 +1,27 @@
 //! This machine as the portable kernel sees it.
 
-use mm_core::addr::PhysAddr;
+use core::arch::asm;
+
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
+use crate::devices::{CONSOLE, RANDOM};
 use crate::frame::{self, UserFrame};
-use crate::platform::{Board, PAGE_SHIFT};
+use crate::platform::{self, Virt};
 use crate::thread::{self, Thread};
-use crate::{clock, cpu, devices, platform, signal};
+use crate::{clock, cpu, power, signal};
 
-/// A 64-bit RISC-V board.
-pub struct Riscv64;
+/// An Armv7-A machine.
+pub struct Armv7;
 
-impl Arch for Riscv64 {
-    type Platform = Board;
+impl Arch for Armv7 {
+    type Platform = Virt;
     type Frame = UserFrame;
     type Thread = Thread;
 
-    const ELF_MACHINE: u16 = 243;
-    const MACHINE: &'static str = "riscv64";
-    const SYSCALL_ABI: SyscallAbi = SyscallAbi::Generic;
-    const PAGE_SHIFT: u32 = PAGE_SHIFT;
+    const ELF_MACHINE: u16 = 40;
+    const MACHINE: &'static str = "armv7l";
+    const SYSCALL_ABI: SyscallAbi = SyscallAbi::Arm;
+    const PAGE_SHIFT: u32 = platform::PAGE_SHIFT;
     const USER_START: usize = 0x1_0000;
     const USER_END: usize = frame::USER_END;
     const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
@@ -30,12 +32,13 @@ impl Arch for Riscv64 {
     }
 
     fn wait_for_interrupt(&self) {
-        cpu::sleep();
-        cpu::open_window();
+        // SAFETY: a masked interrupt ends WFI too, so none is missed between the two.
+        unsafe { asm!("dsb", "wfi", "cpsie i", "isb", "cpsid i") };
     }
 
     fn poll_interrupts(&self) {
-        cpu::open_window();
+        // SAFETY: the handlers expect interrupts of the kernel here and in WFI.
+        unsafe { asm!("cpsie i", "isb", "cpsid i") };
     }
 
     fn monotonic_ns(&self) -> u64 {
@@ -43,15 +46,16 @@ impl Arch for Riscv64 {
     }
 
     fn boot_time(&self) -> u64 {
-        devices::boot_time()
+        clock::boot_time()
     }
 
     fn random(&self, bytes: &mut [u8]) {
-        devices::random(bytes);
+        RANDOM.seed(clock::counter());
+        RANDOM.fill(bytes);
     }
 
     fn hardware_capabilities(&self) -> (usize, usize) {
-        (cpu::hwcap(), 0)
+        (cpu::hardware_capabilities(), 0)
     }
 
     fn drain_heap(&self) {
@@ -59,15 +63,15 @@ impl Arch for Riscv64 {
     }
 
     fn console_write(&self, bytes: &[u8]) {
-        devices::write(bytes);
+        CONSOLE.write(bytes);
     }
 
     fn console_read(&self) -> Option<u8> {
-        devices::read()
+        CONSOLE.read()
     }
 
     fn power_off(&self, outcome: Outcome) -> ! {
-        devices::power_off(outcome)
+        power::off(outcome)
     }
 
     fn new_thread(&self, entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Thread> {
@@ -98,7 +102,7 @@ impl Arch for Riscv64 {
 
     unsafe fn load_root(&self, root: u64) {
         // SAFETY: the same contract.
-        unsafe { platform::load(PhysAddr::new(root).pfn(PAGE_SHIFT)) }
+        unsafe { platform::load_root(root) }
     }
 
     fn push_signal(

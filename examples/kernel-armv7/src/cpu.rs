@@ -1,0 +1,88 @@
+//! What belongs to one CPU: its number, its stacks for exceptions, the features switched on.
+
+use core::arch::asm;
+
+/// More CPUs than this stay off.
+pub const MAX_CPUS: usize = 1;
+
+// Of AT_HWCAP (Linux' uapi asm/hwcap.h).
+const HWCAP_HALF: usize = 1 << 1;
+const HWCAP_THUMB: usize = 1 << 2;
+const HWCAP_FAST_MULT: usize = 1 << 4;
+const HWCAP_VFP: usize = 1 << 6;
+const HWCAP_EDSP: usize = 1 << 7;
+const HWCAP_NEON: usize = 1 << 12;
+const HWCAP_VFPV3: usize = 1 << 13;
+const HWCAP_TLS: usize = 1 << 15;
+const HWCAP_VFPV4: usize = 1 << 16;
+const HWCAP_IDIVA: usize = 1 << 17;
+const HWCAP_IDIVT: usize = 1 << 18;
+const HWCAP_VFPD32: usize = 1 << 19;
+
+/// Access to coprocessors 10 and 11 for all, CPACR.
+const CPACR_FLOATING_POINT: u32 = 0xf << 20;
+
+/// Bytes of the stack for aborts and undefined instructions of the kernel: only panics run there.
+const EXCEPTION_STACK_BYTES: usize = 16 * 1024;
+
+#[repr(C, align(4096))]
+struct ExceptionStack([u8; EXCEPTION_STACK_BYTES]);
+
+static mut ABORT_STACKS: [ExceptionStack; MAX_CPUS] =
+    [const { ExceptionStack([0; EXCEPTION_STACK_BYTES]) }; MAX_CPUS];
+static mut UNDEFINED_STACKS: [ExceptionStack; MAX_CPUS] =
+    [const { ExceptionStack([0; EXCEPTION_STACK_BYTES]) }; MAX_CPUS];
+
+/// Returns the number of this CPU.
+pub fn id() -> usize {
+    let id: usize;
+    // SAFETY: `init` wrote the register (TPIDRPRW), which user mode cannot.
+    unsafe { asm!("mrc p15, 0, {}, c13, c0, 4", out(reg) id, options(nomem, nostack, preserves_flags)) };
+    id
+}
+
+/// Makes the CPU number `cpu`: its exception stacks, floating point for programs.
+pub fn init(cpu: usize) {
+    let end = |stacks: *mut ExceptionStack| stacks as usize + (cpu + 1) * EXCEPTION_STACK_BYTES;
+    let abort = end((&raw mut ABORT_STACKS).cast());
+    let undefined = end((&raw mut UNDEFINED_STACKS).cast());
+    // SAFETY: runs once on each CPU, in supervisor mode with interrupts off; the stacks are this
+    // CPU's own. The registers are those that the comments name.
+    unsafe {
+        asm!(
+            "mcr p15, 0, {cpu}, c13, c0, 4",    // TPIDRPRW
+            "cps #0x17",                        // abort mode
+            "mov sp, {abort}",
+            "cps #0x1b",                        // undefined mode
+            "mov sp, {undefined}",
+            "cps #0x13",
+            "mcr p15, 0, {cpacr}, c1, c0, 2",   // CPACR
+            "isb",
+            cpu = in(reg) cpu,
+            abort = in(reg) abort,
+            undefined = in(reg) undefined,
+            cpacr = in(reg) CPACR_FLOATING_POINT,
+        );
+        crate::fp::enable();
+    }
+}
+
+/// Returns AT_HWCAP: what the CPU's feature registers say.
+pub fn hardware_capabilities() -> usize {
+    let (isar0, mvfr0, mvfr1): (u32, u32, u32);
+    // SAFETY: reading the feature registers has no effect; VMRS works since `init`.
+    unsafe {
+        asm!("mrc p15, 0, {}, c0, c2, 0", out(reg) isar0, options(nomem, nostack, preserves_flags));
+        (mvfr0, mvfr1) = crate::fp::features();
+    }
+    let mut all = HWCAP_HALF | HWCAP_THUMB | HWCAP_FAST_MULT | HWCAP_EDSP | HWCAP_TLS;
+    let mut add = |when: bool, bits: usize| all |= if when { bits } else { 0 };
+    let divide = isar0 >> 24 & 0xf;
+    add(divide >= 1, HWCAP_IDIVT);
+    add(divide >= 2, HWCAP_IDIVA);
+    add(mvfr0 >> 4 & 0xf >= 2, HWCAP_VFP | HWCAP_VFPV3);
+    add(mvfr0 & 0xf >= 2, HWCAP_VFPD32);
+    add(mvfr1 >> 28 >= 1, HWCAP_VFPV4);
+    add(mvfr1 >> 8 & 0xf >= 1, HWCAP_NEON);
+    all
+}

@@ -1,0 +1,98 @@
+//! The devices of this kernel: serial port, interrupt controller, date, randomness.
+//!
+//! The drivers are mm-virt's; here is which of them this machine has, and whose interrupt is whose.
+
+use mm_core::page::Frames;
+use mm_kernel::arch::Interrupt;
+use mm_virt::console::Console;
+use mm_virt::gic::Gic;
+use mm_virt::mmio::Registers;
+use mm_virt::pl011::Pl011;
+use mm_virt::random::Random;
+use mm_virt::tree::Facts;
+use spin::Once;
+
+use crate::platform::Virt;
+use crate::{clock, kernel_table, memory};
+
+/// The console.
+pub static CONSOLE: Console<Pl011> = Console::new();
+
+/// The generator of random bytes.
+pub static RANDOM: Random = Random::new();
+
+struct Lines {
+    gic: Gic,
+    timer: u32,
+    serial: u32,
+}
+
+static LINES: Once<Lines> = Once::new();
+
+/// Lets the kernel speak, by the boot table's address of the serial port.
+pub fn early_console(facts: &Facts) {
+    if let Some(port) = facts.pl011 {
+        let address = memory::early_device(port.base);
+        // SAFETY: the device tree says that the port is there, and it was just mapped.
+        CONSOLE.init(Pl011::new(unsafe { Registers::new(address) }));
+    }
+}
+
+/// Moves the console to the kernel's own table; must follow that table's load at once.
+pub fn move_console(memory: &'static Frames<Virt>, facts: &Facts) {
+    if let Some(port) = facts.pl011 {
+        CONSOLE.init(Pl011::new(kernel_table::device(memory, &port)));
+    }
+}
+
+/// Starts interrupts, the tick and console input.
+///
+/// # Panics
+///
+/// When the machine has no GICv2 or no timer.
+pub fn init(memory: &'static Frames<Virt>, facts: &Facts) {
+    let gic = facts.gic.expect("no GICv2 in the device tree");
+    let gic = Gic::new(
+        kernel_table::device(memory, &gic.distributor),
+        kernel_table::device(memory, &gic.cpu),
+    );
+    gic.init();
+    gic.init_cpu();
+    let timer = facts.timer_interrupts[2];
+    assert!(timer != 0, "no timer in the device tree");
+    let serial = facts.pl011.map_or(0, |port| port.interrupt);
+    LINES.call_once(|| Lines { gic, timer, serial });
+    gic.enable(timer);
+    if serial != 0 {
+        gic.enable(serial);
+        CONSOLE.listen();
+    }
+    let date = facts.clock.as_ref();
+    let date = date.map(|(kind, device)| (*kind, kernel_table::device(memory, device)));
+    clock::init(date);
+    RANDOM.seed(facts.seed);
+    RANDOM.seed(clock::counter());
+    RANDOM.seed(clock::boot_time());
+}
+
+/// Handles the most urgent interrupt.
+pub fn interrupt() -> Interrupt {
+    let Some(lines) = LINES.get() else {
+        return Interrupt::Other;
+    };
+    let Some(taken) = lines.gic.acknowledge() else {
+        return Interrupt::Other;
+    };
+    let number = taken.number();
+    let what = if number == lines.timer {
+        clock::rearm();
+        Interrupt::Tick
+    } else if number == lines.serial {
+        CONSOLE.drain();
+        Interrupt::Input
+    } else {
+        Interrupt::Other
+    };
+    lines.gic.end(taken);
+    what
+}

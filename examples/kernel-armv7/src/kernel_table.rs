@@ -1,0 +1,167 @@
+//! The kernel's own page table, made by mm-core, whose upper quarter every address space shares.
+//!
+//! ```text
+//! 0xc000_0000   direct map: RAM, read-write, never executed
+//! 0xf000_0000   the kernel image: code read-execute, constants read, data read-write
+//! 0xf800_0000   kernel stacks, each with a guard (stack.rs)
+//! 0xfe00_0000   devices, with an empty page between any two
+//! 0xffff_0000   the helpers of user programs: read-execute for users (kuser.rs)
+//! ```
+//!
+//! Nothing stands below: a stray null pointer in the kernel is a fault.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
+use mm_core::cx::Cx;
+use mm_core::format::{AttrFlags, Attrs, TableOwner};
+use mm_core::page::Frames;
+use mm_core::prot::{MemType, Prot};
+use mm_core::range::PageRange;
+use mm_core::table::{CursorMut, PageTable};
+use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_virt::mmio::Registers;
+use mm_virt::tree::{Device, Facts};
+use spin::Once;
+
+use crate::memory::{DEVICES, DIRECT_MIB, RAM_BASE, direct, physical_of_image};
+use crate::platform::{self, PAGE_SHIFT, Virt};
+use crate::{cpu, kuser};
+
+const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+
+/// Whom to tell when kernel entries change: every CPU, whatever space it runs.
+static TLB: Once<SpaceTlb> = Once::new();
+
+/// Where the next device is mapped.
+static NEXT_DEVICE: AtomicUsize = AtomicUsize::new(DEVICES);
+
+unsafe extern "C" {
+    static kernel_start: u8;
+    static kernel_text_end: u8;
+    static kernel_rodata_start: u8;
+    static kernel_rodata_end: u8;
+    static kernel_data_start: u8;
+    static kernel_end: u8;
+}
+
+/// Builds the table and loads it. Called once. Nothing of the boot table is left: devices must be
+/// mapped again.
+///
+/// # Panics
+///
+/// When there is not even memory for this.
+pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
+    let cx = Cx::new(frames);
+    let root =
+        PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
+    let tlb = TLB.call_once(SpaceTlb::for_every_space);
+    let kernel = |prot| Attrs::kernel(prot).with(AttrFlags::SPECIAL);
+    let reach = RAM_BASE as u64 + ((DIRECT_MIB as u64) << 20);
+    for range in facts.ram() {
+        let start = range.start.next_multiple_of(PAGE_BYTES);
+        let end = range.end.min(reach) & !(PAGE_BYTES - 1);
+        if start < end {
+            fixed(&cx, root, direct(start), start..end, kernel(Prot::RW));
+        }
+    }
+    for (start, end, prot) in [
+        (
+            &raw const kernel_start,
+            &raw const kernel_text_end,
+            Prot::RX,
+        ),
+        (
+            &raw const kernel_rodata_start,
+            &raw const kernel_rodata_end,
+            Prot::READ,
+        ),
+        (
+            &raw const kernel_data_start,
+            &raw const kernel_end,
+            Prot::RW,
+        ),
+    ] {
+        let physical = physical_of_image(start)..physical_of_image(end);
+        fixed(&cx, root, start as usize, physical, kernel(prot));
+    }
+    let helpers = kuser::physical();
+    let for_users = kernel(Prot::RX).with(AttrFlags::USER);
+    let helpers = helpers..helpers + PAGE_BYTES;
+    fixed(&cx, root, kuser::ADDRESS, helpers, for_users);
+    tlb.activate(cpu::id());
+    platform::publish();
+    // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
+    // never freed.
+    unsafe { platform::load_root(root.addr(PAGE_SHIFT).as_u64()) };
+}
+
+/// Maps what is never unmapped and has no page records.
+fn fixed(cx: &Cx<'static, Virt>, root: Pfn, address: usize, physical: Range<u64>, attrs: Attrs) {
+    let tlb = TLB.get().expect("the table was made");
+    let table = PageTable::view(cx, root, TableOwner::Kernel, 0);
+    let pages = pages(address, physical.end - physical.start);
+    let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
+    match CursorMut::new(table, tlb, pages).map(first, attrs) {
+        // Nothing stood there, and the format remembers no absent entries.
+        Ok(flush) => flush.settle(cx, tlb),
+        Err(error) => panic!("{address:#x} cannot be mapped: {error:?}"),
+    }
+}
+
+/// Maps the registers of a device.
+///
+/// # Panics
+///
+/// When there is no memory for it.
+pub fn device(memory: &'static Frames<Virt>, device: &Device) -> Registers {
+    let cx = Cx::new(memory);
+    let root = memory.kernel_root().expect("the table was made");
+    let start = device.base & !(PAGE_BYTES - 1);
+    let end = (device.base + device.bytes).next_multiple_of(PAGE_BYTES);
+    let bytes = (end - start + PAGE_BYTES) as usize;
+    let address = NEXT_DEVICE.fetch_add(bytes, Ordering::Relaxed);
+    let attrs = Attrs::kernel(Prot::RW).with(AttrFlags::SPECIAL);
+    fixed(&cx, root, address, start..end, attrs.with_mem(MemType::Device));
+    platform::publish();
+    // SAFETY: the device tree says that the device is there; it was just mapped as device memory,
+    // for ever.
+    unsafe { Registers::new(address + (device.base - start) as usize) }
+}
+
+/// Maps `frames` at `address`, read-write. On success the table owns them.
+pub fn map(memory: &'static Frames<Virt>, address: usize, frames: &[Pfn]) -> Result<(), ()> {
+    let cx = Cx::new(memory);
+    let (table, tlb) = table(&cx).ok_or(())?;
+    let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
+    let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
+    let mapped = mapped
+        .map(|flush| flush.settle_everywhere(&cx, tlb))
+        .map_err(|_| ());
+    platform::publish();
+    mapped
+}
+
+/// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.
+pub fn unmap(memory: &'static Frames<Virt>, address: usize, bytes: usize) {
+    let cx = Cx::new(memory);
+    let Some((table, tlb)) = table(&cx) else {
+        return;
+    };
+    let mut gather = TlbGather::new(&cx, tlb);
+    let done = CursorMut::new(table, tlb, pages(address, bytes as u64)).unmap(&mut gather);
+    debug_assert!(done.is_ok(), "there are no large pages here to split");
+    let _ = gather.finish();
+}
+
+fn table<'c>(cx: &'c Cx<'static, Virt>) -> Option<(PageTable<'c, 'static, Virt>, &'static SpaceTlb)> {
+    let root = cx.frames().kernel_root()?;
+    Some((PageTable::view(cx, root, TableOwner::Kernel, 0), TLB.get()?))
+}
+
+fn pages(address: usize, bytes: u64) -> PageRange {
+    let start = VirtAddr::new(address).vpn(PAGE_SHIFT);
+    let pages = (bytes >> PAGE_SHIFT) as usize;
+    PageRange::with_len(start, pages).expect("kernel addresses do not wrap")
+}

@@ -1,0 +1,176 @@
+//! What mm-core runs on: this machine's frames, page tables and TLB, as `impl Platform`.
+//!
+//! This is all that the family asks of a kernel. The rest of the file sets it up:
+//!
+//! ```text
+//! device tree's memory map ─ normalise ─► frames for the family
+//!   minus the kernel's image, the initrd, the tree itself, RAM that the direct map does not reach
+//! ```
+
+use mm_arm::armv7::native::{self, Native};
+use mm_arm::armv7::registers::TTBR_SHAREABLE;
+use mm_arm::armv7::short::{Hardware, MemoryTypes, Sharing};
+use mm_arm::armv7::tlb::{self, Reach};
+use mm_arm::armv7::Short;
+use mm_core::addr::Pfn;
+use mm_core::cx::Cx;
+use mm_core::object::TicketKey;
+use mm_core::page::Frames;
+use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
+use mm_core::pool::FrameHeap;
+use mm_core::{Mm, MmCell};
+use mm_kernel::limits::HEAP_BYTES;
+use mm_virt::tree::Facts;
+use spin::Once;
+
+use crate::memory::{DIRECT_MAP, RAM_BASE, direct};
+use crate::{code, cpu};
+
+/// log2 of the page size.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// The memory of the machine.
+static MM: MmCell<Virt> = MmCell::new();
+
+/// Who is told when a transfer ends.
+static WAKER: Once<fn(TicketKey)> = Once::new();
+
+/// Frames of the heap alone, as many as the portable kernel's bound says: programs that take
+/// all memory leave the kernel its own.
+static HEAP_FRAMES: Once<Frames<Virt>> = Once::new();
+
+#[global_allocator]
+static HEAP: FrameHeap<Virt> = FrameHeap::new(|| HEAP_FRAMES.get());
+
+/// An Armv7 machine with a direct map of its RAM.
+pub struct Virt {
+    memory: DirectMap,
+    format: Short,
+}
+
+impl Virt {
+    fn new() -> Self {
+        // SAFETY: the boot table maps RAM from RAM_BASE at DIRECT_MAP, and so does the kernel's
+        // table after it; `init` hands out only what the memory map calls usable.
+        let memory =
+            unsafe { DirectMap::new(DIRECT_MAP.wrapping_sub(RAM_BASE), PAGE_SHIFT) };
+        let format = Short::new(Hardware {
+            types: MemoryTypes::Plain,
+            sharing: Sharing::Shareable,
+            // SAFETY: supervisor mode.
+            pxn: unsafe { native::pxn() },
+        });
+        Self { memory, format }
+    }
+}
+
+// SAFETY: `init` gives the family only RAM that the device tree calls usable, without what the
+// kernel, the tree and the initrd occupy. `cpu` reads the CPU's own register, and the kernel is not
+// preempted. The flush is a broadcast: no CPU of the inner shareable domain keeps a translation.
+unsafe impl Platform for Virt {
+    type Format = Short;
+    type Memory = DirectMap;
+
+    fn format(&self) -> Short {
+        self.format
+    }
+
+    fn memory(&self) -> &DirectMap {
+        &self.memory
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::id()
+    }
+
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        if !cpus.is_empty() {
+            // SAFETY: supervisor mode of a CPU with the Multiprocessing Extensions.
+            let mut native = unsafe { Native::new() };
+            tlb::flush(&mut native, Reach::Broadcast, flush);
+        }
+    }
+
+    fn wake(&self, key: TicketKey) {
+        if let Some(waker) = WAKER.get() {
+            waker(key);
+        }
+    }
+
+    fn sync_code(&self, frame: Pfn) {
+        code::sync_frame(direct(frame.addr(PAGE_SHIFT).as_u64()));
+    }
+}
+
+/// Loads a root. Spaces are not told apart by ASIDs yet, so all that is not global goes.
+///
+/// # Safety
+///
+/// The table has this machine's kernel half and stays alive until another is loaded.
+pub unsafe fn load_root(root: u64) {
+    let pages_of_users = Flush {
+        pages: None,
+        tables: true,
+        asid: Some(0),
+    };
+    // SAFETY: supervisor mode; the table is the caller's promise.
+    unsafe {
+        let mut native = Native::new();
+        native.switch_root(root as u32 | TTBR_SHAREABLE, 0);
+        tlb::flush(&mut native, Reach::Local, pages_of_users);
+    }
+}
+
+/// Makes new kernel entries visible to walks. (User entries wait for the return to user mode.)
+pub fn publish() {
+    // SAFETY: supervisor mode.
+    tlb::publish(&mut unsafe { Native::new() });
+}
+
+/// Returns the machine's frames, once they are there.
+pub fn frames() -> Option<&'static Frames<Virt>> {
+    MM.get().map(Mm::frames)
+}
+
+/// Has `waker` called whenever a transfer ends.
+pub fn set_waker(waker: fn(TicketKey)) {
+    WAKER.call_once(|| waker);
+}
+
+/// Gives back the heap's empty slabs.
+pub fn drain_heap() {
+    HEAP.drain();
+}
+
+/// Makes the machine of the family and gives it all free RAM.
+///
+/// # Panics
+///
+/// When the memory map is unusable: there is no kernel without memory.
+pub fn init(facts: &Facts) -> &'static Mm<Virt> {
+    let heap = HEAP_FRAMES.call_once(|| Frames::new(Virt::new()));
+    let mm = MM.init(Virt::new());
+    let (frames, cx) = (mm.frames(), mm.cx());
+    let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;
+    for range in normalise(facts.regions(), PAGE_SHIFT) {
+        let (mut start, mut left) = (range.start, range.frames);
+        if heap_needs > 0 && left > heap_needs {
+            give(heap, start, heap_needs);
+            start = Pfn::new(start.as_u64() + heap_needs);
+            left -= heap_needs;
+            heap_needs = 0;
+        }
+        give(frames, start, left);
+    }
+    assert!(heap_needs == 0, "no region is large enough for the heap");
+    let zero = frames.init_zero_page(&cx);
+    assert!(zero.is_ok(), "no memory for the zero page");
+    log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
+    mm
+}
+
+fn give(frames: &'static Frames<Virt>, start: Pfn, count: u64) {
+    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
+        panic!("memory at {start:?}: {error:?}");
+    }
+}
