@@ -36,8 +36,6 @@ use mm_core::prot::Prot;
 
 /// DBM: stores mark a clean entry dirty instead of failing.
 const DBM: u64 = 1 << 51;
-/// UXNTable: nothing below is executed by users.
-const UXN_TABLE: u64 = 1 << 60;
 /// Output addresses have 48 bits; the granule takes the low ones away.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -245,7 +243,8 @@ unsafe impl<G: Granule> PageTableFormat for Stage1<G> {
     fn encode_table(self, pfn: Pfn, _level: u8, owner: TableOwner) -> Result<u64, FormatError> {
         let never = match owner {
             TableOwner::User => bits::PXN_TABLE,
-            TableOwner::Kernel => UXN_TABLE,
+            // Not UXNTable: a kernel may show users a page of its half.
+            TableOwner::Kernel => 0,
         };
         let addr = bits::frame_bits(pfn, G::SHIFT, Self::FRAME)?;
         Ok(addr | bits::VALID | bits::TABLE_OR_PAGE | never)

@@ -1,0 +1,223 @@
+//! The kernel's own page table, made by mm-core and loaded into TTBR1 for good.
+//!
+//! ```text
+//! 0xffff_0000_0000_0000   direct map: all RAM, read-write, never executed; devices beside it
+//! 0xffff_4000_0000_0000   kernel stacks, each with a guard page (stack.rs)
+//! 0xffff_8000_0000_0000   the kernel image: code read-execute, constants read, data read-write;
+//!                         one page of it for programs (signal.rs)
+//! ```
+//!
+//! Nothing of the kernel stands in TTBR0: between spaces an empty table is loaded there.
+
+use core::arch::asm;
+use core::ops::Range;
+
+use mm_arm::aarch64::native::Native;
+use mm_arm::aarch64::{registers, tlb};
+use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
+use mm_core::cx::Cx;
+use mm_core::format::{AttrFlags, Attrs, TableOwner};
+use mm_core::page::Frames;
+use mm_core::platform::{Flush, PhysMemory, Platform};
+use mm_core::prot::{MemType, Prot};
+use mm_core::range::PageRange;
+use mm_core::table::{CursorMut, PageTable};
+use mm_core::tlb::{SpaceTlb, TlbGather};
+use spin::Once;
+
+use crate::memory::{Facts, KERNEL_BASE, direct};
+use crate::platform::{PAGE_SHIFT, Virt};
+
+const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+
+/// Whom to tell when kernel entries change: every CPU, whatever space it runs.
+static TLB: Once<SpaceTlb> = Once::new();
+
+/// Physical address of the table that TTBR0 names while no space is loaded.
+static EMPTY: Once<u64> = Once::new();
+
+unsafe extern "C" {
+    static kernel_start: u8;
+    static kernel_text_end: u8;
+    static kernel_trampoline: u8;
+    static kernel_rodata_start: u8;
+    static kernel_rodata_end: u8;
+    static kernel_data_start: u8;
+    static kernel_end: u8;
+}
+
+/// Builds the table and loads it. Called once.
+///
+/// # Panics
+///
+/// When there is not even memory for this.
+pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
+    let cx = Cx::new(frames);
+    let root =
+        PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
+    let table = PageTable::view(&cx, root, TableOwner::Kernel, 0);
+    let tlb = TLB.call_once(SpaceTlb::for_every_space);
+    let map = |address: usize, physical: Range<u64>, attrs: Attrs| {
+        let pages = pages(address, physical.end - physical.start);
+        let attrs = attrs.with(AttrFlags::SPECIAL);
+        let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
+        match CursorMut::new(table, tlb, pages).map(first, attrs) {
+            // Nobody walked this table yet, so no CPU remembers that it was empty.
+            Ok(flush) => flush.settle(&cx, tlb),
+            Err(error) => panic!("{address:#x} cannot be mapped: {error:?}"),
+        }
+    };
+    for range in facts.tree.ram() {
+        let start = range.start.next_multiple_of(PAGE_BYTES);
+        let end = range.end & !(PAGE_BYTES - 1);
+        if start < end {
+            map(direct(start), start..end, Attrs::kernel(Prot::RW));
+        }
+    }
+    let tree = &facts.tree;
+    let clock = tree.clock.map(|(_, device)| device);
+    let gic = tree.gic.map(|gic| [gic.distributor, gic.cpu]);
+    let gic = gic.into_iter().flatten();
+    for device in tree.pl011.into_iter().chain(clock).chain(gic) {
+        let start = device.base & !(PAGE_BYTES - 1);
+        let end = (device.base + device.bytes).next_multiple_of(PAGE_BYTES);
+        let attrs = Attrs::kernel(Prot::RW).with_mem(MemType::Device);
+        map(direct(start), start..end, attrs);
+    }
+    let users = Attrs::kernel(Prot::RX).with(AttrFlags::USER);
+    for (start, end, attrs) in [
+        (
+            &raw const kernel_start,
+            &raw const kernel_text_end,
+            Attrs::kernel(Prot::RX),
+        ),
+        (
+            &raw const kernel_trampoline,
+            &raw const kernel_rodata_start,
+            users,
+        ),
+        (
+            &raw const kernel_rodata_start,
+            &raw const kernel_rodata_end,
+            Attrs::kernel(Prot::READ),
+        ),
+        (
+            &raw const kernel_data_start,
+            &raw const kernel_end,
+            Attrs::kernel(Prot::RW),
+        ),
+    ] {
+        let physical =
+            |address: *const u8| facts.image.start + (address as usize - KERNEL_BASE) as u64;
+        map(start as usize, physical(start)..physical(end), attrs);
+    }
+    tlb.activate(crate::cpu::id());
+    let empty = frames.alloc(&cx, 0).expect("memory for an empty table");
+    frames.memory().zero(empty, 0);
+    EMPTY.call_once(|| empty.addr(PAGE_SHIFT).as_u64());
+    // SAFETY: the table maps the kernel's image and all RAM as the boot tables did, and it is
+    // never freed; from here on the user half is empty.
+    unsafe { switch_on(frames.platform(), root) }
+}
+
+/// Loads the kernel's table and what the format needs of TCR_EL1.
+///
+/// # Safety
+///
+/// The table maps what runs; it stays alive.
+unsafe fn switch_on(platform: &Virt, root: Pfn) {
+    // SAFETY: EL1.
+    let mut native = unsafe { Native::new() };
+    let tcr = registers::tcr(platform.format(), native.mmfr0());
+    // SAFETY: EMPTY is a table without entries; TCR differs from the boot tables' in what hardware
+    // notes and in the width of ASIDs, of which none is in use; then the caller's promise.
+    unsafe {
+        forget_user_root(&mut native);
+        asm!("msr tcr_el1, {}", "isb", in(reg) tcr, options(nostack, preserves_flags));
+        native.switch_kernel_root(root.addr(PAGE_SHIFT).as_u64());
+    }
+    let everything = Flush {
+        pages: None,
+        tables: true,
+        asid: None,
+    };
+    tlb::flush_local(&mut native, platform.tlb(), everything);
+}
+
+/// # Safety
+///
+/// No user code runs on this CPU before another root is loaded.
+unsafe fn forget_user_root(native: &mut Native) {
+    if let Some(&empty) = EMPTY.get() {
+        // SAFETY: an empty table that is never freed; nothing is remembered of it.
+        unsafe { native.switch_user_root(empty, 0) }
+    }
+}
+
+/// Loads the root of a space into TTBR0, and drops what the one before left: the family's tags are
+/// not used here, so all spaces have ASID 0. The kernel's root stands for "no space".
+///
+/// # Safety
+///
+/// The table stays alive until another is loaded.
+pub unsafe fn load(root: u64) {
+    let Some(memory) = crate::platform::frames() else {
+        return;
+    };
+    // SAFETY: EL1.
+    let mut native = unsafe { Native::new() };
+    let kernel = memory
+        .kernel_root()
+        .map(|pfn| pfn.addr(PAGE_SHIFT).as_u64());
+    // SAFETY: the caller's promise. The kernel's table must not be walked for low addresses: its
+    // entries are global, and would be remembered for every space.
+    unsafe {
+        if kernel == Some(root) {
+            forget_user_root(&mut native);
+        } else {
+            native.switch_user_root(root, 0);
+        }
+    }
+    let space = Flush {
+        pages: None,
+        tables: true,
+        asid: Some(0),
+    };
+    tlb::flush_local(&mut native, memory.platform().tlb(), space);
+}
+
+/// Maps `frames` at `address`, read-write. On success the table owns them.
+pub fn map(memory: &'static Frames<Virt>, address: usize, frames: &[Pfn]) -> Result<(), ()> {
+    let cx = Cx::new(memory);
+    let (table, tlb) = table(&cx).ok_or(())?;
+    let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
+    let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
+    mapped
+        .map(|flush| flush.settle_everywhere(&cx, tlb))
+        .map_err(|_| ())
+}
+
+/// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.
+pub fn unmap(memory: &'static Frames<Virt>, address: usize, bytes: usize) {
+    let cx = Cx::new(memory);
+    let Some((table, tlb)) = table(&cx) else {
+        return;
+    };
+    let mut gather = TlbGather::new(&cx, tlb);
+    let done = CursorMut::new(table, tlb, pages(address, bytes as u64)).unmap(&mut gather);
+    debug_assert!(done.is_ok(), "there are no large pages here to split");
+    let _ = gather.finish();
+}
+
+fn table<'c>(
+    cx: &'c Cx<'static, Virt>,
+) -> Option<(PageTable<'c, 'static, Virt>, &'static SpaceTlb)> {
+    let root = cx.frames().kernel_root()?;
+    Some((PageTable::view(cx, root, TableOwner::Kernel, 0), TLB.get()?))
+}
+
+fn pages(address: usize, bytes: u64) -> PageRange {
+    let start = VirtAddr::new(address).vpn(PAGE_SHIFT);
+    let pages = (bytes >> PAGE_SHIFT) as usize;
+    PageRange::with_len(start, pages).expect("kernel addresses do not wrap")
+}
