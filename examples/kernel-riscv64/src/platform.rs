@@ -1,0 +1,224 @@
+//! What mm-core runs on: this machine's frames, page tables and TLBs, as `impl Platform`.
+//!
+//! This is all that the family asks of a kernel. The rest of the file sets it up:
+//!
+//! ```text
+//! device tree ─ regions ─ normalise ─► frames for the family
+//!   minus the kernel's image, the tree, the initrd, what the firmware keeps
+//! satp (what the boot code got) ─┬─► the mode: Sv39, Sv48 or Sv57
+//! command line: mmu=sv39 ...    ─┘
+//! ```
+
+use mm_core::addr::Pfn;
+use mm_core::cx::Cx;
+use mm_core::object::TicketKey;
+use mm_core::page::Frames;
+use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, RegionKind, normalise};
+use mm_core::pool::FrameHeap;
+use mm_core::{Mm, MmCell};
+use mm_kernel::limits::HEAP_BYTES;
+use mm_riscv::native::Native;
+use mm_riscv::satp::{RV64, Translation};
+use mm_riscv::tlb::{
+    Emit, Remembered, TlbFeatures, flush_local, flush_remote, load_root, sync_code,
+};
+use mm_riscv::{Extensions, Paging, Probed};
+use mm_virt::tree::Facts;
+use spin::Once;
+
+use crate::memory::DIRECT_MAP;
+use crate::{cpu, memory};
+
+/// log2 of the page size.
+pub const PAGE_SHIFT: u32 = mm_riscv::paging::PAGE_SHIFT;
+
+/// The memory of the machine.
+static MM: MmCell<Board> = MmCell::new();
+
+/// Who is told when a transfer ends.
+static WAKER: Once<fn(TicketKey)> = Once::new();
+
+/// Frames of the heap alone, as many as the portable kernel's bound says: programs that take
+/// all memory leave the kernel its own.
+static HEAP_FRAMES: Once<Frames<Board>> = Once::new();
+
+#[global_allocator]
+static HEAP: FrameHeap<Board> = FrameHeap::new(|| HEAP_FRAMES.get());
+
+/// The mode, and what the harts can do. The same on every CPU.
+static PAGING: Once<Mmu> = Once::new();
+
+#[derive(Clone, Copy)]
+struct Mmu {
+    format: Paging<Probed>,
+    mode: Translation,
+    tlb: TlbFeatures,
+}
+
+/// A RISC-V board with a direct map of all RAM.
+pub struct Board {
+    memory: DirectMap,
+    mmu: Mmu,
+}
+
+// SAFETY: `init` gives the family only RAM that the device tree calls usable, without what the
+// kernel, the firmware, the tree and the initrd occupy. `cpu` reads the CPU's own record, and
+// the kernel is not preempted. `flush` returns when this hart and, by the firmware, all others of
+// the set have executed the fences.
+unsafe impl Platform for Board {
+    type Format = Paging<Probed>;
+    type Memory = DirectMap;
+
+    fn format(&self) -> Self::Format {
+        self.mmu.format
+    }
+
+    fn memory(&self) -> &DirectMap {
+        &self.memory
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::id()
+    }
+
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        let (mut native, here) = (native(), cpu::id());
+        let others = || cpus.iter().filter(|&cpu| cpu != here);
+        if others().next().is_some() {
+            flush_remote(&mut native, others().filter_map(cpu::hart), flush);
+        }
+        if cpus.contains(here) {
+            flush_local(&mut native, self.mmu.tlb, flush);
+        }
+    }
+
+    fn wake(&self, key: TicketKey) {
+        if let Some(waker) = WAKER.get() {
+            waker(key);
+        }
+    }
+
+    fn sync_code(&self, _frame: Pfn) {
+        sync_all_code();
+    }
+}
+
+/// Makes what was written visible to the instruction fetches of every CPU.
+pub fn sync_all_code() {
+    let here = cpu::id();
+    let others = cpu::running().filter(|&cpu| cpu != here);
+    sync_code(&mut native(), others.filter_map(cpu::hart));
+}
+
+/// Makes the table with this root the CPU's.
+///
+/// # Safety
+///
+/// The table has this machine's kernel half and stays alive until another is loaded.
+pub unsafe fn load(root: Pfn) {
+    if let Some(mmu) = PAGING.get() {
+        // No address space has a tag of its own here: all are zero.
+        load_root(
+            &mut native(),
+            RV64.value(mmu.mode, 0, root),
+            0,
+            Remembered::Other,
+        );
+    }
+}
+
+/// Drops everything that this CPU remembers of any table.
+pub fn forget_all() {
+    native().sfence_vma(None, None);
+}
+
+fn native() -> Native {
+    // SAFETY: the kernel runs in supervisor mode above SBI; `load`'s callers promise good roots.
+    unsafe { Native::new() }
+}
+
+/// Returns the machine's frames, once they are there.
+pub fn frames() -> Option<&'static Frames<Board>> {
+    MM.get().map(Mm::frames)
+}
+
+/// Has `waker` called whenever a transfer ends.
+pub fn set_waker(waker: fn(TicketKey)) {
+    WAKER.call_once(|| waker);
+}
+
+/// Gives back the heap's empty slabs.
+pub fn drain_heap() {
+    HEAP.drain();
+}
+
+/// Makes the machine of the family and gives it all free RAM.
+///
+/// # Panics
+///
+/// When the memory map is unusable, or the wanted mode is not there: there is no kernel without
+/// memory.
+pub fn init(facts: &mut Facts) -> &'static Mm<Board> {
+    let mmu = *PAGING.call_once(|| choose_mmu(facts));
+    // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
+    // it; the regions leave out what somebody uses.
+    let map = || unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
+    let board = || Board { memory: map(), mmu };
+    let heap = HEAP_FRAMES.call_once(|| Frames::new(board()));
+    let mm = MM.init(board());
+    let (frames, cx) = (mm.frames(), mm.cx());
+    let reserved = facts.add_region(memory::image_range(), RegionKind::Reserved);
+    reserved.expect("room for the kernel's own region");
+    let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;
+    for range in normalise(facts.regions(), PAGE_SHIFT) {
+        let (mut start, mut left) = (range.start, range.frames);
+        if heap_needs > 0 && left > heap_needs {
+            give(heap, start, heap_needs);
+            start = Pfn::new(start.as_u64() + heap_needs);
+            left -= heap_needs;
+            heap_needs = 0;
+        }
+        give(frames, start, left);
+    }
+    assert!(heap_needs == 0, "no region is large enough for the heap");
+    let zero = frames.init_zero_page(&cx);
+    assert!(zero.is_ok(), "no memory for the zero page");
+    log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
+    mm
+}
+
+fn give(frames: &'static Frames<Board>, start: Pfn, count: u64) {
+    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
+        panic!("memory at {start:?}: {error:?}");
+    }
+}
+
+/// The mode of the command line, or the deepest that the hart took at boot, which has all
+/// shallower ones, too (10.1.11).
+fn choose_mmu(facts: &Facts) -> Mmu {
+    let deepest = RV64.mode(native().read_satp());
+    let wanted = facts
+        .command_line
+        .split_ascii_whitespace()
+        .find_map(|option| option.strip_prefix("mmu="));
+    let mode = match wanted {
+        Some("sv39") => Translation::Sv39,
+        Some("sv48") => Translation::Sv48,
+        Some("sv57") => Translation::Sv57,
+        Some(other) => panic!("mmu={other}: there are sv39, sv48 and sv57"),
+        None if deepest == Translation::Sv57 as u64 => Translation::Sv57,
+        None if deepest == Translation::Sv48 as u64 => Translation::Sv48,
+        None => Translation::Sv39,
+    };
+    assert!(mode as u64 <= deepest, "this hart has no {mode:?}");
+    let probed = Probed::from_satp(RV64.value(mode, 0, Pfn::new(0)));
+    let extensions = Extensions::from_isa(facts.isa);
+    log::info!("mmu: {mode:?}, {extensions:?}");
+    Mmu {
+        format: Paging::new(probed.expect("a mode of 64-bit harts"), extensions),
+        mode,
+        tlb: TlbFeatures {
+            svinval: extensions.svinval,
+        },
+    }
+}
