@@ -270,6 +270,17 @@ pub enum SyscallAbi {
     Arm,
 }
 
+impl SyscallAbi {
+    /// Bytes of a `long` and of a pointer of user programs.
+    #[must_use]
+    pub const fn word_bytes(self) -> usize {
+        match self {
+            SyscallAbi::X86_64 | SyscallAbi::Generic => 8,
+            SyscallAbi::Arm => 4,
+        }
+    }
+}
+
 /// What the architecture calls: implemented by the portable kernel, registered before
 /// the first interrupt.
 pub trait Kernel<A: Arch>: Sync {

@@ -44,6 +44,7 @@ impl<A: Arch> Call<'_, A> {
         permissions: usize,
     ) -> Result {
         let path = self.path(path)?;
+        let flags = super::abi::open_flags::<A>(flags);
         let last = if flags & flag::NO_FOLLOW != 0
             || flags & (flag::CREATE | flag::EXCLUSIVE) == flag::CREATE | flag::EXCLUSIVE
         {
@@ -201,6 +202,9 @@ impl<A: Arch> Call<'_, A> {
             // F_GETLK answers "unlocked"; F_SETLK, F_SETLKW: locks always succeed.
             5 => self.put(argument, &2u16.to_ne_bytes()).map(|()| 0),
             6 | 7 => Ok(0),
+            // The same for `struct flock64`, which only 32-bit programs need.
+            12 if Self::WORD == 4 => self.put(argument, &2u16.to_ne_bytes()).map(|()| 0),
+            13 | 14 if Self::WORD == 4 => Ok(0),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -272,7 +276,7 @@ impl<A: Arch> Call<'_, A> {
         Ok(done)
     }
 
-    pub(super) fn truncate(&self, path: usize, size: usize) -> Result {
+    pub(super) fn truncate(&self, path: usize, size: u64) -> Result {
         let place = self.walk(super::AT_FDCWD, &self.path(path)?, LastLink::Follow)?;
         let node = place.existing()?;
         match &node.kind {
@@ -283,17 +287,17 @@ impl<A: Arch> Call<'_, A> {
         }
     }
 
-    pub(super) fn ftruncate(&self, fd: usize, size: usize) -> Result {
+    pub(super) fn ftruncate(&self, fd: usize, size: u64) -> Result {
         let file = self.file(fd)?;
         file.writable().map_err(|_| Errno::EINVAL)?;
         self.resize(file.data(Errno::EINVAL)?, size)
     }
 
-    fn resize(&self, data: &FileData<A>, size: usize) -> Result {
-        if isize::try_from(size).is_err() {
+    fn resize(&self, data: &FileData<A>, size: u64) -> Result {
+        if i64::try_from(size).is_err() {
             return Err(Errno::EINVAL);
         }
-        self.system.set_data_size(data, size as u64)?;
+        self.system.set_data_size(data, size)?;
         Ok(0)
     }
 }

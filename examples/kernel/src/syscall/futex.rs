@@ -5,6 +5,7 @@
 //! its timeout at the latest.
 
 use super::Call;
+use super::time::Form;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::sched::{Channel, Cut};
@@ -24,7 +25,7 @@ impl<A: Arch> Call<'_, A> {
         address: usize,
         op: usize,
         value: usize,
-        timeout: usize,
+        (timeout, form): (usize, Form),
         address2: usize,
         value3: usize,
     ) -> Result {
@@ -38,7 +39,7 @@ impl<A: Arch> Call<'_, A> {
                 let deadline = match timeout {
                     0 => None,
                     at => {
-                        let time = self.get_time(at)?;
+                        let time = self.get_time(at, form)?;
                         let now = self.system.arch.monotonic_ns();
                         Some(match (op & COMMAND, op & CLOCK_REALTIME) {
                             (WAIT, _) => now.saturating_add(time),

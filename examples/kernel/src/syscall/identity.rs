@@ -6,12 +6,13 @@
 use alloc::sync::Arc;
 
 use super::Call;
+use super::time::Form;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::limits::{DESCRIPTORS, TASKS};
 use crate::task::Process;
 
-const INFINITY: usize = usize::MAX;
+const INFINITY: u64 = u64::MAX;
 
 impl<A: Arch> Call<'_, A> {
     fn process_or_own(&self, pid: usize) -> Result<Arc<Process<A>>> {
@@ -104,7 +105,7 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    pub(super) fn prlimit(&self, resource: usize, new: usize, old: usize) -> Result {
+    pub(super) fn prlimit(&self, resource: usize, new: usize, old: usize, form: Form) -> Result {
         const STACK: usize = 3;
         const PROCESSES: usize = 6;
         const FILES: usize = 7;
@@ -113,16 +114,17 @@ impl<A: Arch> Call<'_, A> {
         }
         if new != 0 {
             // Limits are what they are; a program may ask for any and gets its answer.
-            self.get::<16>(new)?;
+            self.get_pair(new, form)?;
         }
         if old != 0 {
             let limit = match resource {
                 STACK => 8 << 20,
-                PROCESSES => TASKS,
-                FILES => DESCRIPTORS,
+                PROCESSES => TASKS as u64,
+                FILES => DESCRIPTORS as u64,
                 _ => INFINITY,
             };
-            self.put_words(old, [limit, limit])?;
+            // Infinity is all ones in either form.
+            self.put_pair(old, [limit, limit], form)?;
         }
         Ok(0)
     }

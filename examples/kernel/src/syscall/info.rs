@@ -50,13 +50,12 @@ impl<A: Arch> Call<'_, A> {
         let processes = self.system.processes.lock().len();
         // uptime, loads[3], totalram, freeram, sharedram, bufferram, totalswap,
         // freeswap, procs (u16), totalhigh, freehigh, mem_unit (u32).
-        let mut words = [0usize; 14];
-        words[0] = uptime as usize;
-        words[4] = total;
-        words[5] = free;
-        words[10] = processes;
-        words[13] = 4096;
-        self.put_words(into, words).map(|()| 0)
+        let mut out = super::record::Record::<112>::new(A::SYSCALL_ABI);
+        out.words([uptime, 0, 0, 0, total as u64, free as u64, 0, 0, 0, 0]);
+        out.u16(processes as u16).align(Self::WORD).words([0, 0]);
+        out.u32(1 << A::PAGE_SHIFT).align(Self::WORD);
+        // What follows fills the structure up to 64 bytes where words are small.
+        self.put(into, out.fill(64).bytes()).map(|()| 0)
     }
 
     pub(super) fn getrandom(&self, into: usize, length: usize) -> Result {
@@ -94,6 +93,7 @@ impl<A: Arch> Call<'_, A> {
     fn write_text(&self, text: Text, out: &mut Bounded) -> core::fmt::Result {
         let process = &self.task.process;
         let (total, free) = self.system.frames();
+        let kib = 1usize << (A::PAGE_SHIFT - 10);
         let uptime_ns = self.system.arch.monotonic_ns();
         match text {
             Text::Maps => process.space().map_or(Ok(()), |space| space.write_maps(out, |key| self.system.disk.path(key))),
@@ -119,7 +119,7 @@ impl<A: Arch> Call<'_, A> {
                 writeln!(out, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nThreads:\t{threads}")
             }
             Text::Memory => {
-                writeln!(out, "MemTotal: {:>12} kB\nMemFree: {:>13} kB\nMemAvailable: {:>8} kB", total * 4, free * 4, free * 4)?;
+                writeln!(out, "MemTotal: {:>12} kB\nMemFree: {:>13} kB\nMemAvailable: {:>8} kB", total * kib, free * kib, free * kib)?;
                 out.write_str("Buffers:              0 kB\nCached:               0 kB\nSwapTotal:            0 kB\nSwapFree:             0 kB\n")
             }
             Text::Uptime => writeln!(out, "{}.{:02} 0.00", uptime_ns / 1_000_000_000, uptime_ns / 10_000_000 % 100),

@@ -32,11 +32,11 @@ impl<A: Arch> Call<'_, A> {
         self.transfer(&self.file(fd)?, Place::Here, address, length, Way::Write)
     }
 
-    pub(super) fn pread(&self, fd: usize, address: usize, length: usize, at: usize) -> Result {
+    pub(super) fn pread(&self, fd: usize, address: usize, length: usize, at: u64) -> Result {
         self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Read)
     }
 
-    pub(super) fn pwrite(&self, fd: usize, address: usize, length: usize, at: usize) -> Result {
+    pub(super) fn pwrite(&self, fd: usize, address: usize, length: usize, at: u64) -> Result {
         self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Write)
     }
 
@@ -55,10 +55,9 @@ impl<A: Arch> Call<'_, A> {
         }
         let mut done = 0usize;
         for i in 0..count {
-            let place = vectors.wrapping_add(i * 2 * size_of::<usize>());
-            let vector = self.get_word(place).and_then(|base| {
-                Ok((base, self.get_word(place.wrapping_add(size_of::<usize>()))?))
-            });
+            let vector = self
+                .get_nth(vectors, 2 * i)
+                .and_then(|base| Ok((base, self.get_nth(vectors, 2 * i + 1)?)));
             let moved = vector.and_then(|(base, length)| {
                 isize::try_from(length).map_err(|_| Errno::EINVAL)?;
                 Ok((
@@ -149,6 +148,7 @@ impl<A: Arch> Call<'_, A> {
         from: usize,
         offset_at: usize,
         count: usize,
+        offset_bytes: usize,
     ) -> Result {
         let (out, from) = (self.file(out)?, self.file(from)?);
         from.data(Errno::EINVAL)?;
@@ -157,7 +157,9 @@ impl<A: Arch> Call<'_, A> {
         let start = if offset_at == 0 {
             *from.offset.lock()
         } else {
-            u64::from_ne_bytes(self.get(offset_at)?)
+            let mut bytes = [0; 8];
+            self.get_into(offset_at, &mut bytes[..offset_bytes])?;
+            u64::from_le_bytes(bytes)
         };
         let mut buffer = [0; CHUNK];
         let count = count.min(MAX_BYTES);
@@ -191,18 +193,23 @@ impl<A: Arch> Call<'_, A> {
         if offset_at == 0 {
             *from.offset.lock() = end;
         } else {
-            self.put(offset_at, &end.to_ne_bytes())?;
+            self.put(offset_at, &end.to_le_bytes()[..offset_bytes])?;
         }
         Ok(done)
     }
 
-    pub(super) fn lseek(&self, fd: usize, by: usize, whence: usize) -> Result {
+    /// Arm's: the offset comes in halves, and the answer goes to memory.
+    pub(super) fn llseek(&self, fd: usize, by: u64, into: usize, whence: usize) -> Result {
+        let to = self.lseek(fd, by as i64, whence)?;
+        self.put(into, &to.to_le_bytes()).map(|()| 0)
+    }
+
+    pub(super) fn lseek(&self, fd: usize, by: i64, whence: usize) -> Result<u64> {
         let file = self.file(fd)?;
         if !file.seekable() {
             return Err(Errno::ESPIPE);
         }
         let size = file.data(Errno::EINVAL).map_or(0, |data| data.size());
-        let by = by as isize as i64;
         let from = match whence {
             0 => 0,
             1 => *file.offset.lock() as i64,
@@ -221,14 +228,14 @@ impl<A: Arch> Call<'_, A> {
         if let crate::fs::open::FileKind::Directory(_, last) = &file.kind {
             *last.lock() = None;
         }
-        usize::try_from(to).map_err(|_| Errno::EOVERFLOW)
+        Ok(to as u64)
     }
 }
 
-fn offset(at: usize) -> Result<Place> {
-    if isize::try_from(at).is_err() {
+fn offset(at: u64) -> Result<Place> {
+    if i64::try_from(at).is_err() {
         Err(Errno::EINVAL)
     } else {
-        Ok(Place::At(at as u64))
+        Ok(Place::At(at))
     }
 }

@@ -44,12 +44,12 @@ impl<A: Arch> Call<'_, A> {
         prot: usize,
         flags: usize,
         fd: usize,
-        offset: usize,
+        offset: u64,
     ) -> Result {
         let page = 1usize << crate::memory::page_shift::<A>();
         // Unknown bits of prot are ignored by mmap, unlike mprotect.
         let prot = prot_of(prot & 7)?;
-        if offset % page != 0 {
+        if offset % page as u64 != 0 {
             return Err(Errno::EINVAL);
         }
         let mut wanted = match flags & TYPE {
@@ -87,7 +87,7 @@ impl<A: Arch> Call<'_, A> {
             space.map_anonymous(&map)?
         } else {
             let file = self.file(fd)?;
-            self.map_file(&file, map, offset as u64)?
+            self.map_file(&file, map, offset)?
         };
         if flags & (POPULATE | LOCKED) != 0 {
             self.system.populate(&space, start, length);

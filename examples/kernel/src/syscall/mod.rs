@@ -5,6 +5,7 @@
 //! space: a bad one is EFAULT, never more. A call that a signal cuts short answers
 //! [`Errno::RESTART`]; the door then decides between EINTR and starting it again.
 
+pub mod abi;
 pub mod files;
 pub mod futex;
 pub mod identity;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod paths;
 pub mod poll;
 pub mod process;
+pub mod record;
 pub mod signals;
 pub mod stat;
 pub mod terminal;
@@ -32,6 +34,8 @@ use crate::system::System;
 use crate::task::Task;
 use crate::task::signal::Left;
 use names::Name;
+use record::Record;
+use time::Form;
 
 /// One system call under way.
 pub struct Call<'a, A: Arch> {
@@ -63,6 +67,14 @@ pub fn enter<A: Arch>(task: &Arc<Task<A>>, frame: &mut A::Frame) -> Left {
     Left::Done
 }
 
+/// Answers an offset in the register of the result.
+fn as_word(value: u64) -> Result {
+    match isize::try_from(value) {
+        Ok(_) => Ok(value as usize),
+        Err(_) => Err(Errno::EOVERFLOW),
+    }
+}
+
 /// The working directory, as the `at` calls name it.
 pub const AT_FDCWD: usize = -100_i32 as usize;
 
@@ -72,7 +84,7 @@ impl<A: Arch> Call<'_, A> {
             PrivateSyscall::Return(value) if value < 0 => Err(Errno(value.unsigned_abs() as i32)),
             PrivateSyscall::Return(value) => Ok(value as usize),
             PrivateSyscall::Store { address, value } => {
-                self.put(address, &value.to_ne_bytes()).map(|()| 0)
+                self.put_words(address, [value]).map(|()| 0)
             }
             PrivateSyscall::Unknown => {
                 let mut unknown = self.system.unknown.lock();
@@ -89,17 +101,21 @@ impl<A: Arch> Call<'_, A> {
     }
 
     #[rustfmt::skip]
-    fn run(&mut self, name: Name, [a, b, c, d, e, f]: [usize; 6]) -> Result {
+    fn run(&mut self, name: Name, arguments: [usize; 6]) -> Result {
+        let [a, b, c, d, e, f] = arguments;
+        let wide = |at| abi::wide(A::SYSCALL_ABI, arguments, at);
         match name {
             // Descriptors and bytes: io.rs, files.rs, poll.rs, terminal.rs
             Name::Read => self.read(a, b, c),
             Name::Write => self.write(a, b, c),
-            Name::Pread => self.pread(a, b, c, d),
-            Name::Pwrite => self.pwrite(a, b, c, d),
+            Name::Pread => self.pread(a, b, c, wide(3)),
+            Name::Pwrite => self.pwrite(a, b, c, wide(3)),
             Name::Readv => self.readv(a, b, c),
             Name::Writev => self.writev(a, b, c),
-            Name::Sendfile => self.sendfile(a, b, c, d),
-            Name::Lseek => self.lseek(a, b, c),
+            Name::Sendfile => self.sendfile(a, b, c, d, Self::WORD),
+            Name::Sendfile64 => self.sendfile(a, b, c, d, 8),
+            Name::Lseek => self.lseek(a, b as isize as i64, c).and_then(as_word),
+            Name::Llseek => self.llseek(a, (b as u64) << 32 | c as u64, d, e),
             Name::Open => self.openat(AT_FDCWD, a, b, c),
             Name::Openat => self.openat(a, b, c, d),
             Name::Creat => self.openat(AT_FDCWD, a, 0o1101, b),
@@ -107,17 +123,19 @@ impl<A: Arch> Call<'_, A> {
             Name::Dup => self.dup(a),
             Name::Dup2 => self.dup2(a, b),
             Name::Dup3 => self.dup3(a, b, c),
-            Name::Fcntl => self.fcntl(a, b, c),
+            Name::Fcntl | Name::Fcntl64 => self.fcntl(a, b, c),
             Name::Pipe => self.pipe2(a, 0),
             Name::Pipe2 => self.pipe2(a, b),
             Name::Ioctl => self.ioctl(a, b, c),
             Name::Poll => self.poll(a, b, c),
-            Name::Ppoll => self.ppoll(a, b, c, d),
+            Name::Ppoll => self.ppoll(a, b, (c, Form::Word), d),
+            Name::PpollTime64 => self.ppoll(a, b, (c, Form::Wide), d),
             Name::Select => self.select(a, [b, c, d], e),
-            Name::Pselect6 => self.pselect6(a, [b, c, d], e, f),
+            Name::Pselect6 => self.pselect6(a, [b, c, d], (e, Form::Word), f),
+            Name::Pselect6Time64 => self.pselect6(a, [b, c, d], (e, Form::Wide), f),
             Name::Getdents64 => self.getdents64(a, b, c),
-            Name::Truncate => self.truncate(a, b),
-            Name::Ftruncate => self.ftruncate(a, b),
+            Name::Truncate => self.truncate(a, wide(1)),
+            Name::Ftruncate => self.ftruncate(a, wide(1)),
             Name::Flock | Name::Fsync | Name::Fdatasync | Name::Fadvise => self.file(a).map(|_| 0),
             Name::Sync => Ok(0),
             // Names: paths.rs, stat.rs
@@ -128,6 +146,8 @@ impl<A: Arch> Call<'_, A> {
             Name::Statx => self.statx(a, b, c, e),
             Name::Statfs => self.statfs(a, b),
             Name::Fstatfs => self.fstatfs(a, b),
+            Name::Statfs64 => self.statfs(a, c),
+            Name::Fstatfs64 => self.fstatfs(a, c),
             Name::Access => self.faccessat(AT_FDCWD, a, b),
             Name::Faccessat | Name::Faccessat2 => self.faccessat(a, b, c),
             Name::Readlink => self.readlinkat(AT_FDCWD, a, b, c),
@@ -154,10 +174,13 @@ impl<A: Arch> Call<'_, A> {
             Name::Lchown => self.fchownat(AT_FDCWD, a, b, c, stat::AT_SYMLINK_NOFOLLOW),
             Name::Fchownat => self.fchownat(a, b, c, d, e),
             Name::Fchown => self.fchown(a, b, c),
-            Name::Utimensat => self.utimensat(a, b, c, d),
+            Name::Utimensat => self.utimensat(a, b, (c, Form::Word), d),
+            Name::Utimensat64 => self.utimensat(a, b, (c, Form::Wide), d),
             Name::Umask => self.umask(a),
             // Memory: memory.rs
-            Name::Mmap => self.mmap(a, b, c, d, e, f),
+            Name::Mmap => self.mmap(a, b, c, d, e, f as u64),
+            // In units of 4 KiB, whatever the page size is.
+            Name::Mmap2 => self.mmap(a, b, c, d, e, (f as u64) << 12),
             Name::Munmap => self.munmap(a, b),
             Name::Mprotect => self.mprotect(a, b, c),
             Name::Brk => self.brk(a),
@@ -178,7 +201,8 @@ impl<A: Arch> Call<'_, A> {
             Name::Waitid => self.waitid(a, b, c, d),
             Name::SetTidAddress => self.set_tid_address(a),
             Name::SetRobustList => Ok(0),
-            Name::Futex => self.futex(a, b, c, d, e, f),
+            Name::Futex => self.futex(a, b, c, (d, Form::Word), e, f),
+            Name::FutexTime64 => self.futex(a, b, c, (d, Form::Wide), e, f),
             Name::SchedYield => self.sched_yield(),
             Name::SchedGetaffinity => self.sched_getaffinity(b, c),
             Name::SchedSetaffinity => Ok(0),
@@ -196,9 +220,9 @@ impl<A: Arch> Call<'_, A> {
             Name::Setgroups => Ok(0),
             Name::Getresuid | Name::Getresgid => self.get_identity([a, b, c]),
             Name::Prctl => self.prctl(a, b),
-            Name::Getrlimit => self.prlimit(a, 0, b),
-            Name::Setrlimit => self.prlimit(a, b, 0),
-            Name::Prlimit64 => self.prlimit(b, c, d),
+            Name::Getrlimit => self.prlimit(a, 0, b, Form::Word),
+            Name::Setrlimit => self.prlimit(a, b, 0, Form::Word),
+            Name::Prlimit64 => self.prlimit(b, c, d, Form::Wide),
             // Signals: signals.rs
             Name::RtSigaction => self.rt_sigaction(a, b, c, d),
             Name::RtSigprocmask => self.rt_sigprocmask(a, b, c, d),
@@ -212,9 +236,12 @@ impl<A: Arch> Call<'_, A> {
             Name::Tgkill => self.tgkill(a, b, c),
             // Time: time.rs
             Name::Nanosleep => self.nanosleep(a, b),
-            Name::ClockNanosleep => self.clock_nanosleep(a, b, c, d),
-            Name::ClockGettime => self.clock_gettime(a, b),
-            Name::ClockGetres => self.clock_getres(b),
+            Name::ClockNanosleep => self.clock_nanosleep(a, b, c, d, Form::Word),
+            Name::ClockNanosleep64 => self.clock_nanosleep(a, b, c, d, Form::Wide),
+            Name::ClockGettime => self.clock_gettime(a, b, Form::Word),
+            Name::ClockGettime64 => self.clock_gettime(a, b, Form::Wide),
+            Name::ClockGetres => self.clock_getres(b, Form::Word),
+            Name::ClockGetres64 => self.clock_getres(b, Form::Wide),
             Name::Gettimeofday => self.gettimeofday(a),
             Name::Time => self.time(a),
             Name::Times => self.times(a),
@@ -260,9 +287,19 @@ impl<A: Arch> Call<'_, A> {
         Ok(bytes)
     }
 
+    /// Bytes of the program's words.
+    pub(crate) const WORD: usize = A::SYSCALL_ABI.word_bytes();
+
     /// Copies a word from the program.
     pub(crate) fn get_word(&self, address: usize) -> Result<usize> {
-        self.get(address).map(usize::from_ne_bytes)
+        let mut bytes = [0; 8];
+        self.get_into(address, &mut bytes[..Self::WORD])?;
+        Ok(u64::from_le_bytes(bytes) as usize)
+    }
+
+    /// Copies word `index` of an array from the program.
+    pub(crate) fn get_nth(&self, array: usize, index: usize) -> Result<usize> {
+        self.get_word(array.wrapping_add(index.wrapping_mul(Self::WORD)))
     }
 
     /// Copies words to the program, one after the other.
@@ -271,12 +308,9 @@ impl<A: Arch> Call<'_, A> {
         address: usize,
         words: [usize; N],
     ) -> Result<()> {
-        const WORD: usize = size_of::<usize>();
-        let mut bytes = [0; 32 * WORD];
-        for (place, word) in bytes.chunks_exact_mut(WORD).zip(words) {
-            place.copy_from_slice(&word.to_ne_bytes());
-        }
-        self.put(address, &bytes[..N * WORD])
+        let mut record = Record::<256>::new(A::SYSCALL_ABI);
+        record.words(words.map(|word| word as u64));
+        self.put(address, record.bytes())
     }
 
     /// Copies a path from the program.

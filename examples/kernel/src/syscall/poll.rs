@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Call;
+use super::time::Form;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenFile;
@@ -33,11 +34,17 @@ impl<A: Arch> Call<'_, A> {
         self.poll_until(array, count, deadline)
     }
 
-    pub(super) fn ppoll(&self, array: usize, count: usize, timeout: usize, mask: usize) -> Result {
+    pub(super) fn ppoll(
+        &self,
+        array: usize,
+        count: usize,
+        (timeout, form): (usize, Form),
+        mask: usize,
+    ) -> Result {
         let deadline = if timeout == 0 {
             None
         } else {
-            Some(self.after(self.get_time(timeout)?))
+            Some(self.after(self.get_time(timeout, form)?))
         };
         self.borrow_mask(mask)?;
         self.poll_until(array, count, deadline)
@@ -114,10 +121,7 @@ impl<A: Arch> Call<'_, A> {
         let deadline = if timeout == 0 {
             None
         } else {
-            let (seconds, micro) = (
-                self.get_word(timeout)?,
-                self.get_word(timeout.wrapping_add(size_of::<usize>()))?,
-            );
+            let (seconds, micro) = (self.get_nth(timeout, 0)?, self.get_nth(timeout, 1)?);
             Some(
                 self.after(
                     (seconds as u64)
@@ -133,13 +137,13 @@ impl<A: Arch> Call<'_, A> {
         &self,
         count: usize,
         sets: [usize; 3],
-        timeout: usize,
+        (timeout, form): (usize, Form),
         mask: usize,
     ) -> Result {
         let deadline = if timeout == 0 {
             None
         } else {
-            Some(self.after(self.get_time(timeout)?))
+            Some(self.after(self.get_time(timeout, form)?))
         };
         if mask != 0 {
             self.borrow_mask(self.get_word(mask)?)?;
@@ -153,7 +157,7 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EINVAL);
         }
         let count = count.min(DESCRIPTORS);
-        let bytes = count.div_ceil(64) * 8;
+        let bytes = count.div_ceil(8 * Self::WORD) * Self::WORD;
         let mut bits = [[0u8; BYTES]; 3];
         for (set, bits) in sets.iter().zip(&mut bits) {
             if *set != 0 {

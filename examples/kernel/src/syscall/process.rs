@@ -66,7 +66,7 @@ impl<A: Arch> Call<'_, A> {
         }
         let space = self.space()?;
         loop {
-            let string = self.get_word(array.wrapping_add(count * size_of::<usize>()))?;
+            let string = self.get_nth(array, count)?;
             if string == 0 {
                 return Ok(count);
             }
@@ -144,23 +144,17 @@ impl<A: Arch> Call<'_, A> {
             .wait_child(&self.task.process, which, hurry, reap)?;
         if info != 0 {
             // siginfo_t: si_signo, si_errno, si_code, (pad,) si_pid, si_uid, si_status.
-            let mut fields = [0u32; 32];
+            let mut out = super::record::Record::<128>::new(A::SYSCALL_ABI);
             if let Some((pid, how)) = found {
                 let (code, status) = match how {
                     Status::Exited(code) => (1, u32::from(code)),
                     Status::Killed(signal) => (2, signal),
                 };
-                let union = if size_of::<usize>() == 8 { 4 } else { 3 };
-                fields[0] = crate::task::signal::SIGCHLD;
-                fields[2] = code;
-                fields[union] = pid;
-                fields[union + 2] = status;
+                // The union holds pointers, and is aligned like one.
+                out.u32(crate::task::signal::SIGCHLD).u32(0).u32(code);
+                out.align(Self::WORD).u32(pid).u32(0).u32(status);
             }
-            let mut bytes = [0; 128];
-            for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
-                place.copy_from_slice(&field.to_ne_bytes());
-            }
-            self.put(info, &bytes)?;
+            self.put(info, out.fill(128).bytes())?;
         }
         Ok(0)
     }
@@ -176,10 +170,10 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn sched_getaffinity(&self, size: usize, into: usize) -> Result {
-        if size < 8 || size % size_of::<usize>() != 0 {
+        if size < Self::WORD || size % Self::WORD != 0 {
             return Err(Errno::EINVAL);
         }
-        self.put(into, &1u64.to_ne_bytes())?;
-        Ok(8)
+        self.put_words(into, [1])?;
+        Ok(Self::WORD)
     }
 }

@@ -38,25 +38,28 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EINVAL);
         }
         let fixed = signal == SIGKILL as usize || signal == SIGSTOP as usize;
-        let word = size_of::<usize>();
+        let restorer = usize::from(super::abi::has_restorer::<A>());
         let wanted = if new == 0 {
             None
         } else if fixed {
             return Err(Errno::EINVAL);
         } else {
-            let at = |i: usize| self.get_word(new.wrapping_add(i * word));
-            let mask = u64::from_ne_bytes(self.get(new.wrapping_add(3 * word))?);
+            let at = |i: usize| self.get_nth(new, i);
+            let mask = self.get(new.wrapping_add((2 + restorer) * Self::WORD))?;
             Some(Action {
                 handler: at(0)?,
                 flags: at(1)?,
-                restorer: at(2)?,
-                mask: Set(mask).maskable(),
+                restorer: if restorer == 1 { at(2)? } else { 0 },
+                mask: Set(u64::from_le_bytes(mask)).maskable(),
             })
         };
         let before = self.task.process.shared.lock().actions[signal];
         if old != 0 {
-            self.put_words(old, [before.handler, before.flags, before.restorer])?;
-            self.put(old.wrapping_add(3 * word), &before.mask.0.to_ne_bytes())?;
+            let mut out = super::record::Record::<32>::new(A::SYSCALL_ABI);
+            let words = [before.handler, before.flags, before.restorer];
+            out.words(words.into_iter().take(2 + restorer).map(|word| word as u64));
+            out.u64(before.mask.0);
+            self.put(old, out.bytes())?;
         }
         if let Some(wanted) = wanted {
             self.task.process.shared.lock().actions[signal] = wanted;
@@ -143,14 +146,13 @@ impl<A: Arch> Call<'_, A> {
     pub(super) fn sigaltstack(&self, new: usize, old: usize) -> Result {
         const SMALLEST: usize = 2048;
         let before = self.task.own.lock().signal_stack;
-        let word = size_of::<usize>();
         let wanted = if new == 0 {
             None
         } else {
             let (base, flags, size) = (
-                self.get_word(new)?,
-                self.get_word(new.wrapping_add(word))? as u32 as usize,
-                self.get_word(new.wrapping_add(2 * word))?,
+                self.get_nth(new, 0)?,
+                self.get_nth(new, 1)? as u32 as usize,
+                self.get_nth(new, 2)?,
             );
             let on_it = before.is_some_and(|(base, size)| {
                 (base..base.saturating_add(size)).contains(&self.frame.sp())

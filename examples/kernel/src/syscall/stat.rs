@@ -2,8 +2,10 @@
 
 use alloc::sync::Arc;
 
+use super::record::Record;
+use super::time::Form;
 use super::{AT_FDCWD, Call};
-use crate::arch::Arch;
+use crate::arch::{Arch, SyscallAbi};
 use crate::errno::{Errno, Result};
 use crate::fs::open::{FileKind, OpenFile};
 use crate::fs::tree::{Kind, Node, Origin, mode};
@@ -13,7 +15,10 @@ use crate::memory::FileNode;
 /// The link itself is meant.
 pub const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 const AT_EMPTY_PATH: usize = 0x1000;
+/// What sizes are counted in, in bytes.
 const BLOCK: u64 = 512;
+/// The size of transfers that suits best, in bytes.
+const BLOCK_SIZE: u64 = 4096;
 
 /// What all forms of stat report.
 struct Facts {
@@ -90,31 +95,51 @@ impl Facts {
         }
     }
 
-    /// `struct stat` of x86-64, 144 bytes.
-    fn stat_x86_64(&self) -> [u8; 144] {
-        let mut out = Record::<144>::new();
-        let (major, minor) = self.special;
-        out.u64(self.device)
-            .u64(self.ino)
-            .u64(u64::from(self.links));
-        out.u32(self.mode).u32(self.uid).u32(self.gid).u32(0);
-        out.u64(u64::from(major << 8 | minor))
-            .u64(self.size)
-            .u64(4096)
-            .u64(self.size.div_ceil(BLOCK));
-        for _ in 0..3 {
-            out.u64(self.mtime).u64(0);
+    /// `struct stat`, on Arm `struct stat64`.
+    fn stat(&self, abi: SyscallAbi) -> Record<144> {
+        let mut out = Record::new(abi);
+        let special = u64::from(self.special.0 << 8 | self.special.1);
+        let blocks = self.size.div_ceil(BLOCK);
+        match abi {
+            SyscallAbi::X86_64 => {
+                out.u64(self.device).u64(self.ino);
+                out.u64(u64::from(self.links)).u32(self.mode);
+                out.u32(self.uid).u32(self.gid).u32(0).u64(special);
+                out.u64(self.size).u64(BLOCK_SIZE).u64(blocks);
+            }
+            SyscallAbi::Generic => {
+                out.u64(self.device).u64(self.ino);
+                out.u32(self.mode).u32(self.links);
+                out.u32(self.uid).u32(self.gid).u64(special).u64(0);
+                out.u64(self.size).u64(BLOCK_SIZE).u64(blocks);
+            }
+            // The inode's number stands here cut, and whole at the end.
+            SyscallAbi::Arm => {
+                out.u64(self.device).u32(0).u32(self.ino as u32);
+                out.u32(self.mode).u32(self.links);
+                out.u32(self.uid).u32(self.gid).u64(special).u32(0);
+                out.align(8).u64(self.size);
+                out.u32(BLOCK_SIZE as u32).align(8).u64(blocks);
+            }
         }
-        out.bytes
+        for _ in 0..3 {
+            out.word(self.mtime).word(0);
+        }
+        match abi {
+            SyscallAbi::X86_64 => out.fill(144),
+            SyscallAbi::Generic => out.fill(128),
+            SyscallAbi::Arm => out.u64(self.ino),
+        };
+        out
     }
 
     /// `struct statx`, 256 bytes, the same everywhere.
-    fn statx(&self) -> [u8; 256] {
+    fn statx(&self, abi: SyscallAbi) -> Record<256> {
         const BASIC: u32 = 0x7ff;
-        let mut out = Record::<256>::new();
+        let mut out = Record::new(abi);
         let (major, minor) = self.special;
         out.u32(BASIC)
-            .u32(4096)
+            .u32(BLOCK_SIZE as u32)
             .u64(0)
             .u32(self.links)
             .u32(self.uid)
@@ -128,35 +153,22 @@ impl Facts {
             out.u64(self.mtime).u64(0);
         }
         out.u32(major).u32(minor).u32(0).u32(self.device as u32);
-        out.bytes
+        out.fill(256);
+        out
     }
 }
 
-/// A structure written field by field.
-struct Record<const N: usize> {
-    bytes: [u8; N],
-    at: usize,
-}
-
-impl<const N: usize> Record<N> {
-    fn new() -> Self {
-        Record {
-            bytes: [0; N],
-            at: 0,
-        }
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.bytes[self.at..self.at + 4].copy_from_slice(&value.to_ne_bytes());
-        self.at += 4;
-        self
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.bytes[self.at..self.at + 8].copy_from_slice(&value.to_ne_bytes());
-        self.at += 8;
-        self
-    }
+/// `struct statfs` of a file system in memory, on Arm `struct statfs64`.
+fn statfs(abi: SyscallAbi, page_bytes: u64, total: u64, free: u64) -> Record<120> {
+    const RAMFS_MAGIC: u64 = 0x8584_58f6;
+    const NAME: u64 = crate::limits::NAME_BYTES as u64;
+    let mut out = Record::new(abi);
+    out.word(RAMFS_MAGIC).word(page_bytes);
+    out.u64(total).u64(free).u64(free).u64(0).u64(0);
+    // The number of the file system is two times 32 bits on every ABI.
+    out.u64(0).word(NAME).word(page_bytes);
+    out.words([0; 5]);
+    out
 }
 
 impl<A: Arch> Call<'_, A> {
@@ -179,17 +191,20 @@ impl<A: Arch> Call<'_, A> {
 
     pub(super) fn newfstatat(&self, dir: usize, path: usize, into: usize, flags: usize) -> Result {
         let facts = self.facts_at(dir, path, flags)?;
-        self.put(into, &facts.stat_x86_64()).map(|()| 0)
+        self.put(into, facts.stat(A::SYSCALL_ABI).bytes())
+            .map(|()| 0)
     }
 
     pub(super) fn fstat(&self, fd: usize, into: usize) -> Result {
-        self.put(into, &Facts::of_file(&*self.file(fd)?).stat_x86_64())
+        let facts = Facts::of_file(&*self.file(fd)?);
+        self.put(into, facts.stat(A::SYSCALL_ABI).bytes())
             .map(|()| 0)
     }
 
     pub(super) fn statx(&self, dir: usize, path: usize, flags: usize, into: usize) -> Result {
         let facts = self.facts_at(dir, path, flags)?;
-        self.put(into, &facts.statx()).map(|()| 0)
+        self.put(into, facts.statx(A::SYSCALL_ABI).bytes())
+            .map(|()| 0)
     }
 
     pub(super) fn statfs(&self, path: usize, into: usize) -> Result {
@@ -204,13 +219,10 @@ impl<A: Arch> Call<'_, A> {
     }
 
     fn put_statfs(&self, into: usize) -> Result {
-        const RAMFS_MAGIC: usize = 0x8584_58f6;
         let (total, free) = self.system.frames();
-        let mut words = [0; 15];
-        words[..5].copy_from_slice(&[RAMFS_MAGIC, 4096, total, free, free]);
-        words[8] = crate::limits::NAME_BYTES;
-        words[9] = 4096;
-        self.put_words(into, words).map(|()| 0)
+        let page_bytes = 1 << A::PAGE_SHIFT;
+        let out = statfs(A::SYSCALL_ABI, page_bytes, total as u64, free as u64);
+        self.put(into, out.bytes()).map(|()| 0)
     }
 
     pub(super) fn faccessat(&self, dir: usize, path: usize, wanted: usize) -> Result {
@@ -275,25 +287,33 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    pub(super) fn utimensat(&self, dir: usize, path: usize, times: usize, flags: usize) -> Result {
-        const NOW: usize = 0x3fff_ffff;
-        const OMIT: usize = 0x3fff_fffe;
+    pub(super) fn utimensat(
+        &self,
+        dir: usize,
+        path: usize,
+        (times, form): (usize, Form),
+        flags: usize,
+    ) -> Result {
+        const NOW: u64 = 0x3fff_ffff;
+        const OMIT: u64 = 0x3fff_fffe;
         let node = if path == 0 {
             self.changeable_file(dir)?
         } else {
             self.changeable(dir, path, flags)?
         };
-        let word = size_of::<usize>();
         let mtime = if times == 0 {
             Some(self.system.wall_seconds())
         } else {
-            let at = times.wrapping_add(2 * word);
-            let (seconds, nanoseconds) =
-                (self.get_word(at)?, self.get_word(at.wrapping_add(word))?);
+            // The first of two times is that of access, which is not kept.
+            let bytes = match form {
+                Form::Word => 2 * Self::WORD,
+                Form::Wide => 16,
+            };
+            let [seconds, nanoseconds] = self.get_pair(times.wrapping_add(bytes), form)?;
             match nanoseconds {
                 OMIT => None,
                 NOW => Some(self.system.wall_seconds()),
-                _ => Some(seconds as u64),
+                _ => Some(seconds),
             }
         };
         if let Some(mtime) = mtime {
@@ -318,5 +338,66 @@ fn change_owner<F>(node: &Node<F>, uid: usize, gid: usize) {
     }
     if gid as u32 != u32::MAX {
         facts.gid = gid as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Facts, SyscallAbi, statfs};
+
+    const FACTS: Facts = Facts {
+        device: 0x11,
+        ino: 0x1_0000_0022,
+        mode: 0x8033,
+        links: 0x44,
+        uid: 0x55,
+        gid: 0x66,
+        special: (7, 8),
+        size: 0x2_0000_0099,
+        mtime: 0xaabb,
+    };
+
+    /// Offsets by `offsetof` of each architecture's own headers.
+    #[test]
+    fn fields_of_stat_stand_where_programs_look() {
+        for (abi, bytes, ino, mode, links, uid, rdev, size, blocks, mtime) in [
+            (SyscallAbi::X86_64, 144, 8, 24, 16, 28, 40, 48, 64, 88),
+            (SyscallAbi::Generic, 128, 8, 16, 20, 24, 32, 48, 64, 88),
+            (SyscallAbi::Arm, 104, 96, 16, 20, 24, 32, 48, 64, 80),
+        ] {
+            let stat = FACTS.stat(abi);
+            let word = |at: usize| u32::from_le_bytes(stat.bytes()[at..at + 4].try_into().unwrap());
+            let long = |at: usize| u64::from_le_bytes(stat.bytes()[at..at + 8].try_into().unwrap());
+            assert_eq!(stat.bytes().len(), bytes, "{abi:?}");
+            assert_eq!((long(0), long(ino)), (0x11, 0x1_0000_0022), "{abi:?}");
+            assert_eq!(
+                (word(mode), word(links), word(uid)),
+                (0x8033, 0x44, 0x55),
+                "{abi:?}"
+            );
+            assert_eq!((long(rdev), long(size)), (0x708, 0x2_0000_0099), "{abi:?}");
+            assert_eq!(long(blocks), 0x100_0001, "{abi:?}");
+            assert_eq!(word(mtime), 0xaabb, "{abi:?}");
+        }
+        assert_eq!(
+            FACTS.statx(SyscallAbi::Arm).bytes(),
+            FACTS.statx(SyscallAbi::X86_64).bytes()
+        );
+    }
+
+    #[test]
+    fn statfs_has_wide_counts_everywhere() {
+        for (abi, bytes, blocks) in [
+            (SyscallAbi::X86_64, 120, 16),
+            (SyscallAbi::Generic, 120, 16),
+            (SyscallAbi::Arm, 84, 8),
+        ] {
+            let out = statfs(abi, 4096, 0x1_0000_0001, 5);
+            assert_eq!(out.bytes().len(), bytes);
+            assert_eq!(
+                out.bytes()[blocks..blocks + 8],
+                0x1_0000_0001_u64.to_le_bytes()
+            );
+        }
     }
 }

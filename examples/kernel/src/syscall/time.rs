@@ -4,6 +4,7 @@
 //! clocks run as the time since boot.
 
 use super::Call;
+use super::record::Record;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::sched::{Channel, Cut, Patience};
@@ -14,6 +15,15 @@ const REALTIME: usize = 0;
 const REALTIME_COARSE: usize = 5;
 const LAST_CLOCK: usize = 11;
 const TIMER_ABSTIME: usize = 1;
+
+/// Which form of a call's numbers the program uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Each is a word.
+    Word,
+    /// Each has 64 bits: the newer calls of 32-bit ABIs.
+    Wide,
+}
 
 impl<A: Arch> System<A> {
     /// Answers the wall-clock time in seconds since 1970.
@@ -34,22 +44,46 @@ impl<A: Arch> System<A> {
 }
 
 impl<A: Arch> Call<'_, A> {
-    /// Reads a `struct timespec` in nanoseconds.
-    pub(super) fn get_time(&self, at: usize) -> Result<u64> {
-        let (seconds, nanoseconds) = (
-            self.get_word(at)?,
-            self.get_word(at.wrapping_add(size_of::<usize>()))?,
-        );
-        if nanoseconds as u64 >= SECOND || (seconds as isize) < 0 {
-            return Err(Errno::EINVAL);
+    /// Reads two numbers: a time, a limit. Words are sign-extended.
+    pub(super) fn get_pair(&self, at: usize, form: Form) -> Result<[u64; 2]> {
+        match form {
+            Form::Word => {
+                let word = |i| self.get_nth(at, i).map(|word| word as isize as u64);
+                Ok([word(0)?, word(1)?])
+            }
+            Form::Wide => {
+                let number = |i| self.get(at.wrapping_add(i)).map(u64::from_le_bytes);
+                Ok([number(0)?, number(8)?])
+            }
         }
-        Ok((seconds as u64)
-            .saturating_mul(SECOND)
-            .saturating_add(nanoseconds as u64))
     }
 
-    fn put_time(&self, at: usize, time: u64) -> Result<()> {
-        self.put_words(at, [(time / SECOND) as usize, (time % SECOND) as usize])
+    /// Writes two numbers.
+    pub(super) fn put_pair(&self, at: usize, pair: [u64; 2], form: Form) -> Result<()> {
+        let mut out = Record::<16>::new(A::SYSCALL_ABI);
+        match form {
+            Form::Word => out.words(pair),
+            Form::Wide => out.u64(pair[0]).u64(pair[1]),
+        };
+        self.put(at, out.bytes())
+    }
+
+    /// Reads a `struct timespec` in nanoseconds.
+    pub(super) fn get_time(&self, at: usize, form: Form) -> Result<u64> {
+        let [seconds, nanoseconds] = self.get_pair(at, form)?;
+        // The upper half of a 32-bit program's `tv_nsec` is padding.
+        let nanoseconds = match (form, Self::WORD) {
+            (Form::Wide, 4) => nanoseconds & 0xffff_ffff,
+            _ => nanoseconds,
+        };
+        if nanoseconds >= SECOND || (seconds as i64) < 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(seconds.saturating_mul(SECOND).saturating_add(nanoseconds))
+    }
+
+    fn put_time(&self, at: usize, time: u64, form: Form) -> Result<()> {
+        self.put_pair(at, [time / SECOND, time % SECOND], form)
     }
 
     /// Sleeps until a time since boot; answers whether it was reached.
@@ -66,7 +100,7 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn nanosleep(&self, wanted: usize, left: usize) -> Result {
-        self.clock_nanosleep(1, 0, wanted, left)
+        self.clock_nanosleep(1, 0, wanted, left, Form::Word)
     }
 
     pub(super) fn clock_nanosleep(
@@ -75,9 +109,10 @@ impl<A: Arch> Call<'_, A> {
         flags: usize,
         wanted: usize,
         left: usize,
+        form: Form,
     ) -> Result {
         let now = self.system.clock(clock)?;
-        let time = self.get_time(wanted)?;
+        let time = self.get_time(wanted, form)?;
         let length = if flags & TIMER_ABSTIME != 0 {
             time.saturating_sub(now)
         } else {
@@ -91,6 +126,7 @@ impl<A: Arch> Call<'_, A> {
                     self.put_time(
                         left,
                         deadline.saturating_sub(self.system.arch.monotonic_ns()),
+                        form,
                     )?;
                 }
                 Err(Errno::EINTR)
@@ -98,14 +134,14 @@ impl<A: Arch> Call<'_, A> {
         }
     }
 
-    pub(super) fn clock_gettime(&self, clock: usize, into: usize) -> Result {
+    pub(super) fn clock_gettime(&self, clock: usize, into: usize, form: Form) -> Result {
         let time = self.system.clock(clock)?;
-        self.put_time(into, time).map(|()| 0)
+        self.put_time(into, time, form).map(|()| 0)
     }
 
-    pub(super) fn clock_getres(&self, into: usize) -> Result {
+    pub(super) fn clock_getres(&self, into: usize, form: Form) -> Result {
         if into != 0 {
-            self.put_time(into, SECOND / A::TICKS_PER_SECOND)?;
+            self.put_time(into, SECOND / A::TICKS_PER_SECOND, form)?;
         }
         Ok(0)
     }
@@ -147,10 +183,7 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EINVAL);
         }
         let microseconds = |at: usize| -> Result<u64> {
-            let (seconds, micro) = (
-                self.get_word(at)?,
-                self.get_word(at.wrapping_add(size_of::<usize>()))?,
-            );
+            let (seconds, micro) = (self.get_nth(at, 0)?, self.get_nth(at, 1)?);
             if micro >= 1_000_000 {
                 Err(Errno::EINVAL)
             } else {
@@ -158,7 +191,7 @@ impl<A: Arch> Call<'_, A> {
             }
         };
         let every = microseconds(new)?;
-        let first = microseconds(new.wrapping_add(2 * size_of::<usize>()))?;
+        let first = microseconds(new.wrapping_add(2 * Self::WORD))?;
         let (left, interval) = self.set_alarm(first, every);
         if old != 0 {
             let split = |time: u64| [(time / SECOND) as usize, (time % SECOND / 1000) as usize];
