@@ -290,23 +290,7 @@ impl<A: Arch> Call<'_, A> {
         let Kind::File(data) = &node.kind else {
             return Err(Errno::EACCES);
         };
-        for step in plan.steps() {
-            space.map_step(data, &step)?;
-            if let Some(zero) = step
-                .zero
-                .filter(|_| step.prot.contains(mm_core::prot::Prot::WRITE))
-            {
-                let zeros = [0; HEAD_BYTES];
-                let mut at = zero.start;
-                while at < zero.end {
-                    let n = HEAD_BYTES.min((zero.end - at) as usize);
-                    // Reading the page may fail, as on any access.
-                    self.system.write_user(space, at as usize, &zeros[..n])?;
-                    at += n as u64;
-                }
-            }
-        }
-        Ok(())
+        self.system.load_image(space, data, plan)
     }
 
     fn write_stack(

@@ -1,0 +1,69 @@
+//! What is in use, for the summary and for /proc.
+
+use mm_core::stats::Stats;
+
+use super::page_shift;
+use crate::arch::Arch;
+use crate::system::System;
+
+impl<A: Arch> System<A> {
+    /// Answers the physical address of the kernel's own root table.
+    pub fn kernel_root(&self) -> u64 {
+        self.memory
+            .frames()
+            .kernel_root()
+            .map_or(0, |root| root.addr(page_shift::<A>()).as_u64())
+    }
+
+    /// Counts the frames of the machine: all, free.
+    pub fn frames(&self) -> (usize, usize) {
+        let stats = self.memory.frame_stats();
+        (stats.total, stats.free)
+    }
+}
+
+/// What is in use, and what was done: equal at boot and at the end but for the totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames that nobody uses.
+    pub free_frames: usize,
+    /// Nodes of all pools that are in use.
+    pub nodes: usize,
+    /// Blocks of frames that were handed out.
+    pub allocated: usize,
+    /// Blocks of frames that came back.
+    pub freed: usize,
+}
+
+impl<A: Arch> System<A> {
+    /// Counts what is in use.
+    pub fn counts(&self) -> Counts {
+        let usage = self.memory.usage();
+        let frames = self.memory.frame_stats();
+        let nodes = [
+            usage.spaces,
+            usage.vmas,
+            usage.anon_vmas,
+            usage.chains,
+            usage.objects,
+            usage.radix_nodes,
+        ];
+        Counts {
+            free_frames: usage.free_frames,
+            nodes: nodes.iter().sum(),
+            allocated: frames.allocations,
+            freed: frames.frees,
+        }
+    }
+
+    /// Answers the counters of what was done.
+    pub fn counters(&self) -> &Stats {
+        self.memory.stats()
+    }
+
+    /// Gives back what is only kept for speed.
+    pub fn drain(&self) {
+        self.arch.drain_heap();
+        self.memory.drain();
+    }
+}

@@ -1,0 +1,126 @@
+//! What regular files hold: pages that come from the disk, or live in memory only.
+
+use mm_core::object::{ObjectRef, PagerFacts, TicketError};
+
+use super::{Request, TransferKey};
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::system::System;
+
+/// What a regular file holds: its cached pages.
+pub struct FileData<A: Arch> {
+    pub(super) object: ObjectRef<'static, A::Platform>,
+}
+
+impl<A: Arch> FileData<A> {
+    /// Makes the file of the archive's member `index`; its pages come from the disk.
+    /// Its key is one more, since files without a disk have key 0.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn from_archive(system: &System<A>, index: usize, size: u64) -> Result<Self> {
+        Ok(FileData {
+            object: system
+                .memory
+                .new_object(PagerFacts::file(index as u64 + 1, size))?,
+        })
+    }
+
+    /// Makes an empty file that lives in memory only.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn in_memory(system: &System<A>) -> Result<Self> {
+        Ok(FileData {
+            object: system.memory.new_object(PagerFacts::memory(0))?,
+        })
+    }
+
+    /// Answers the size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.object.size()
+    }
+}
+
+/// A node of the tree of files.
+pub type FileNode<A> = crate::fs::tree::Node<FileData<A>>;
+
+impl<A: Arch> System<A> {
+    /// Reads a file's bytes; fewer at its end.
+    ///
+    /// # Errors
+    /// `EIO`, `ENOMEM`.
+    pub fn read_data(&self, data: &FileData<A>, at: u64, into: &mut [u8]) -> Result {
+        let mut done = 0;
+        while done < into.len() {
+            let progress = data
+                .object
+                .read(at.saturating_add(done as u64), &mut into[done..]);
+            let waits = progress.wait.is_some();
+            match self.after(progress) {
+                Ok(0) if !waits => break,
+                Ok(n) => done += n,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes a file's bytes; the file grows as needed.
+    ///
+    /// # Errors
+    /// `ENOSPC` when there is no memory, `EFBIG`.
+    pub fn write_data(&self, data: &FileData<A>, at: u64, bytes: &[u8]) -> Result {
+        at.checked_add(bytes.len() as u64)
+            .filter(|end| *end <= i64::MAX as u64)
+            .ok_or(Errno::EFBIG)?;
+        // Files in memory leave programs a sixteenth of it: a full /tmp kills nobody.
+        let (all, free) = self.frames();
+        if at.saturating_add(bytes.len() as u64) > data.size() && free < all / 16 {
+            return Err(Errno::ENOSPC);
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let progress = data.object.write(at + done as u64, &bytes[done..]);
+            let waits = progress.wait.is_some();
+            match self.after(progress) {
+                Ok(0) if !waits => break,
+                Ok(n) => done += n,
+                Err(_) if done > 0 => break,
+                Err(Errno::ENOMEM) => return Err(Errno::ENOSPC),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Cuts or extends a file.
+    ///
+    /// # Errors
+    /// `EFBIG`, `ENOMEM`.
+    pub fn set_data_size(&self, data: &FileData<A>, size: u64) -> Result<()> {
+        Ok(data.object.set_size(size)?)
+    }
+}
+
+/// What the disk is asked for: the archive's member.
+pub fn file_of<A: Arch>(request: &Request<A>) -> Option<usize> {
+    usize::try_from(request.key()).ok()?.checked_sub(1)
+}
+
+/// Fills a page that was asked for from a file's bytes, and finishes the transfer.
+pub fn finish<A: Arch>(mut request: Request<A>, bytes: Option<&[u8]>) -> TransferKey {
+    let key = request.ticket_key();
+    let from = usize::try_from(request.offset()).unwrap_or(usize::MAX);
+    match bytes {
+        Some(bytes) => {
+            // What lies past the page is ignored, what is not filled reads as zero.
+            request.fill(0, bytes.get(from..).unwrap_or_default());
+            request.finish(Ok(()));
+        }
+        None => request.finish(Err(TicketError)),
+    }
+    key
+}

@@ -1,0 +1,101 @@
+//! The kernel's use of mm-core: the only folder that names its types.
+//!
+//! | file | here | mm-core and mm-elf |
+//! |---|---|---|
+//! | [`space`] | [`Space`] | an `AddressSpace`, with the number that names its futexes |
+//! | [`file`](mod@file) | [`FileData`], [`System::read_data`], `write_data` | the `ObjectRef` behind a regular file, and its cached pages |
+//! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
+//! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
+//! | [`counts`] | [`Counts`] | what is in use |
+//!
+//! # Waiting
+//!
+//! mm-core never waits. Where it answers a ticket, the task sleeps here and asks again:
+//!
+//! | ticket | what the task does |
+//! |---|---|
+//! | `Start(request)` | hands the request to the [disk](crate::disk), sleeps until it is finished |
+//! | `Join(key)` | sleeps until that transfer is finished |
+//! | `Memory` | gives way to others, once; then it counts as out of memory |
+//!
+//! The sleep is patient: a transfer always ends, and soon. No lock is held over it.
+
+pub mod counts;
+pub mod file;
+pub mod image;
+pub mod space;
+pub mod user;
+
+use mm_core::Mm;
+use mm_core::error::MmError;
+use mm_core::object::{IoRequest, Progress, Ticket, TicketKey};
+
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::sched::{Channel, Patience};
+use crate::system::System;
+
+pub use counts::Counts;
+pub use file::{FileData, FileNode, file_of, finish};
+pub use space::{Map, Space};
+pub use user::Outcome;
+
+/// The memory of the machine.
+pub type MachineMemory<A> = &'static Mm<<A as Arch>::Platform>;
+/// The proof that a CPU has a space loaded.
+pub type Active<A> = mm_core::space::Active<'static, <A as Arch>::Platform>;
+/// A read for the disk to do.
+pub type Request<A> = IoRequest<'static, <A as Arch>::Platform>;
+/// The name of a transfer.
+pub type TransferKey = TicketKey;
+
+impl From<MmError> for Errno {
+    fn from(error: MmError) -> Self {
+        Errno(error.errno())
+    }
+}
+
+/// Answers the page size as a power of two.
+#[must_use]
+pub const fn page_shift<A: Arch>() -> u32 {
+    A::PAGE_SHIFT
+}
+
+impl<A: Arch> System<A> {
+    /// Sleeps until a ticket is worth asking again.
+    ///
+    /// # Errors
+    /// `ENOMEM` for a ticket that waits for memory: nothing frees it here.
+    fn await_ticket(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
+        let key = match ticket {
+            Ticket::Start(request) => {
+                let key = request.ticket_key();
+                self.start_read(request);
+                key
+            }
+            Ticket::Join(key) => key,
+            Ticket::Memory(_) => return Err(Errno::ENOMEM),
+        };
+        let finished = || (!self.memory.is_pending(key)).then_some(());
+        let _ = self.wait_until(Channel::Transfer(key), None, Patience::Patient, finished);
+        Ok(())
+    }
+
+    /// Waits as a transfer says; answers how far it came. An error counts only where
+    /// nothing was done: asked again for the rest, the transfer answers it first.
+    fn after(&self, progress: Progress<'static, A::Platform>) -> Result {
+        match progress {
+            Progress {
+                done: 0,
+                error: Some(error),
+                ..
+            } => Err(error.into()),
+            Progress {
+                done,
+                wait: Some(ticket),
+                ..
+            } => self.await_ticket(ticket).map(|()| done),
+            Progress { done, .. } => Ok(done),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A process's address space: the verbs of mmap(2) and its family in this kernel's words.
+
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use mm_core::addr::VirtAddr;
+use mm_core::prot::Prot;
+use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, SpaceLimits};
+use mm_core::vma::VmaFlags;
+
+use super::{Active, FileData, page_shift};
+use crate::arch::Arch;
+use crate::errno::{Errno, Result};
+use crate::system::System;
+
+/// One call of mmap, in our words.
+#[derive(Clone, Copy)]
+pub struct Map {
+    /// Where: a hint, or with a fixed flag the address.
+    pub at: Option<usize>,
+    /// Bytes.
+    pub length: usize,
+    /// The rights.
+    pub prot: Prot,
+    /// The rights that mprotect may give.
+    pub max_prot: Prot,
+    /// How.
+    pub flags: MapFlags,
+}
+
+/// A process's address space.
+pub struct Space<A: Arch> {
+    /// Never used twice; the same in all handles to one space.
+    pub number: u64,
+    pub(super) inner: AddressSpace<'static, A::Platform>,
+}
+
+static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
+
+impl<A: Arch> Space<A> {
+    /// Makes an empty space.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(system: &System<A>) -> Result<Self> {
+        use mm_core::platform::Platform;
+        let limits = SpaceLimits::for_format(system.memory.platform().format());
+        let limits = SpaceLimits {
+            min_addr: VirtAddr::new(A::USER_START),
+            ..limits
+        };
+        Ok(Self::numbered(AddressSpace::new(system.memory, limits)?))
+    }
+
+    fn numbered(inner: AddressSpace<'static, A::Platform>) -> Self {
+        Space {
+            number: NEXT_SPACE.fetch_add(1, Ordering::Relaxed),
+            inner,
+        }
+    }
+
+    /// Makes another handle to the same space (vfork, CLONE_VM).
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Space {
+            number: self.number,
+            inner: self.inner.clone(),
+        }
+    }
+
+    /// Copies the space, pages shared until somebody writes.
+    ///
+    /// # Errors
+    /// `ENOMEM`; the parent is as before.
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self::numbered(self.inner.fork()?))
+    }
+
+    /// Makes this the space that the running CPU has loaded.
+    pub fn switch(&self, loaded: &mut Option<Active<A>>, load: impl FnOnce(u64)) {
+        self.inner.switch(loaded, |root| load(root.table.as_u64()));
+    }
+
+    /// Maps zero-filled memory.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map_anonymous(&self, map: &Map) -> Result {
+        let request = MapRequest::anonymous(map.length, map.prot);
+        self.map(request, map)
+    }
+
+    /// Maps a file from a byte offset on.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map_data(&self, map: &Map, data: &FileData<A>, offset: u64) -> Result {
+        let request = MapRequest::private(&data.object, offset, map.length, map.prot);
+        self.map(request, map)
+    }
+
+    fn map(&self, request: MapRequest<'_, 'static, A::Platform>, map: &Map) -> Result {
+        let addr = map.at.map(VirtAddr::new);
+        let request = MapRequest { addr, ..request }
+            .with(map.flags)
+            .max_prot(map.max_prot);
+        Ok(self.inner.map(&request)?.as_usize())
+    }
+
+    /// Maps the stack, which grows down from there.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn map_stack(&self, at: usize, length: usize, prot: Prot) -> Result<()> {
+        let flags = MapFlags::FIXED | MapFlags::GROWS_DOWN;
+        self.map_anonymous(&Map {
+            at: Some(at),
+            length,
+            prot,
+            max_prot: Prot::RWX,
+            flags,
+        })?;
+        Ok(())
+    }
+
+    /// Says where the heap starts.
+    pub fn set_heap_start(&self, at: usize) {
+        self.inner.set_brk_start(VirtAddr::new(at));
+    }
+
+    /// Moves the end of the heap if it can; answers where it is. 0 only asks.
+    #[must_use]
+    pub fn brk(&self, to: usize) -> usize {
+        self.inner
+            .brk(Some(VirtAddr::new(to)).filter(|_| to != 0))
+            .as_usize()
+    }
+
+    /// Unmaps, as munmap(2).
+    ///
+    /// # Errors
+    /// As munmap(2).
+    pub fn unmap(&self, at: usize, length: usize) -> Result<()> {
+        Ok(self.inner.unmap(VirtAddr::new(at), length)?)
+    }
+
+    /// Changes rights, as mprotect(2).
+    ///
+    /// # Errors
+    /// As mprotect(2).
+    pub fn protect(&self, at: usize, length: usize, prot: Prot) -> Result<()> {
+        Ok(self.inner.protect(VirtAddr::new(at), length, prot)?)
+    }
+
+    /// Takes advice, as madvise(2).
+    ///
+    /// # Errors
+    /// As madvise(2).
+    pub fn advise(&self, at: usize, length: usize, advice: Advice) -> Result<()> {
+        Ok(self.inner.advise(VirtAddr::new(at), length, advice)?)
+    }
+
+    /// Answers an error unless the whole range is mapped.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn check_mapped(&self, at: usize, length: usize) -> Result<()> {
+        let end = at.checked_add(length).ok_or(Errno::ENOMEM)?;
+        let mut here = at;
+        while here < end {
+            let area = self.inner.find(VirtAddr::new(here)).ok_or(Errno::ENOMEM)?;
+            here = area.range.end().addr(page_shift::<A>()).as_usize();
+        }
+        Ok(())
+    }
+
+    /// Writes the text of /proc/self/maps (proc(5)); `path` names the files of the disk.
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn write_maps<'a>(
+        &self,
+        out: &mut impl Write,
+        path: impl Fn(u64) -> Option<&'a str>,
+    ) -> core::fmt::Result {
+        let shift = page_shift::<A>();
+        for area in self.inner.areas() {
+            let (start, end) = (
+                area.range.start().addr(shift).as_usize(),
+                area.range.end().addr(shift).as_usize(),
+            );
+            let shared = if area.flags.contains(VmaFlags::SHARED) {
+                's'
+            } else {
+                'p'
+            };
+            let ino = area.key.unwrap_or(0);
+            write!(
+                out,
+                "{start:08x}-{end:08x} {}{shared} {:08x} 00:01 {ino:<20}",
+                area.prot(),
+                area.offset
+            )?;
+            if area.flags.contains(VmaFlags::GROWS_DOWN) {
+                out.write_str(" [stack]")?;
+            } else if let Some(path) = area.key.and_then(&path) {
+                write!(out, " /{path}")?;
+            }
+            out.write_str("\n")?;
+        }
+        Ok(())
+    }
+
+    /// Counts the pages that the space has present.
+    #[must_use]
+    pub fn resident_pages(&self) -> usize {
+        let counts = self.inner.counts();
+        counts.anon.get() + counts.file.get()
+    }
+}
