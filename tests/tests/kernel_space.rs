@@ -307,3 +307,18 @@ fn a_kernel_with_a_root_of_its_own_shares_nothing() {
     user_table.destroy(&SpaceTlb::new()).unwrap();
     assert_eq!(kernel.root(), Some(root));
 }
+
+/// What the kernel loads for itself (modules) is visible to fetches when it is
+/// mapped to be executed.
+#[test]
+fn kernel_code_is_made_visible_when_it_is_mapped() {
+    let frames = TestPlatform::machine(Long::default(), 64, 2048);
+    let kernel = kernel(&frames, 100);
+    let cx = Cx::new(&frames);
+    let pfns: Vec<_> = (0..3).map(|_| frames.alloc(&cx, 0).unwrap()).collect();
+    frames.platform().take_log();
+    kernel.vmap(&cx, &pfns, Prot::RW).unwrap();
+    assert_eq!(frames.platform().take_log().synced, []);
+    kernel.vmap(&cx, &pfns, Prot::RX).unwrap();
+    assert_eq!(frames.platform().take_log().synced, pfns);
+}

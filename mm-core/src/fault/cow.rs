@@ -19,6 +19,7 @@ use crate::addr::Pfn;
 use crate::format::{AdBit, Entry, PageTableFormat};
 use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
+use crate::prot::Prot;
 use crate::stats::Counter;
 use crate::table::LeafGuard;
 use crate::tlb::TlbGather;
@@ -43,7 +44,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         match page {
             Some(page) if page.has(PageFlags::ANON) && is_only_owner(page) => {
                 page.set(PageFlags::EXCLUSIVE);
-                page.clear(PageFlags::CODE_CLEAN);
+                page.code_written();
                 self.make_writable(leaf, Counter::CowReuse)
             }
             _ => self.copy(leaf, word, pfn),
@@ -58,7 +59,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             // Truncated meanwhile: the entry goes too.
             let page = view.find_page(pgoff).filter(|page| page.pfn() == pfn);
             let page = page.ok_or(Stop::Retry)?;
-            page.record().clear(PageFlags::CODE_CLEAN);
+            page.record().code_written();
             view.set_dirty(&page);
         }
         let leaf = self
@@ -71,13 +72,18 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
     }
 
-    /// Adds the right to write; rights only grow, so stale translations are
+    /// Adds the right to write, and to execute only where it is there: what is
+    /// stored from here on may be code that fetches do not see. Rights only grow, so stale translations are
     /// resolved by spurious faults and only this CPU forgets at once.
     fn make_writable(&self, leaf: LeafGuard<'_, 'm, P>, counter: Counter) -> Step<'m, P> {
         let format = self.cx.format();
         let prot = self.vma.flags().writable_page_prot();
         let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |word| {
             let word = format.with_dirty(format.with_young(word, AdBit::Set), AdBit::Set);
+            let prot = match format.decode(word, 1) {
+                Entry::Leaf { attrs, .. } if attrs.prot.contains(Prot::EXEC) => prot,
+                _ => prot.difference(Prot::EXEC),
+            };
             format.with_prot(word, prot, 1).unwrap_or(word)
         });
         drop(leaf);

@@ -222,8 +222,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         // Keeps the page while no lock is held.
         page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
         drop(leaf);
-        self.cx.platform().sync_code(pfn);
-        page.set(PageFlags::CODE_CLEAN);
+        let _again = page.show_code(|| self.cx.platform().sync_code(pfn));
         let freed = self.cx.frames().free(self.cx, pfn);
         debug_assert_eq!(freed, Ok(()));
         Err(Stop::Retry)
@@ -347,15 +346,25 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         self.cx.platform().uncharge(1);
     }
 
-    /// Makes instructions in a page of an executable area visible.
+    /// Makes instructions in a page of an executable area visible. A page that
+    /// others know may be written to again before it is entered: see
+    /// [`Self::visible`].
     fn sync_if_code(&self, pfn: Pfn) {
         if !self.vma.flags().contains(VmaFlags::EXEC) {
             return;
         }
-        let unseen = counted(self.cx, pfn).filter(|page| !page.has(PageFlags::CODE_CLEAN));
-        if let Some(page) = unseen {
-            self.cx.platform().sync_code(pfn);
-            page.set(PageFlags::CODE_CLEAN);
+        if let Some(page) = counted(self.cx, pfn) {
+            let _or_without_exec = page.show_code(|| self.cx.platform().sync_code(pfn));
+        }
+    }
+
+    /// Returns the rights that an entry may have now: not to execute what
+    /// fetches do not see. Asked under the table's lock.
+    fn visible(&self, pfn: Pfn, prot: Prot) -> Prot {
+        if prot.contains(Prot::EXEC) && self.hides_code(pfn) {
+            prot.difference(Prot::EXEC)
+        } else {
+            prot
         }
     }
 }

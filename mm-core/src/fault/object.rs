@@ -155,9 +155,17 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             };
             let stores = at == self.page && self.access == Access::Write;
             let word = if stores {
-                self.encode_own(page.pfn())
+                let prot = self.vma.flags().writable_page_prot();
+                let prot = self.visible(page.pfn(), prot);
+                page.record().code_written();
+                self.encode(page.pfn(), prot, AttrFlags::DIRTY)
             } else {
-                self.encode(page.pfn(), protected, AttrFlags::empty())
+                let prot = self.visible(page.pfn(), protected);
+                if prot.is_empty() {
+                    // Executable only, and written to just now.
+                    continue;
+                }
+                self.encode(page.pfn(), prot, AttrFlags::empty())
             };
             let free = leaf.range().contains(at)
                 && matches!(leaf.entry(at), crate::format::Entry::Empty)

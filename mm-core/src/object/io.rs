@@ -205,7 +205,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     fn copy_in(self, page: &CachedPage<'c, 'm, P>, at: usize, bytes: &[u8]) {
         self.mm.frames().memory().write(page.pfn(), at, bytes);
-        page.record().clear(PageFlags::CODE_CLEAN);
+        page.record().code_written();
         self.set_dirty(page);
     }
 }

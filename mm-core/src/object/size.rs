@@ -4,7 +4,6 @@ use super::node::{Mapped, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{Context, Ordering, WriteGuard};
 
@@ -147,7 +146,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             at = at.saturating_add(len);
         }
         if let Some(page) = self.mm.frames().page(pfn).filter(|_| from < end) {
-            page.clear(PageFlags::CODE_CLEAN);
+            page.code_written();
         }
     }
 }

@@ -5,6 +5,7 @@
 //! what every layer above needs to reach memory.
 
 mod buddy;
+mod code;
 mod epoch;
 mod frames;
 mod map;

@@ -99,6 +99,10 @@ bitflags! {
         const WRITEBACK = 1 << 18;
         /// User: removed from its object (truncated) while still referenced.
         const DETACHED = 1 << 19;
+        /// User: somebody makes instructions visible (`code`).
+        const CODE_SYNC = 1 << 20;
+        /// User: nobody wrote since that began.
+        const CODE_FRESH = 1 << 21;
     }
 }
 
@@ -161,6 +165,22 @@ impl Page {
     /// Clears flags; returns those that were set before.
     pub fn clear(&self, flags: PageFlags) -> PageFlags {
         PageFlags::from_bits_truncate(self.state.fetch_and(!flags.bits(), Ordering::AcqRel))
+    }
+
+    /// Replaces flags by others if all of them are set; says whether they were.
+    pub(super) fn exchange_flags(&self, from: PageFlags, to: PageFlags) -> bool {
+        let mut old = self.state.load(Ordering::Relaxed);
+        while old & from.bits() == from.bits() {
+            let new = (old & !from.bits()) | to.bits();
+            match self
+                .state
+                .compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+        false
     }
 
     /// Tries to set the LOCKED state; true when this caller now owns it.

@@ -144,8 +144,10 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn wake(&self, _key: crate::object::TicketKey) {}
 
     /// Makes freshly written instructions in a frame visible to fetches on
-    /// every CPU. Called before an executable leaf is published. A no-op only
-    /// where instruction caches are coherent (x86).
+    /// every CPU, and returns when they are. An executable leaf is published
+    /// only after this was called since the last write through the library
+    /// (`page::code` says how). No lock of the family's inner ones is held. A no-op
+    /// only where instruction caches are coherent (x86).
     fn sync_code(&self, _frame: Pfn) {}
 
     /// Asked before memory is given to a user.

@@ -20,7 +20,6 @@ use crate::error::MmError;
 use crate::fault::{FaultOutcome, WordOf};
 use crate::format::{AdBit, AttrFlags, Entry, PageTableFormat};
 use crate::object::Progress;
-use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::Access;
 
@@ -289,7 +288,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         };
         visit.visit(cx.frames().memory(), pfn, offset, done, len);
         if access == Access::Write {
-            record.clear(PageFlags::CODE_CLEAN);
+            record.code_written();
         }
         let format = cx.format();
         let _kept = leaf.replace_nonempty(&self.node().tlb, page, |word| {

@@ -32,7 +32,7 @@ use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
 use crate::fault::WordOf;
-use crate::format::{AdBit, Entry, NonPresentKind, PageTableFormat, Run};
+use crate::format::{AdBit, Entry, NonPresent, NonPresentKind, PageTableFormat, Run};
 use crate::page::{Kind, Page, PageFlags};
 use crate::platform::Platform;
 use crate::prot::Prot;
@@ -227,10 +227,31 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
                 // Alone: not all of a run need be copied.
                 format.with_run(format.with_young(word, AdBit::Clear), Run::Single)
             };
+            let word = self.without_hidden_code(pfn, word);
             // The child's CPUs have not run it: nothing invalid is remembered.
             let _owed = self.new.install(page, word);
         }
         (self.copied, Ok(()))
+    }
+
+    /// Returns an entry of the child without the right to execute what fetches
+    /// do not see yet; the first fetch faults and gets it.
+    fn without_hidden_code(&self, pfn: Pfn, word: WordOf<P>) -> WordOf<P> {
+        let format = self.cx.format();
+        let Entry::Leaf { attrs, .. } = format.decode(word, 1) else {
+            return word;
+        };
+        let page = self.cx.frames().page(pfn);
+        let hidden = page.is_some_and(|p| p.kind() == Kind::User && !p.has(PageFlags::CODE_CLEAN));
+        if !hidden || !attrs.prot.contains(Prot::EXEC) {
+            return word;
+        }
+        let prot = attrs.prot.difference(Prot::EXEC);
+        if prot.is_empty() {
+            let kept = NonPresent::prot_none(pfn, false, format.is_dirty(word));
+            return format.encode_nonpresent(kept).unwrap_or(word);
+        }
+        format.with_prot(word, prot, 1).unwrap_or(word)
     }
 
     /// Counts the child's entry.

@@ -280,6 +280,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut word = format
             .encode_leaf(first, attrs, 1)
             .map_err(|_| MmError::NotSupported)?;
+        if prot.contains(Prot::EXEC) {
+            // Nobody counts these frames: whatever is there now.
+            for nth in 0..range.pages() as u64 {
+                cx.platform().sync_code(first.saturating_add(nth));
+            }
+        }
         let table = self.table(cx);
         let mut owed = MapFlush::NONE;
         let mut at = range.start();

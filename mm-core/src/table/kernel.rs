@@ -174,6 +174,10 @@ impl KernelSpace {
         prot: Prot,
     ) -> Result<PageRange, MmError> {
         let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
+        if prot.contains(Prot::EXEC) {
+            // What the kernel has loaded there, for each CPU to fetch.
+            frames.iter().for_each(|&pfn| cx.platform().sync_code(pfn));
+        }
         let place = Placement { align: 1, skew: 0 };
         self.map_area(cx, frames.len(), place, |cursor| {
             cursor.map_each(frames, attrs)

@@ -1,0 +1,86 @@
+//! Whether instruction fetches see what a page holds.
+//!
+//! Where instruction caches are not coherent, what was written must be made
+//! visible before it is fetched ([`Platform::sync_code`]). The contract: *an
+//! executable entry is published only after `sync_code` since the last write
+//! through the library*. Whoever writes says so afterwards, whoever publishes
+//! looks at `CODE_CLEAN` under the table's lock, and leaves EXEC out while it
+//! is clear: the first fetch faults, makes the code visible, and adds it.
+//!
+//! ```text
+//!                  show                     nobody wrote
+//!   (written) ────────────► SYNC, FRESH ─────────────────► CODE_CLEAN
+//!       ▲                        │ written                     │
+//!       │      wrote meanwhile   ▼                             │
+//!       ├──────────────────── SYNC                             │
+//!       └────────────────────────────── written ───────────────┘
+//! ```
+//!
+//! SYNC admits one at a time, so that FRESH speaks of one `sync_code`: a write
+//! that ends while it runs takes FRESH away, and the page stays unclean.
+//!
+//! What a *program* stores is its own to make visible, as on every system
+//! (Arm ARM B2.4.4; the RISC-V manual's FENCE.I). Where the library hands out the right to
+//! store it forgets that the page was clean all the same, so that a page
+//! that goes RX, RW, RX is made visible again. A write by the library that is
+//! under way while another thread publishes the page is such a race of programs
+//! too: it may be seen in part.
+//!
+//! [`Platform::sync_code`]: crate::platform::Platform::sync_code
+
+use super::record::{Page, PageFlags};
+
+impl Page {
+    /// Notes that the page was written to, or may be from here on.
+    pub fn code_written(&self) {
+        self.clear(PageFlags::CODE_CLEAN | PageFlags::CODE_FRESH);
+    }
+
+    /// Runs `sync`, which makes the instructions in the page visible, unless
+    /// they are. False when somebody else is at it or wrote meanwhile: look
+    /// again. The caller keeps the page.
+    pub fn show_code(&self, sync: impl FnOnce()) -> bool {
+        if self.has(PageFlags::CODE_CLEAN) {
+            return true;
+        }
+        if self
+            .set(PageFlags::CODE_SYNC)
+            .contains(PageFlags::CODE_SYNC)
+        {
+            return false;
+        }
+        self.set(PageFlags::CODE_FRESH);
+        sync();
+        let both = PageFlags::CODE_SYNC | PageFlags::CODE_FRESH;
+        let clean = self.exchange_flags(both, PageFlags::CODE_CLEAN);
+        if !clean {
+            self.clear(PageFlags::CODE_SYNC);
+        }
+        clean
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Page, PageFlags};
+
+    #[test]
+    fn a_write_while_code_is_made_visible_is_not_forgotten() {
+        let page = Page::new();
+        assert!(page.show_code(|| ()) && page.has(PageFlags::CODE_CLEAN));
+        assert!(page.show_code(|| panic!("it is visible")));
+        page.code_written();
+        assert!(!page.has(PageFlags::CODE_CLEAN));
+        assert!(!page.show_code(|| page.code_written()));
+        assert!(!page.has(PageFlags::CODE_CLEAN));
+        // The second comes while the first is at it, and one after a write.
+        let shown = page.show_code(|| {
+            page.code_written();
+            assert!(!page.show_code(|| panic!("one at a time")));
+        });
+        assert!(!shown && !page.has(PageFlags::CODE_CLEAN));
+        assert!(page.show_code(|| ()));
+        let left = PageFlags::CODE_SYNC | PageFlags::CODE_FRESH;
+        assert!(!page.flags().intersects(left));
+    }
+}
