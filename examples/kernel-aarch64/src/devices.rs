@@ -8,8 +8,8 @@ use mm_virt::pl011::Pl011;
 use mm_virt::tree::Device;
 use spin::Once;
 
-use crate::clock;
 use crate::memory::{Facts, direct};
+use crate::{clock, power};
 
 /// The console, and the sink of `log`.
 pub static CONSOLE: Console<Pl011> = Console::new();
@@ -30,6 +30,7 @@ static LINES: Once<Lines> = Once::new();
 pub fn init(facts: &Facts) {
     let serial = facts.tree.pl011.expect("the device tree names no PL011");
     CONSOLE.init(Pl011::new(registers(&serial)));
+    power::init(facts.tree.psci);
     let gic = facts.tree.gic.expect("the device tree names no GICv2");
     let gic = Gic::new(registers(&gic.distributor), registers(&gic.cpu));
     gic.init();

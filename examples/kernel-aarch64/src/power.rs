@@ -7,14 +7,26 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use mm_kernel::arch::Outcome;
+use mm_virt::tree::PsciConduit;
+use spin::Once;
 
 const EXIT_EXTENDED: u64 = 0x20;
 const APPLICATION_EXIT: u64 = 0x2_0026;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 
+/// How the firmware is called, if there is one.
+static CONDUIT: Once<PsciConduit> = Once::new();
+
 /// Set by whoever tried semihosting: without it the instruction is an exception, whose panic
 /// comes here again.
 static TRIED: AtomicBool = AtomicBool::new(false);
+
+/// Notes how the firmware is called.
+pub fn init(conduit: Option<PsciConduit>) {
+    if let Some(conduit) = conduit {
+        CONDUIT.call_once(|| conduit);
+    }
+}
 
 /// Switches the machine off. QEMU ends with status 0 or 1.
 pub fn off(outcome: Outcome) -> ! {
@@ -30,9 +42,19 @@ pub fn off(outcome: Outcome) -> ! {
                 options(nostack));
         }
     }
-    // SAFETY: the firmware's call by QEMU's conduit; it does not return.
+    // SAFETY: the firmware's call, by the instruction that the device tree names; it does not
+    // return.
     unsafe {
-        asm!("hvc #0", inout("x0") PSCI_SYSTEM_OFF => _, options(nostack));
+        match CONDUIT.get() {
+            Some(PsciConduit::Hvc) => {
+                asm!("hvc #0", inout("x0") PSCI_SYSTEM_OFF => _, options(nostack));
+            }
+            Some(PsciConduit::Smc) => {
+                asm!(".arch_extension sec", "smc #0", inout("x0") PSCI_SYSTEM_OFF => _,
+                    options(nostack));
+            }
+            None => {}
+        }
     }
     loop {
         core::hint::spin_loop();
