@@ -50,7 +50,7 @@ pub fn off(outcome: Outcome) -> ! {
                 asm!("hvc #0", inout("x0") PSCI_SYSTEM_OFF => _, options(nostack));
             }
             Some(PsciConduit::Smc) => {
-                asm!(".arch_extension sec", "smc #0", inout("x0") PSCI_SYSTEM_OFF => _,
+                asm!("smc #0", inout("x0") PSCI_SYSTEM_OFF => _,
                     options(nostack));
             }
             None => {}
