@@ -41,7 +41,6 @@ const RECORD_BYTES: usize = 16;
 
 /// There is no alternate stack.
 const STACK_DISABLED: u32 = 2;
-const SA_RESTORER_UNSET: usize = 0;
 
 unsafe extern "C" {
     static kernel_trampoline: u8;
@@ -78,7 +77,7 @@ pub fn push(
     frame.x[2] = place + CONTEXT;
     frame.x[29] = record;
     frame.x[30] = match delivery.restorer {
-        SA_RESTORER_UNSET => trampoline(),
+        0 => trampoline(),
         restorer => restorer,
     };
     frame.sp = place;

@@ -367,7 +367,7 @@ pub struct SignalDelivery {
     pub number: u32,
     /// Address of the handler.
     pub handler: usize,
-    /// `sa_restorer`: where the handler returns to.
+    /// `sa_restorer`: where the handler returns to; 0 where the program named none.
     pub restorer: usize,
     /// `sa_flags` had SA_SIGINFO. (The frame is the same; kept for other ABIs.)
     pub style: HandlerStyle,

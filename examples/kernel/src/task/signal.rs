@@ -133,6 +133,8 @@ pub struct Action {
 /// Ignore: `SIG_IGN`.
 pub const IGNORE: usize = 1;
 const SA_SIGINFO: usize = 4;
+/// Without it the field of the restorer holds anything.
+const SA_RESTORER: usize = 0x0400_0000;
 const SA_ONSTACK: usize = 0x0800_0000;
 const SA_RESTART: usize = 0x1000_0000;
 const SA_NODEFER: usize = 0x4000_0000;
@@ -356,7 +358,11 @@ impl<A: Arch> System<A> {
         let delivery = SignalDelivery {
             number: signal,
             handler: action.handler,
-            restorer: action.restorer,
+            restorer: if action.flags & SA_RESTORER != 0 {
+                action.restorer
+            } else {
+                0
+            },
             style: if action.flags & SA_SIGINFO != 0 {
                 HandlerStyle::Info
             } else {
