@@ -62,20 +62,52 @@ pub fn build(arch: Arch) -> Result<Programs> {
     })
 }
 
-/// Builds the C program `name`, statically against the C library of the host.
+/// Builds the C program `name`, statically: `name-ARCH.c` where a program knows its machine.
 fn c_program(arch: Arch, name: &str, dir: &Path) -> Result<()> {
-    if !cfg!(target_arch = "x86_64") || arch != Arch::X86_64 {
-        bail!("only a host of the same architecture can build {name}.c");
-    }
+    let [compiler, package, library] = c_compiler(arch);
     if apt::is_debian() {
-        apt::install(&["gcc", "libc6-dev"], "a C program is to be built")?;
+        apt::install(&[package, library], "a C program is to be built")?;
     }
+    let sources = paths::root().join(PACKAGE);
+    let own = sources.join(format!("{name}-{}.c", arch.name()));
+    let source = if own.is_file() {
+        own
+    } else {
+        sources.join(format!("{name}.c"))
+    };
     command::run(
-        std::process::Command::new("cc")
+        std::process::Command::new(compiler)
             .args(["-static", "-O2", "-Wall", "-pthread", "-o"])
             .arg(dir.join(name))
-            .arg(paths::root().join(PACKAGE).join(format!("{name}.c"))),
+            .arg(source),
     )
+}
+
+/// Returns a compiler for programs of `arch`, and Debian's packages of it and of its C library.
+fn c_compiler(arch: Arch) -> [&'static str; 3] {
+    match arch {
+        Arch::X86_64 if cfg!(target_arch = "x86_64") => ["cc", "gcc", "libc6-dev"],
+        Arch::X86_64 => [
+            "x86_64-linux-gnu-gcc",
+            "gcc-x86-64-linux-gnu",
+            "libc6-dev-amd64-cross",
+        ],
+        Arch::Aarch64 => [
+            "aarch64-linux-gnu-gcc",
+            "gcc-aarch64-linux-gnu",
+            "libc6-dev-arm64-cross",
+        ],
+        Arch::Armv7 => [
+            "arm-linux-gnueabihf-gcc",
+            "gcc-arm-linux-gnueabihf",
+            "libc6-dev-armhf-cross",
+        ],
+        Arch::Riscv64 => [
+            "riscv64-linux-gnu-gcc",
+            "gcc-riscv64-linux-gnu",
+            "libc6-dev-riscv64-cross",
+        ],
+    }
 }
 
 impl Programs {
