@@ -35,8 +35,6 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 pub trait FlushHook: Send + Sync {
     /// Drops what a real TLB would drop on these CPUs.
     fn flush(&self, cpus: CpuSet, flush: Flush);
-    /// Drops what every CPU's instruction cache holds of a frame.
-    fn forget_code(&self, _frame: Pfn) {}
 }
 
 /// What another CPU does at a chosen moment.
@@ -65,6 +63,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     log: Mutex<Log>,
     hook: Mutex<Option<Arc<dyn FlushHook>>>,
     at_allocation: Mutex<Option<(u64, Interruption)>>,
+    at_flush: Mutex<Option<Interruption>>,
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
@@ -98,6 +97,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             log: Mutex::default(),
             hook: Mutex::default(),
             at_allocation: Mutex::default(),
+            at_flush: Mutex::default(),
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
@@ -145,6 +145,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// No lock of the library is held there except outer ones.
     pub fn interrupt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
         *self.at_allocation.lock().unwrap() = Some((nth, Box::new(f)));
+    }
+
+    /// Runs `f` in the middle of the next flush, before any CPU forgets.
+    pub fn interrupt_flush(&self, f: impl FnOnce() + Send + 'static) {
+        *self.at_flush.lock().unwrap() = Some(Box::new(f));
     }
 
     /// Begins to log the locks that are taken.
@@ -260,6 +265,10 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         std::thread::yield_now();
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
+        let interruption = self.at_flush.lock().unwrap().take();
+        if let Some(f) = interruption {
+            f();
+        }
         let hook = self.hook.lock().unwrap().clone();
         if let Some(hook) = hook {
             hook.flush(cpus, flush);
@@ -270,11 +279,6 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         self.log().wakes.push(key);
     }
     fn sync_code(&self, frame: Pfn) {
-        self.arena.clean_code(frame);
-        let hook = self.hook.lock().unwrap().clone();
-        if let Some(hook) = hook {
-            hook.forget_code(frame);
-        }
         self.log().synced.push(frame);
     }
     fn try_charge(&self, frames: usize) -> Result<(), OutOfMemory> {

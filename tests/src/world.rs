@@ -346,7 +346,6 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         self.run(cpu, space);
         let page = VirtAddr::new(addr).vpn(self.page_shift());
         let ram = self.platform().arena();
-        let mut last = None;
         for turn in 0..PATIENCE {
             if turn > HASTE {
                 std::thread::yield_now();
@@ -354,9 +353,8 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             let hit = self
                 .tlbs
                 .access(ram, cpu, page, access, CpuMode::User, &mut then);
-            match hit {
-                Ok(()) => return Ok(()),
-                Err(refusal) => last = Some(refusal),
+            if hit.is_ok() {
+                return Ok(());
             }
             let fault = Fault {
                 addr: VirtAddr::new(addr),
@@ -371,7 +369,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 FaultOutcome::KernelBug => return Err(Stopped::KernelBug),
             }
         }
-        panic!("{access:?} at {addr:#x} faults for ever: {last:?}");
+        panic!("{access:?} at {addr:#x} faults for ever");
     }
 
     /// Checks that nothing is left of all programs and files: every pool is

@@ -66,7 +66,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         let cx = self.mm.cx();
         let node = self.node();
-        let layout = node.lock.write(&cx, self.key());
+        let layout = self.write_settled(&cx, |_| range);
         let nodes = Nodes::new(&cx, self.mm);
         let (part, stopped) = self.advisable(&nodes, range, advice);
         if !part.is_empty() {

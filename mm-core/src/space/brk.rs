@@ -13,6 +13,7 @@ use crate::range::PageRange;
 use crate::vma::{NewVma, VmaFlags, VmaSpec};
 
 use super::Layout;
+use super::busy::Going;
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Sets where the heap starts; it is empty then. The loader calls it once.
@@ -32,28 +33,38 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Takes the space lock for writing, then what [`Self::map`] takes.
     pub fn brk(&self, to: Option<VirtAddr>) -> VirtAddr {
         let cx = self.mm.cx();
-        let mut layout = self.node().lock.write(&cx, self.key());
+        let mut layout = self.write_settled(&cx, |layout| self.heap_part(layout, to));
         let Some((start, end)) = layout.brk else {
             return VirtAddr::new(0);
         };
         let Some(to) = to.map(VirtAddr::as_usize).filter(|&to| to >= start) else {
             return VirtAddr::new(end);
         };
-        if self.move_brk(&cx, &layout, start, end, to).is_none() {
+        let Some(going) = self.move_brk(&cx, &mut layout, start, end, to) else {
             return VirtAddr::new(end);
-        }
+        };
         layout.brk = Some((start, to));
+        drop(layout);
+        self.finish(&cx, going);
         VirtAddr::new(to)
+    }
+
+    /// Returns the pages that a move of the heap's end may concern.
+    fn heap_part(&self, layout: &Layout, to: Option<VirtAddr>) -> PageRange {
+        let end = layout.brk.map_or(0, |(_, end)| end);
+        let to = to.map_or(end, VirtAddr::as_usize);
+        let vpn = |at: usize| VirtAddr::new(at).vpn(self.shift());
+        PageRange::new(vpn(end.min(to)), vpn(end.max(to)).saturating_add(2))
     }
 
     fn move_brk(
         &self,
         cx: &Cx<'m, P>,
-        layout: &Layout,
+        layout: &mut Layout,
         start: usize,
         end: usize,
         to: usize,
-    ) -> Option<()> {
+    ) -> Option<Option<Going>> {
         let page_up = |a: usize| {
             a.checked_add(page_mask(self.shift()))
                 .map(|a| VirtAddr::new(a).vpn(self.shift()))
@@ -63,7 +74,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return self.remove(cx, layout, PageRange::new(new, old)).ok();
         }
         if new == old {
-            return Some(());
+            return Some(None);
         }
         let bytes = to.saturating_sub(start);
         if bytes > layout.limits.data || new > self.user_end() {

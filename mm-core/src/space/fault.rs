@@ -23,7 +23,7 @@
 //! **Slow.** Everything else proves nothing and is decided under the space
 //! lock only: that there is no area, that a stack grows, which anon_vma an
 //! area gets. A fault that meets a mark waits there for the writer, who holds
-//! the space lock as long as its marks.
+//! the space lock, or is busy with the area without it ([`super::busy`]).
 
 use super::upkeep::Nodes;
 use super::{AddressSpace, Layout};
@@ -35,6 +35,7 @@ use crate::platform::Platform;
 use crate::prot::Access;
 use crate::range::PageRange;
 use crate::stats::Counter;
+use crate::sync::Context;
 use crate::vma::{NewVma, Vma, VmaFlags, anon_candidate};
 
 /// Turns after which a fault is reported as resolved though it kept racing:
@@ -143,10 +144,24 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     ) -> Result<Resolution, Stop<'m, P>> {
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
-        let layout = node.lock.read(cx, self.key());
-        let Some(handle) = node.vmas.find(&nodes, page) else {
+        let mut spins = 0u32;
+        let (layout, handle) = loop {
+            let layout = node.lock.read(cx, self.key());
+            let Some(handle) = node.vmas.find(&nodes, page) else {
+                drop(layout);
+                return self.grow_stack(cx, page);
+            };
+            let vma = nodes.vma(handle);
+            if !vma.is_marked() {
+                break (layout, handle);
+            }
+            if vma.is_dying() && !vma.is_replaced() {
+                return Err(segv(page.addr(self.shift())));
+            }
+            // Somebody is busy with it, and needs the lock to end that.
             drop(layout);
-            return self.grow_stack(cx, page);
+            cx.relax(spins);
+            spins = spins.saturating_add(1);
         };
         let vma = nodes.vma(handle);
         let Some(reader) = vma.try_read(cx, self.key(), page) else {
@@ -198,14 +213,18 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Grows the stack area above `page` down to it, if there is one and its
     /// limit and guard gap allow (Linux: expand_stack).
     fn grow_stack(&self, cx: &Cx<'m, P>, page: Vpn) -> Result<Resolution, Stop<'m, P>> {
-        let segv = Stop::Signal(Signal::SegvMapErr(page.addr(self.shift())));
+        let segv = segv(page.addr(self.shift()));
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
         // Most wild accesses end here, without anyone being held up.
         if self.stack_above(cx, &nodes, page).is_none() {
             return Err(segv);
         }
-        let layout = node.lock.write(cx, self.key());
+        let mut layout = self.write_settled(cx, |_| {
+            let above = node.vmas.first_ending_above(&nodes, page);
+            let end = above.map_or(page, |vma| nodes.vma(vma).start());
+            PageRange::new(page, end.max(page))
+        });
         if node.vmas.find(&nodes, page).is_some() {
             return Err(Stop::Retry);
         }
@@ -213,8 +232,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return Err(segv);
         };
         let vma = nodes.vma(handle);
-        if !vma.flags().contains(VmaFlags::GROWS_DOWN) || !self.may_grow(&nodes, &layout, vma, page)
-        {
+        if !is_stack(vma) || !self.may_grow(&nodes, &layout, vma, page) {
             return Err(segv);
         }
         let grown = PageRange::new(page, vma.start());
@@ -227,8 +245,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             spec,
             like: Some(handle),
         };
-        match self.insert(cx, &layout, grown, new) {
-            Ok(()) => {
+        match self.insert(cx, &mut layout, grown, new) {
+            Ok(going) => {
+                debug_assert!(going.is_none(), "a stack grows into free pages");
                 self.mm.stats().count(Counter::FaultGrow);
                 Err(Stop::Retry)
             }
@@ -246,11 +265,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let node = self.node();
         let _layout = node.lock.read(cx, self.key());
         let above = node.vmas.first_ending_above(nodes, page)?;
-        nodes
-            .vma(above)
-            .flags()
-            .contains(VmaFlags::GROWS_DOWN)
-            .then_some(above)
+        is_stack(nodes.vma(above)).then_some(above)
     }
 
     /// Returns whether a stack may reach down to `page`: within its limit,
@@ -274,6 +289,15 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         self.mm.stats().count(Counter::FaultSignal);
         FaultOutcome::Signal(signal)
     }
+}
+
+/// Returns whether an area grows down, and is there to stay.
+fn is_stack(vma: &Vma) -> bool {
+    vma.flags().contains(VmaFlags::GROWS_DOWN) && !vma.is_dying()
+}
+
+fn segv<'m, P: Platform>(addr: crate::addr::VirtAddr) -> Stop<'m, P> {
+    Stop::Signal(Signal::SegvMapErr(addr))
 }
 
 /// Returns the signal with the address that was accessed, not its page's.

@@ -2,7 +2,7 @@
 //! (Linux: dup_mm, dup_mmap, copy_page_range).
 //!
 //! ```text
-//! lock parent (write) ─► write-mark every area            no fault is inside
+//! lock parent (write) ─► write-mark every area            no fault is inside, nobody is busy
 //!   for each area:  node, chains, object's map           may fail
 //!                   entries: table by table               may fail
 //! flush the parent ─► unmark                              stores fault from here on
@@ -55,7 +55,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let cx = self.mm.cx();
         let child = Self::fresh(self.mm, &cx)?;
         let node = self.node();
-        let layout = node.lock.write(&cx, self.key());
+        let layout = self.write_settled(&cx, |_| self.everything());
         // Nobody else knows the child: its lock is free whatever is held.
         let mut fresh = child.node().lock.write_fresh(&cx, child.key());
         *fresh = *layout;

@@ -5,12 +5,16 @@
 //!      ─► mark ─► zap what was there ─► flush ─► commit ─► count             cannot fail
 //! ```
 //!
+//! What was there is zapped without the space lock where that is possible
+//! ([`super::busy`]).
+//!
 //! Everything that can fail comes before the first change, also for `FIXED`
 //! over existing areas (C2).
 
+use super::busy::{Going, Writing};
 use super::upkeep::Nodes;
 use super::{AddressSpace, Backing, Layout, MapFlags, MapRequest};
-use crate::addr::VirtAddr;
+use crate::addr::{VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
 use crate::format::{AttrFlags, Attrs, PageTableFormat};
@@ -18,6 +22,7 @@ use crate::object::PagerFacts;
 use crate::platform::Platform;
 use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
+use crate::sync::Context;
 use crate::tlb::MapFlush;
 use crate::tree::{Direction, GapRequest};
 use crate::vma::{DirtyTracking, Edit, NewVma, Plan, VmaFlags, VmaSpec};
@@ -65,35 +70,62 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             }
             Backing::Device { pfn, mem } => (None, self.spec(request, pfn.as_usize(), 0, *mem)?),
         };
-        let layout = self.node().lock.write(&cx, self.key());
-        let range = self.place(&cx, &layout, request, pages)?;
+        let (mut layout, range) = self.write_placed(&cx, request, pages)?;
         let anonymous = object.is_none() && !spec.flags.contains(VmaFlags::PFN_MAP);
         let pgoff = if anonymous {
             range.start().as_usize()
         } else {
             spec.pgoff
         };
-        self.insert(
-            &cx,
-            &layout,
-            range,
-            NewVma {
-                spec: VmaSpec { pgoff, ..spec },
-                like: None,
-            },
-        )?;
+        let new = NewVma {
+            spec: VmaSpec { pgoff, ..spec },
+            like: None,
+        };
+        let going = self.insert(&cx, &mut layout, range, new)?;
+        drop(layout);
+        self.finish(&cx, going);
         Ok(range.start().addr(self.shift()))
     }
 
-    /// Puts an area over a range, in place of what is there. Shared by map,
-    /// brk and stack growth.
+    /// Takes the space lock for writing, and chooses where the area goes: where
+    /// nobody is busy.
+    fn write_placed<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        request: &MapRequest<'_, 'm, P>,
+        pages: usize,
+    ) -> Result<(Writing<'c, 'm, P>, PageRange), MmError> {
+        let exact = request
+            .flags
+            .intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
+        let fixed = request.addr.filter(|_| exact);
+        let fixed = fixed.and_then(|addr| PageRange::with_len(addr.vpn(self.shift()), pages));
+        let wanted = fixed.unwrap_or(PageRange::new(Vpn::new(0), Vpn::new(0)));
+        let mut spins = 0u32;
+        loop {
+            let layout = self.write_settled(cx, |_| wanted);
+            let range = self.place(cx, &layout, request, pages)?;
+            if self.is_settled(cx, &layout, range) {
+                return Ok((layout, range));
+            }
+            drop(layout);
+            cx.relax(spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Puts an area over a range, in place of what is there; or lets that die:
+    /// then the caller ends it ([`Self::finish`]) once the lock is released.
+    /// Shared by map, brk and stack growth.
+    // Out of line, so that its edit is not part of its callers' frames.
+    #[inline(never)]
     pub(super) fn insert(
         &self,
         cx: &Cx<'m, P>,
-        layout: &Layout,
+        layout: &mut Layout,
         range: PageRange,
         new: NewVma,
-    ) -> Result<(), MmError> {
+    ) -> Result<Option<Going>, MmError> {
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
         let plan = Plan::replace(&node.vmas, &nodes, range, new);
@@ -101,8 +133,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         self.check_limits(layout, &plan.delta())?;
         let removed = plan.removed_pages();
         let delta = plan.delta();
-        let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
         let device = new.spec.flags.contains(VmaFlags::PFN_MAP);
+        if removed > 0 && !device {
+            let going = self.begin(cx, layout, range, Some(new), &delta);
+            if going.is_some() {
+                return Ok(going);
+            }
+        }
+        let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
         if device {
             self.make_tables(cx, range)?;
         }
@@ -116,7 +154,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let done = edit.commit();
         self.count(&delta);
         drop(done);
-        Ok(())
+        Ok(None)
     }
 
     fn check_length(&self, len: usize) -> Result<usize, MmError> {

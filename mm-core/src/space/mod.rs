@@ -9,7 +9,8 @@
 //!
 //! | verb | space lock | may answer `Wait` |
 //! |---|---|---|
-//! | map, unmap, protect, brk, advise(flags) | write | no |
+//! | map, unmap, protect, brk | write, but not while entries are zapped or rewritten (`busy`) | no |
+//! | advise(flags) | write | no |
 //! | advise(DONTNEED) | read | no |
 //! | fork | write, and the child's | no |
 //! | fault | none; read for an area's first anon_vma, write for stack growth | yes |
@@ -24,6 +25,7 @@ mod access;
 mod active;
 mod advise;
 mod brk;
+mod busy;
 mod fault;
 mod fork;
 mod map;

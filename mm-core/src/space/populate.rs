@@ -68,6 +68,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let node = self.node();
         let _layout = node.lock.read(cx, self.key());
         let vma = nodes.vma(node.vmas.find(&nodes, page)?);
+        if vma.is_dying() && !vma.is_replaced() {
+            return None;
+        }
         let flags = vma.flags();
         Some(
             if flags.contains(VmaFlags::WRITE) && !flags.contains(VmaFlags::SHARED) {

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! prefix without hole and denial ─► plan ─► limits ─► reserve     may fail
-//!      ─► mark ─► commit ─► rewrite entries ─► flush ─► unmark     cannot fail
+//!      ─► mark ─► commit ─► unlock ─► rewrite entries ─► flush ─► unmark     cannot fail
 //! ```
+//!
+//! The entries are rewritten without the space lock, under the marks alone
+//! ([`super::busy`]).
 //!
 //! Entries are rewritten as the table says; rights that are added beyond it
 //! come with the next fault, which decides about copy-on-write (E5: giving
@@ -52,7 +55,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let range =
             PageRange::from_bytes(addr, len, self.shift()).map_err(|_| MmError::Unmapped(addr))?;
         let cx = self.mm.cx();
-        let layout = self.node().lock.write(&cx, self.key());
+        let mut layout = self.write_settled(&cx, |_| range);
         let nodes = Nodes::new(&cx, self.mm);
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {
@@ -66,8 +69,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             edit.mark();
             let done = edit.commit();
             self.count(&delta);
+            done.stay_marked();
+            layout.busy = layout.busy.saturating_add(1);
+            drop(layout);
             self.rewrite(&cx, &nodes, prefix);
-            drop(done);
+            self.unmark_busy(&cx, prefix);
         }
         stopped.map_or(Ok(()), Err)
     }
@@ -97,11 +103,21 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 
     /// Gives the entries of a range the rights of their areas.
     fn rewrite(&self, cx: &Cx<'m, P>, nodes: &Nodes<'_, 'm, P>, range: PageRange) {
-        let mut gather = TlbGather::new(cx, &self.node().tlb);
-        for vma in self.node().vmas.overlapping(nodes, range) {
-            let vma = nodes.vma(vma);
-            let part = vma.range().intersect(range);
+        let node = self.node();
+        let mut gather = TlbGather::new(cx, &node.tlb);
+        let mut left = range;
+        while !left.is_empty() {
+            let layout = node.lock.read(cx, self.key());
+            let Some(handle) = node.vmas.find(nodes, left.start()) else {
+                debug_assert!(false, "an area that is being protected went away");
+                break;
+            };
+            // The mark keeps it as it is without the lock.
+            drop(layout);
+            let vma = nodes.vma(handle);
+            let part = vma.range().intersect(left);
             self.rewrite_area(cx, vma, part, &mut gather);
+            left = left.from(part.end());
         }
         self.released(gather.finish());
     }

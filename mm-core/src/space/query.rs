@@ -11,7 +11,7 @@ use crate::format::{Entry, PageTableFormat};
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
-use crate::vma::VmaFlags;
+use crate::vma::{Vma, VmaFlags};
 use core::fmt;
 
 /// One area, as it was when it was looked at.
@@ -90,13 +90,18 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = Nodes::new(&cx, self.mm);
         let node = self.node();
         let _layout = node.lock.read(&cx, self.key());
-        let vma = nodes.vma(node.vmas.first_ending_above(&nodes, page)?);
+        let mut at = node.vmas.first_ending_above(&nodes, page)?;
+        let going = |vma: &Vma| vma.is_dying() && !vma.is_replaced();
+        while going(nodes.vma(at)) {
+            at = node.vmas.next(&nodes, at)?;
+        }
+        let vma = nodes.vma(at);
         let key = nodes.object_key(vma.object_raw());
         let has_offset = vma.object_raw() != 0 || vma.flags().contains(VmaFlags::PFN_MAP);
         let offset = if has_offset { vma.pgoff() as u64 } else { 0 };
         Some(VmaInfo {
             range: vma.range(),
-            flags: vma.flags(),
+            flags: vma.flags().difference(VmaFlags::GOING),
             offset: offset.wrapping_shl(self.shift()),
             key,
         })

@@ -1,14 +1,16 @@
 //! `unmap`: take areas away (munmap(2)), and `zap`: drop the entries of a range.
 //!
 //! ```text
-//! lock (write) ─► plan ─► limits ─► reserve ─► mark ─► zap ─► flush ─► commit ─► count
-//!                   may fail                          cannot fail
+//! lock (write) ─► plan ─► limits ─► cut ─► mark, count ─► unlock ─► zap ─► flush ─► lock ─► take out
+//!                      may fail                                   cannot fail
 //! ```
 //!
 //! A zap detaches whole tables and takes single entries at the edges. What it
 //! takes rides the gather: frames are freed after the flush, tables after the
 //! flush and a grace period. Unmapping whole areas needs no memory; cutting
-//! one in two needs a node, which is taken before anything changes (C4).
+//! one in two needs a node, which is taken before anything changes (C4). That
+//! the zap needs no space lock, and when it is done under it all the same, is
+//! told in [`super::busy`].
 
 use super::AddressSpace;
 use super::upkeep::Nodes;
@@ -22,6 +24,7 @@ use crate::tlb::{SpaceTlb, TlbGather};
 use crate::vma::{Delta, Edit, Plan, VmaFlags};
 
 use super::Layout;
+use super::busy::Going;
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Unmaps every page of a byte range (munmap(2)); pages without an area
@@ -34,40 +37,51 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// a sealed area. Nothing has changed then.
     ///
     /// # Locks
-    /// Takes the space lock for writing, then what [`Self::map`] takes.
+    /// Takes the space lock for writing, twice, then what [`Self::map`] takes;
+    /// pages are given back between the two.
     pub fn unmap(&self, addr: VirtAddr, len: usize) -> Result<(), MmError> {
         let range = PageRange::from_bytes(addr, len, self.shift())?;
         if range.end() > self.user_end() {
             return Err(MmError::Invalid(addr));
         }
         let cx = self.mm.cx();
-        let layout = self.node().lock.write(&cx, self.key());
-        self.remove(&cx, &layout, range)
+        let mut layout = self.write_settled(&cx, |_| range);
+        let going = self.remove(&cx, &mut layout, range)?;
+        drop(layout);
+        self.finish(&cx, going);
+        Ok(())
     }
 
-    /// Removes the areas of a range. Shared by unmap and brk.
+    /// Removes the areas of a range, or lets them die: then the caller ends it
+    /// ([`Self::finish`]) once the lock is released. Shared by unmap and brk.
+    // Out of line, so that its edit is not part of its callers' frames.
+    #[inline(never)]
     pub(super) fn remove(
         &self,
         cx: &Cx<'m, P>,
-        layout: &Layout,
+        layout: &mut Layout,
         range: PageRange,
-    ) -> Result<(), MmError> {
+    ) -> Result<Option<Going>, MmError> {
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
         let plan = Plan::remove(&node.vmas, &nodes, range);
         if plan.removed_pages() == 0 {
-            return Ok(());
+            return Ok(None);
         }
         self.check_unsealed(&nodes, range)?;
         self.check_limits(layout, &plan.delta())?;
         let delta = plan.delta();
+        let going = self.begin(cx, layout, range, None, &delta);
+        if going.is_some() {
+            return Ok(going);
+        }
         let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
         edit.mark();
         self.zap_now(cx, range);
         let done = edit.commit();
         self.count(&delta);
         drop(done);
-        Ok(())
+        Ok(None)
     }
 
     /// Unmaps everything, without needing memory: the last user is gone.
@@ -76,6 +90,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub(super) fn unmap_everything(&self, cx: &Cx<'m, P>) {
         let node = self.node();
         let layout = node.lock.write(cx, self.key());
+        debug_assert_eq!(layout.busy, 0, "the last user is not alone");
         let all = PageRange::new(crate::addr::Vpn::new(0), self.user_end());
         let nodes = Nodes::new(cx, self.mm);
         let plan = Plan::remove(&node.vmas, &nodes, all);

@@ -72,6 +72,28 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         Ok(edit)
     }
 
+    /// Makes the edit of a plan that needs at most one node, and no chains,
+    /// from a node that was put aside before: it cannot fail.
+    ///
+    /// # Locks
+    /// The space lock for writing, since before the plan was made.
+    pub fn with_spare(
+        tree: &'a VmaTree,
+        up: &'a U,
+        plan: Plan<'a>,
+        spare: Option<Handle<Vma>>,
+    ) -> Self {
+        debug_assert!(plan.nodes <= u32::from(spare.is_some()) && plan.chains == 0);
+        Self {
+            tree,
+            up,
+            plan,
+            nodes: spare.into_iter().collect(),
+            chains: None,
+            committed: false,
+        }
+    }
+
     /// Returns the plan.
     pub fn plan(&self) -> &Plan<'a> {
         &self.plan
@@ -389,7 +411,7 @@ impl<U: Upkeep> Drop for Edit<'_, U> {
             self.up.release_chains(chains);
         }
         if !self.committed {
-            unmark(self.tree, self.up, self.plan.range);
+            unmark(self.tree, self.up, self.plan.range, |_| true);
         }
     }
 }
@@ -408,16 +430,26 @@ impl<U: Upkeep> Done<'_, U> {
     pub fn area(&self) -> Option<Handle<Vma>> {
         self.tree.find(self.up, self.range.start())
     }
+
+    /// Leaves the areas of the range marked, beyond the space lock; only their
+    /// neighbours are unmarked. Who calls this unmarks them.
+    pub fn stay_marked(self) {
+        unmark(self.tree, self.up, self.range, |vma| {
+            vma.intersect(self.range).is_empty()
+        });
+        core::mem::forget(self);
+    }
 }
 
 impl<U: Upkeep> Drop for Done<'_, U> {
     fn drop(&mut self) {
-        unmark(self.tree, self.up, self.range);
+        unmark(self.tree, self.up, self.range, |_| true);
     }
 }
 
-/// Unmarks the areas in and right beside a range: what an edit may have marked.
-fn unmark<U: Upkeep>(tree: &VmaTree, up: &U, range: PageRange) {
+/// Unmarks the areas in and right beside a range, what an edit may have
+/// marked, if `which` says so of their ranges.
+fn unmark<U: Upkeep>(tree: &VmaTree, up: &U, range: PageRange, which: impl Fn(PageRange) -> bool) {
     let wide = PageRange::new(
         range.start().saturating_sub(1),
         range.end().saturating_add(1),
@@ -425,7 +457,7 @@ fn unmark<U: Upkeep>(tree: &VmaTree, up: &U, range: PageRange) {
     for vma in tree.overlapping(up, wide) {
         let node = up.get(vma);
         // A dying area is marked by who zaps it.
-        if node.is_marked() && !node.is_dying() {
+        if node.is_marked() && !node.is_dying() && which(node.range()) {
             node.unmark();
         }
     }

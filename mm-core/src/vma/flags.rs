@@ -70,6 +70,8 @@ bitflags! {
         /// Written to since the mark was cleared: kept by a merge, and no
         /// reason against one.
         const SOFT_DIRTY = 1 << 26;
+        /// Cut out of its neighbours, to be taken away: never seen by users.
+        const GOING = 1 << 27;
     }
 }
 

@@ -4,8 +4,8 @@
 //! area holds its *write mark*. Both live in one word:
 //!
 //! ```text
-//!  31      30     29                     0
-//! WRITER  DYING   count
+//!  31      30     29        28           0
+//! WRITER  DYING  REPLACED   count
 //!
 //! count  0        free: not in a tree, or not yet          nobody may enter
 //!        1        attached, nobody inside
@@ -19,12 +19,15 @@
 //! | n+1 → n | reader | leaves |
 //! | +WRITER | holder of the space lock for writing | then waits until count is 1 |
 //! | +DYING | the writer | what stays in the tree until its flush is done |
+//! | +REPLACED | the writer | with DYING: another area comes in its place |
 //! | −WRITER | the writer | its changes are complete |
 //! | WRITER+1 → 0 | the writer | unlinked: the node may be freed |
 //!
-//! A reader never waits: it enters or gives up. Nobody waits for somebody
-//! else's mark. A writer waits for readers, and those wait for nothing that a
-//! writer holds: they took no space lock. So there is no cycle.
+//! A reader never waits: it enters or gives up. A writer waits for readers,
+//! and those wait for nothing that a writer holds: they took no space lock, or
+//! hold it for reading, which the writer has waited for already. Nobody waits
+//! for somebody else's mark while holding the space lock: marks that outlive
+//! the lock are only taken off under it (`space::busy`). So there is no cycle.
 //!
 //! A node is type-stable, so counting in on a stale handle is harmless; what
 //! was found is re-checked afterwards ([`super::Vma::try_read`]).
@@ -33,7 +36,8 @@ use crate::sync::{AtomicU32, Context, Ordering};
 
 const WRITER: u32 = 1 << 31;
 const DYING: u32 = 1 << 30;
-const COUNT: u32 = DYING - 1;
+const REPLACED: u32 = 1 << 29;
+const COUNT: u32 = REPLACED - 1;
 
 /// The state word of an area.
 #[derive(Debug)]
@@ -95,6 +99,12 @@ impl Mark {
         self.0.fetch_or(DYING, Ordering::Relaxed);
     }
 
+    /// Notes that another area comes in the place of the dying one.
+    pub(super) fn set_replaced(&self) {
+        debug_assert!(self.is_marked() && self.is_dying());
+        self.0.fetch_or(REPLACED, Ordering::Relaxed);
+    }
+
     /// Removes the mark: changes are complete and seen by who enters next.
     pub(super) fn unmark(&self) {
         debug_assert!(self.is_marked());
@@ -104,7 +114,7 @@ impl Mark {
     /// Makes the unlinked node free.
     pub(super) fn detach(&self) {
         debug_assert_eq!(
-            self.0.load(Ordering::Relaxed) & !DYING,
+            self.0.load(Ordering::Relaxed) & !(DYING | REPLACED),
             WRITER | 1,
             "freed in use"
         );
@@ -117,6 +127,10 @@ impl Mark {
 
     pub(super) fn is_dying(&self) -> bool {
         self.0.load(Ordering::Relaxed) & DYING != 0
+    }
+
+    pub(super) fn is_replaced(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & REPLACED != 0
     }
 
     pub(super) fn is_attached(&self) -> bool {

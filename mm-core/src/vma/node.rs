@@ -350,6 +350,17 @@ impl Vma {
         self.mark.is_dying()
     }
 
+    /// Notes that another area comes in the place of the dying one, so that
+    /// faults wait for it.
+    pub fn set_replaced(&self) {
+        self.mark.set_replaced();
+    }
+
+    /// Returns whether another area comes in the place of the dying one.
+    pub fn is_replaced(&self) -> bool {
+        self.mark.is_replaced()
+    }
+
     /// Returns whether the area is in a tree.
     pub fn is_attached(&self) -> bool {
         self.mark.is_attached()

@@ -56,6 +56,8 @@ pub struct Layout {
     pub limits: SpaceLimits,
     /// Where the heap starts, and its current end, in bytes.
     pub brk: Option<(usize, usize)>,
+    /// Verbs that left areas marked while they work without the lock.
+    pub(crate) busy: u32,
 }
 
 /// The page counts of one space.
@@ -85,6 +87,7 @@ impl Node for SpaceNode {
         let layout = Layout {
             limits: SpaceLimits::NONE,
             brk: None,
+            busy: 0,
         };
         Self {
             users: AtomicU32::new(0),

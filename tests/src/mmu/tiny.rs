@@ -91,9 +91,6 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
     fn aborts_on_conflict(&self) -> bool {
         self.breaks
     }
-    fn sets(&self) -> Sets {
-        self.sets
-    }
     fn coherent_code(&self) -> bool {
         self.sets == Sets::Both
     }

@@ -1,0 +1,239 @@
+//! What others may do, and what they wait for, while a verb zaps or rewrites
+//! entries without the space lock: looked at in the middle of its flush.
+
+use mm_core::addr::VirtAddr;
+use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
+use mm_core::prot::{Access, Prot};
+use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::platform::on_cpu;
+use mm_testkit::world::{Space, World};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Where the area of a test begins, and its pages.
+const FIRST: usize = 0x40000;
+const PAGES: usize = 8;
+
+/// A space with an area that has pages on CPU 0, and an area elsewhere with
+/// its anon_vma.
+struct Scene {
+    w: World,
+    s: Space,
+    page: usize,
+}
+
+impl Scene {
+    fn new(machine: &Machine) -> Self {
+        let page = machine.page_size();
+        let w = machine.world(2048, 2, 1);
+        let s = w.space();
+        for start in [FIRST, 2 * FIRST] {
+            let area = MapRequest::anonymous(PAGES * page, Prot::RW);
+            s.map(&area.fixed(VirtAddr::new(start * page))).unwrap();
+        }
+        let scene = Self { w, s, page };
+        for i in 0..PAGES - 1 {
+            scene
+                .w
+                .poke(0, &scene.s, scene.at(i).as_usize(), 1)
+                .unwrap();
+            scene
+                .w
+                .poke(0, &scene.s, scene.elsewhere(i).as_usize(), 1)
+                .unwrap();
+        }
+        scene
+    }
+
+    fn at(&self, i: usize) -> VirtAddr {
+        VirtAddr::new((FIRST + i) * self.page)
+    }
+
+    fn elsewhere(&self, i: usize) -> VirtAddr {
+        VirtAddr::new((2 * FIRST + i) * self.page)
+    }
+
+    /// Lets CPU 1 do `meanwhile` in the middle of the next flush of `verb`.
+    fn during(self, verb: impl FnOnce(&Self), meanwhile: impl FnOnce(&Space) + Send + 'static) {
+        let met = Arc::new(AtomicUsize::new(0));
+        let (other, count) = (self.s.clone(), met.clone());
+        self.w.platform().interrupt_flush(move || {
+            on_cpu(1, || meanwhile(&other));
+            count.fetch_add(1, Ordering::SeqCst);
+            // Dropped here, while the verb's own user is there still.
+            drop(other);
+        });
+        verb(&self);
+        assert_eq!(met.load(Ordering::SeqCst), 1, "the verb flushed");
+        if let Err(wrong) = self.w.check([&self.s]) {
+            panic!("{wrong}");
+        }
+        drop(self.s);
+        self.w.assert_empty();
+    }
+}
+
+fn store(addr: VirtAddr) -> Fault {
+    Fault {
+        addr,
+        access: Access::Write,
+        mode: Mode::User,
+    }
+}
+
+/// Other ranges are mapped, unmapped, protected and faulted on.
+fn work_elsewhere(s: &Space, elsewhere: VirtAddr, page: usize) {
+    let fresh = VirtAddr::new(elsewhere.as_usize() + (PAGES - 1) * page);
+    let outcome = s.fault(&store(fresh));
+    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+    let new = s.map(&MapRequest::anonymous(3 * page, Prot::RW)).unwrap();
+    let outcome = s.fault(&store(new));
+    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+    s.protect(elsewhere, page, Prot::READ).unwrap();
+    s.advise(elsewhere, PAGES * page, Advice::DontNeed).unwrap();
+    s.unmap(new, 2 * page).unwrap();
+}
+
+#[test]
+fn an_unmap_holds_up_nobody_elsewhere() {
+    on_every_machine(|machine| {
+        let scene = Scene::new(machine);
+        let (page, at, elsewhere) = (scene.page, scene.at(2), scene.elsewhere(0));
+        scene.during(
+            // Cuts the area on both sides.
+            |scene| scene.s.unmap(scene.at(2), 4 * page).unwrap(),
+            move |s| {
+                work_elsewhere(s, elsewhere, page);
+                // What dies is no more, but its place is not free yet.
+                let outcome = s.fault(&store(at));
+                let gone = matches!(outcome, FaultOutcome::Signal(Signal::SegvMapErr(_)));
+                assert!(gone, "{outcome:?}");
+                assert_eq!(s.find(at), None);
+                let hint = MapRequest::anonymous(page, Prot::RW).hint(at);
+                assert_ne!(s.map(&hint), Ok(at));
+                // The rest of the area is there.
+                let rest = VirtAddr::new(at.as_usize() + 5 * page);
+                let outcome = s.fault(&store(rest));
+                assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+            },
+        );
+    });
+}
+
+#[test]
+fn a_protect_holds_up_nobody_elsewhere() {
+    on_every_machine(|machine| {
+        let scene = Scene::new(machine);
+        let (page, elsewhere) = (scene.page, scene.elsewhere(0));
+        scene.during(
+            |scene| scene.s.protect(scene.at(2), 4 * page, Prot::READ).unwrap(),
+            move |s| work_elsewhere(s, elsewhere, page),
+        );
+    });
+}
+
+/// Lets a thread do `meanwhile` in the middle of the flush of `verb`, and
+/// checks that it is done only after the verb.
+fn waits(
+    machine: &Machine,
+    verb: impl FnOnce(&Scene),
+    meanwhile: impl FnOnce(&Space, VirtAddr) + Send + 'static,
+) {
+    let scene = Scene::new(machine);
+    let at = scene.at(3);
+    let over = Arc::new(AtomicBool::new(false));
+    let other: Arc<std::sync::Mutex<Option<JoinHandle<()>>>> = Arc::default();
+    let (is_over, thread) = (over.clone(), other.clone());
+    scene.during(
+        |scene| {
+            verb(scene);
+            over.store(true, Ordering::SeqCst);
+            let thread = other.lock().unwrap().take().expect("the verb flushed");
+            thread.join().expect("the thread found what it waited for");
+        },
+        move |s| {
+            let s = s.clone();
+            *thread.lock().unwrap() = Some(std::thread::spawn(move || {
+                on_cpu(1, || meanwhile(&s, at));
+                assert!(is_over.load(Ordering::SeqCst), "came out too early");
+            }));
+            // Long enough for it to come out, if it does not wait.
+            std::thread::sleep(Duration::from_millis(30));
+        },
+    );
+}
+
+#[test]
+fn a_fault_waits_for_what_replaces_its_area() {
+    on_every_machine(|machine| {
+        waits(
+            machine,
+            |scene| {
+                let new = MapRequest::anonymous(4 * scene.page, Prot::READ);
+                scene.s.map(&new.fixed(scene.at(2))).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            },
+            |s, at| {
+                // The new area's rights, and never none at all.
+                let outcome = s.fault(&store(at));
+                let denied = matches!(outcome, FaultOutcome::Signal(Signal::SegvAccErr(_)));
+                assert!(denied, "{outcome:?}");
+                std::thread::sleep(Duration::from_millis(10));
+            },
+        );
+    });
+}
+
+#[test]
+fn a_fault_waits_for_the_rights_it_will_have() {
+    on_every_machine(|machine| {
+        waits(
+            machine,
+            |scene| {
+                scene
+                    .s
+                    .protect(scene.at(2), 4 * scene.page, Prot::READ)
+                    .unwrap()
+            },
+            |s, at| {
+                let outcome = s.fault(&store(at));
+                let denied = matches!(outcome, FaultOutcome::Signal(Signal::SegvAccErr(_)));
+                assert!(denied, "{outcome:?}");
+                std::thread::sleep(Duration::from_millis(10));
+            },
+        );
+    });
+}
+
+#[test]
+fn a_verb_waits_for_the_one_that_is_busy_with_its_range() {
+    on_every_machine(|machine| {
+        type Verb = fn(&Space, VirtAddr);
+        let verbs: [Verb; 4] = [
+            |s, at| s.unmap(at, 1).unwrap(),
+            |s, at| {
+                let area = MapRequest::anonymous(1, Prot::RW).hint(at);
+                let area = area.with(MapFlags::FIXED_NOREPLACE);
+                assert_eq!(s.map(&area), Ok(at));
+            },
+            |s, at| assert!(s.protect(at, 1, Prot::READ).is_err()),
+            |s, at| {
+                let child = s.fork().unwrap();
+                assert_eq!(child.find(at), None);
+            },
+        ];
+        for other in verbs {
+            waits(
+                machine,
+                |scene| scene.s.unmap(scene.at(2), 4 * scene.page).unwrap(),
+                move |s, at| {
+                    other(s, at);
+                    std::thread::sleep(Duration::from_millis(10));
+                },
+            );
+        }
+    });
+}
