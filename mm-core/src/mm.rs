@@ -66,6 +66,8 @@ impl Usage {
 impl<P: Platform> Mm<P> {
     #[cfg(not(loom))]
     /// Makes the memory of a machine that has no frames yet.
+    // Out of line: the caller's frame holds the machine once, not its parts too.
+    #[inline(never)]
     pub const fn new(platform: P) -> Self {
         Self {
             frames: Frames::new(platform),

@@ -5,12 +5,14 @@
 //! [`POISON`], so whoever still looks at it sees that. A loom atomic is not laid
 //! out as a word, which is why nothing here has an address.
 
+#![allow(dead_code, reason = "each model uses its part")]
+
 use loom::sync::atomic::{AtomicU32, Ordering};
 use mm_core::addr::Pfn;
 use mm_core::format::tiny::{SetsBoth, Tiny};
 use mm_core::format::{
-    AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, TableOwner,
-    Word, WordCell,
+    AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, Run,
+    TableOwner, Word, WordCell,
 };
 use mm_core::page::{Frames, Page};
 use mm_core::platform::{CpuSet, Flush, PhysMemory, Platform};
@@ -25,7 +27,16 @@ pub const POISON: u64 = 0xf0e;
 
 /// 128-byte pages, so that a frame holds four page records and few frames do.
 #[derive(Clone, Copy, Debug)]
-pub struct Small(pub Tiny<u64, SetsBoth>);
+pub struct Small(pub Tiny<u64, SetsBoth>, pub Replacing);
+
+/// How a valid entry may be replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replacing {
+    /// In place.
+    InPlace,
+    /// By way of an invalid one and a flush.
+    Breaking,
+}
 
 // SAFETY: all bits are the inner format's.
 unsafe impl PageTableFormat for Small {
@@ -37,7 +48,7 @@ unsafe impl PageTableFormat for Small {
         HardwareAd::Both
     }
     fn break_before_make(self) -> bool {
-        false
+        self.1 == Replacing::Breaking
     }
     fn caches_invalid(self) -> bool {
         false
@@ -96,6 +107,15 @@ unsafe impl PageTableFormat for Small {
     }
     fn with_prot(self, word: u64, prot: Prot, level: u8) -> Result<u64, FormatError> {
         self.0.with_prot(word, prot, level)
+    }
+    fn run_bits(self, level: u8) -> u32 {
+        self.0.run_bits(level)
+    }
+    fn is_run(self, word: u64) -> bool {
+        self.0.is_run(word)
+    }
+    fn with_run(self, word: u64, run: Run) -> u64 {
+        self.0.with_run(word, run)
     }
     fn load(self, node: &[Cell<Self>], i: usize) -> u64 {
         let word = self.0.load(node, i);
@@ -221,17 +241,32 @@ pub struct Machine {
     memory: Memory,
     format: Small,
     pub flushed: [AtomicU32; 3],
+    /// CPU 1, where it is hardware alone: what it remembers of one page or run.
+    pub remembered: loom::sync::Mutex<Option<Remembered>>,
+}
+
+/// One TLB entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered {
+    /// Hardware need not note stores any more.
+    pub dirty: bool,
 }
 
 impl Machine {
     /// Makes a machine of `frames` frames with two-level tables of four entries.
     pub fn boot(frames: usize) -> Frames<Self> {
+        Self::boot_as(frames, Small(Tiny::new(2, 2), Replacing::InPlace))
+    }
+
+    /// As [`Self::boot`], with a format of one's own.
+    pub fn boot_as(frames: usize, format: Small) -> Frames<Self> {
         let machine = Frames::new(Self {
             memory: Memory {
                 views: (0..frames).map(|_| Mutex::default()).collect(),
             },
-            format: Small(Tiny::new(2, 2)),
+            format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
+            remembered: loom::sync::Mutex::new(None),
         });
         machine
             .add_region(&NoContext, Pfn::new(0), frames as u64)
@@ -270,6 +305,10 @@ unsafe impl Platform for Machine {
         loom::thread::yield_now();
     }
     fn flush(&self, cpus: CpuSet, _flush: Flush) {
+        // The CPU ends its access before it answers.
+        if cpus.contains(1) {
+            *self.remembered.lock().unwrap() = None;
+        }
         for cpu in cpus.iter() {
             self.flushed[cpu].fetch_add(1, Ordering::AcqRel);
         }

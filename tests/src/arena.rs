@@ -5,6 +5,11 @@
 //! (words, nodes of one type, records, bytes), and free frames are filled with
 //! [`POISON`] and checked when they are handed out again, so a store to a freed
 //! frame is found, and a frame that nobody cleared is not zero by luck.
+//!
+//! Where instruction caches do not see stores, each frame has two versions:
+//! what was last *written* to it, and what fetches can see (*code*) since
+//! somebody last made the frame's instructions visible. What a program does to
+//! its own code ([`own_code`]) is not counted: it knows what it owes itself.
 
 use mm_core::addr::Pfn;
 use mm_core::format::WordCell;
@@ -13,6 +18,7 @@ use mm_core::platform::{DirectMap, LinearMemory, PhysMemory};
 use mm_core::pool::Node;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::TypeId;
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -37,7 +43,24 @@ pub struct Arena {
     layout: Layout,
     /// What each frame is: free, bytes, or the hash of a type.
     views: Vec<AtomicU64>,
+    /// How often each frame was written to.
+    written: Vec<AtomicU64>,
+    /// How often it had been when its instructions were last made visible.
+    code: Vec<AtomicU64>,
     hook: Mutex<Option<Arc<dyn FreeHook>>>,
+}
+
+thread_local! {
+    static OWN_CODE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a program's store to memory that it executes from as well: to make the
+/// instructions visible is the program's own task, not the kernel's.
+pub fn own_code<R>(store: impl FnOnce() -> R) -> R {
+    let before = OWN_CODE.replace(true);
+    let result = store();
+    OWN_CODE.set(before);
+    result
 }
 
 /// Who wants to know, in the very call, that a frame is freed: the software TLB.
@@ -73,14 +96,16 @@ impl Arena {
                 page_shift,
             )
         };
-        let views = (0..frames).map(|_| AtomicU64::new(0)).collect();
+        let zeros = || (0..frames).map(|_| AtomicU64::new(0)).collect();
         Self {
             map,
             first,
             page_shift,
             base,
             layout,
-            views,
+            views: zeros(),
+            written: zeros(),
+            code: zeros(),
             hook: Mutex::default(),
         }
     }
@@ -107,6 +132,30 @@ impl Arena {
         let mut bytes = vec![0; 1 << self.page_shift];
         self.map.read(pfn, 0, &mut bytes);
         bytes
+    }
+
+    /// Makes what was written to a frame visible to fetches: cleans the data
+    /// cache to where both caches meet. Instruction caches that hold the frame
+    /// must forget it too.
+    pub fn clean_code(&self, pfn: Pfn) {
+        let i = self.index(pfn);
+        self.code[i].store(self.written[i].load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Returns what a fetch that misses every cache sees of a frame, and what it
+    /// should see.
+    pub fn code_versions(&self, pfn: Pfn) -> (u64, u64) {
+        let i = self.index(pfn);
+        (
+            self.code[i].load(Ordering::SeqCst),
+            self.written[i].load(Ordering::SeqCst),
+        )
+    }
+
+    fn dirty_code(&self, pfn: Pfn) {
+        if !OWN_CODE.get() {
+            self.written[self.index(pfn)].fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Returns log2 of the size of a frame.
@@ -243,12 +292,16 @@ unsafe impl PhysMemory for Arena {
     }
     fn zero(&self, pfn: Pfn, order: u8) {
         self.make(pfn, 1 << order, BYTES);
+        for i in 0..1u64 << order {
+            self.dirty_code(pfn.saturating_add(i));
+        }
         self.map.zero(pfn, order);
     }
     fn copy(&self, from: Pfn, to: Pfn) {
         self.touch(from);
         self.make(to, 1, BYTES);
         self.map.copy(from, to);
+        self.dirty_code(to);
     }
     fn read(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
         self.touch(pfn);
@@ -257,6 +310,7 @@ unsafe impl PhysMemory for Arena {
     fn write(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
         self.touch(pfn);
         self.map.write(pfn, offset, bytes);
+        self.dirty_code(pfn);
     }
     fn load_u32(&self, pfn: Pfn, offset: usize) -> u32 {
         self.touch(pfn);
@@ -264,7 +318,9 @@ unsafe impl PhysMemory for Arena {
     }
     fn compare_exchange_u32(&self, pfn: Pfn, offset: usize, old: u32, new: u32) -> Result<(), u32> {
         self.touch(pfn);
-        self.map.compare_exchange_u32(pfn, offset, old, new)
+        self.map.compare_exchange_u32(pfn, offset, old, new)?;
+        self.dirty_code(pfn);
+        Ok(())
     }
 
     fn allocated(&self, pfn: Pfn, order: u8) {
@@ -286,6 +342,7 @@ unsafe impl PhysMemory for Arena {
             let was = self.view(frame, 1)[0].swap(FREE, Ordering::Relaxed);
             assert_ne!(was, FREE, "{frame} is freed twice");
             self.map.write(frame, 0, &poison);
+            self.dirty_code(frame);
         }
     }
 }

@@ -8,10 +8,17 @@
 //! `MM_MACHINE=sv39 cargo test ...` runs only machines whose name has "sv39".
 
 use crate::format::{AnyFormat, AnyWalker, DynFormat};
-use crate::mmu::{LongModeWalker, PaeWalker, Sets, SvWalker, TinyWalker, TwoLevelWalker, Walker};
+use crate::mmu::{
+    LongModeWalker, LpaeWalker, PaeWalker, Sets, ShortWalker, SvWalker, TinyWalker, TwoLevelWalker,
+    Vmsa64Walker, Walker,
+};
 use crate::world::World;
-use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
-use mm_core::format::{PageTableFormat, WordCell};
+use mm_arm::aarch64::{Granule, Page4K, Page16K, Page64K, Stage1};
+use mm_arm::armv7::registers::DACR_CLIENTS;
+use mm_arm::armv7::short::{Hardware, Short};
+use mm_arm::lpae::Lpae;
+use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny};
+use mm_core::format::{HardwareAd, PageTableFormat, WordCell};
 use mm_core::sync::{AtomicU32, AtomicU64};
 use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
 use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
@@ -89,6 +96,16 @@ const FULL: Extensions = Extensions {
     svinval: true,
 };
 
+fn arm64<G: Granule>(name: &'static str, granule: u32, bits: u8, ad: HardwareAd) -> Machine {
+    let sets = match ad {
+        HardwareAd::None => Sets::Nothing,
+        HardwareAd::Accessed => Sets::Accessed,
+        HardwareAd::Both => Sets::Both,
+    };
+    let walker = Vmsa64Walker::new(granule, u32::from(bits), sets);
+    Machine::new(name, Stage1::<G>::new(bits, ad), walker)
+}
+
 fn tiny<C: WordCell, F: PageTableFormat>(
     name: &'static str,
     format: F,
@@ -150,6 +167,22 @@ pub fn machines() -> &'static [Machine] {
                 riscv::Paging::new(Sv57, FULL),
                 SvWalker::full(5),
             ),
+            arm64::<Page4K>("aarch64, 4K, 48 bits", 12, 48, HardwareAd::None),
+            arm64::<Page4K>("aarch64, 4K, 39 bits", 12, 39, HardwareAd::Accessed),
+            arm64::<Page4K>("aarch64, 4K, 48 bits, sets both", 12, 48, HardwareAd::Both),
+            arm64::<Page16K>("aarch64, 16K, 47 bits", 14, 47, HardwareAd::None),
+            arm64::<Page16K>("aarch64, 16K, 48 bits, sets both", 14, 48, HardwareAd::Both),
+            arm64::<Page64K>("aarch64, 64K, 48 bits", 16, 48, HardwareAd::Accessed),
+            Machine::new(
+                "armv7, short",
+                Short::new(Hardware::default()),
+                ShortWalker {
+                    // The format keeps bits of its own in the domain numbers.
+                    domains: DACR_CLIENTS,
+                    ..ShortWalker::new()
+                },
+            ),
+            Machine::new("armv7, LPAE", Lpae, LpaeWalker::new()),
             tiny::<AtomicU64, _>(
                 "tiny, sets both bits",
                 Tiny::<u64, SetsBoth>::new(4, 5)
@@ -173,6 +206,22 @@ pub fn machines() -> &'static [Machine] {
                     .with_runs(2),
                 Sets::Nothing,
                 true,
+            ),
+            Machine::new(
+                "tiny, runs, sets both bits",
+                Tiny::<u64, SetsBoth>::new(4, 5)
+                    .with_runs(2)
+                    .with_kernel_half(24),
+                TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false).with_runs(2),
+            ),
+            Machine::new(
+                "tiny, runs, sets both, breaks before it makes",
+                Tiny::<u64, SetsBothBreaking>::new(4, 5)
+                    .with_runs(2)
+                    .with_kernel_half(24),
+                TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false)
+                    .with_runs(2)
+                    .breaking(),
             ),
             tiny::<AtomicU32, _>(
                 "tiny, words of 32 bits",

@@ -35,6 +35,8 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
 pub trait FlushHook: Send + Sync {
     /// Drops what a real TLB would drop on these CPUs.
     fn flush(&self, cpus: CpuSet, flush: Flush);
+    /// Drops what every CPU's instruction cache holds of a frame.
+    fn forget_code(&self, _frame: Pfn) {}
 }
 
 /// What another CPU does at a chosen moment.
@@ -279,6 +281,11 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         self.log().wakes.push(key);
     }
     fn sync_code(&self, frame: Pfn) {
+        self.arena.clean_code(frame);
+        let hook = self.hook.lock().unwrap().clone();
+        if let Some(hook) = hook {
+            hook.forget_code(frame);
+        }
         self.log().synced.push(frame);
     }
     fn try_charge(&self, frames: usize) -> Result<(), OutOfMemory> {

@@ -1,4 +1,5 @@
-//! Software TLBs: CPUs that forget nothing until they are told.
+//! Software TLBs and instruction caches: CPUs that forget nothing until they
+//! are told.
 //!
 //! Each CPU keeps every translation and every table it ever walked through
 //! until a flush names it. That is the worst that hardware may do, and
@@ -10,18 +11,23 @@
 //!   as a table (F2), seen in the very call that frees it;
 //! - a translation comes in beside another of the same page, or would if the
 //!   CPU walked again, where the machine demands break-before-make (F7);
-//! - a walk goes through a frame that is not a table any more (the arena).
+//! - a walk goes through a frame that is not a table any more (the arena);
+//! - a fetch sees other bytes than were last written to the frame, by mm-core or
+//!   by a program, because nobody made them visible since. Only what a program
+//!   stores where it executes is its own business. Machines whose caches are
+//!   coherent (x86) never see old bytes.
 //!
 //! An access runs under the CPU's lock, as a real one is over before the CPU
 //! answers a shootdown: [`FlushHook::flush`] waits for it.
 
-use crate::arena::{Arena, FreeHook};
+use crate::arena::{Arena, FreeHook, own_code};
 use crate::mmu::{Leaf, Mode, Refusal, Roots, Step, Walker};
 use crate::platform::FlushHook;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::Access;
 use mm_core::range::PageRange;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -40,6 +46,8 @@ struct Cpu {
     leaves: Vec<(u16, Leaf)>,
     tables: Vec<(u16, Step)>,
     invalid: Vec<(u16, usize)>,
+    /// The version of each frame that the instruction cache holds.
+    code: HashMap<u64, u64>,
     /// Counts choices, so that they differ from one another.
     dice: u64,
 }
@@ -114,10 +122,51 @@ impl<W: Walker> SoftTlbs<W> {
         mode: Mode,
         then: impl FnOnce(Pfn) -> R,
     ) -> Result<R, Refusal> {
-        let mut cpu = self.cpu(cpu);
+        let n = cpu;
+        let mut cpu = self.cpu(n);
         let leaf = self.translate(ram, &mut cpu, page.as_usize(), access, mode)?;
-        let frame = leaf.frame + (page.as_usize() - leaf.page) as u64;
-        Ok(then(Pfn::new(frame)))
+        let frame = Pfn::new(leaf.frame + (page.as_usize() - leaf.page) as u64);
+        if access == Access::Exec {
+            self.fetch(ram, n, &mut cpu, frame);
+        }
+        if access == Access::Write && self.executes(ram, n, &cpu, frame) {
+            return Ok(own_code(|| then(frame)));
+        }
+        Ok(then(frame))
+    }
+
+    /// Fetches from a frame through the instruction cache.
+    fn fetch(&self, ram: &Arena, n: usize, cpu: &mut Cpu, frame: Pfn) {
+        if self.walker.coherent_code() {
+            return;
+        }
+        let (code, written) = ram.code_versions(frame);
+        let held = *cpu.code.entry(frame.as_u64()).or_insert(code);
+        assert!(
+            held == written,
+            "seed {}: CPU {n} fetches old bytes from {frame}: version {held} of {written}",
+            self.seed
+        );
+    }
+
+    /// Returns whether any CPU may execute from a frame right now. Another CPU
+    /// that is busy may.
+    fn executes(&self, ram: &Arena, n: usize, cpu: &Cpu, frame: Pfn) -> bool {
+        if self.walker.coherent_code() || ram.code_versions(frame).0 == 0 {
+            return false;
+        }
+        let runs = |cpu: &Cpu| {
+            cpu.leaves.iter().any(|(_, l)| {
+                let exec = l.rights.user.exec || l.rights.kernel.exec;
+                let below = frame.as_u64().checked_sub(l.frame);
+                exec && below.is_some_and(|below| below < l.pages as u64)
+            })
+        };
+        let others = self.cpus.iter().enumerate().filter(|(i, _)| *i != n);
+        runs(cpu)
+            || others
+                .into_iter()
+                .any(|(_, c)| c.try_lock().map_or(true, |c| runs(&c)))
     }
 
     /// Lets a CPU walk to a page without an access, as prefetchers do.
@@ -257,6 +306,11 @@ impl<W: Walker> SoftTlbs<W> {
         (cpu.loaded, cpu.leaves.clone())
     }
 
+    /// Returns the hardware that walks.
+    pub fn walker(&self) -> &W {
+        &self.walker
+    }
+
     /// Returns the number of CPUs.
     pub fn cpus(&self) -> usize {
         self.cpus.len()
@@ -306,6 +360,12 @@ fn meets(range: PageRange, page: usize, pages: usize) -> bool {
 }
 
 impl<W: Walker> FlushHook for SoftTlbs<W> {
+    fn forget_code(&self, frame: Pfn) {
+        for n in 0..self.cpus.len() {
+            self.cpu(n).code.remove(&frame.as_u64());
+        }
+    }
+
     fn flush(&self, cpus: CpuSet, flush: Flush) {
         for n in cpus.iter().filter(|&n| n < self.cpus.len()) {
             let mut cpu = self.cpu(n);

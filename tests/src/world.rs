@@ -346,6 +346,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         self.run(cpu, space);
         let page = VirtAddr::new(addr).vpn(self.page_shift());
         let ram = self.platform().arena();
+        let mut last = None;
         for turn in 0..PATIENCE {
             if turn > HASTE {
                 std::thread::yield_now();
@@ -353,8 +354,9 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             let hit = self
                 .tlbs
                 .access(ram, cpu, page, access, CpuMode::User, &mut then);
-            if hit.is_ok() {
-                return Ok(());
+            match hit {
+                Ok(()) => return Ok(()),
+                Err(refusal) => last = Some(refusal),
             }
             let fault = Fault {
                 addr: VirtAddr::new(addr),
@@ -369,7 +371,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 FaultOutcome::KernelBug => return Err(Stopped::KernelBug),
             }
         }
-        panic!("{access:?} at {addr:#x} faults for ever");
+        panic!("{access:?} at {addr:#x} faults for ever: {last:?}");
     }
 
     /// Checks that nothing is left of all programs and files: every pool is

@@ -124,7 +124,8 @@ impl Census {
                 Kind::User if page.has(PageFlags::ANON) => census.anon += 1,
                 Kind::User => census.cached += 1,
                 Kind::Slab => census.slabs += 1,
-                Kind::Free | Kind::FreeTail | Kind::Absent => {}
+                // A tail may keep its kind when its block is freed.
+                Kind::Free | Kind::FreeTail | Kind::Tail | Kind::Absent => {}
                 _ => census.other += 1,
             }
         }

@@ -5,7 +5,7 @@ use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::PageTableFormat;
 use mm_core::page::PageFlags;
 use mm_core::prot::{Access, Prot};
-use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::space::{Advice, MapFlags, MapRequest, SpaceLimits};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::world::{Space, Stopped, World, page_size};
@@ -114,11 +114,16 @@ fn d4_a_stack_stops_at_the_guard_unless_what_lies_below_is_no_danger() {
             (Prot::RW, MapFlags::GROWS_DOWN, false),
         ] {
             let s = w.space();
+            s.set_limits(SpaceLimits {
+                stack: 2048 * page,
+                stack_guard: 256 * page,
+                ..s.limits()
+            });
             let below = MapRequest::anonymous(page, prot).fixed(va(top - 600 * page));
             s.map(&below.with(flags)).unwrap();
             let stack = MapRequest::anonymous(page, Prot::RW).fixed(va(top - page));
             s.map(&stack.with(MapFlags::GROWS_DOWN)).unwrap();
-            let guard = s.limits().stack_guard / page;
+            let guard = 256;
             // The lowest page that leaves the guard free.
             let last = top - (599 - guard) * page;
             w.poke(0, &s, last, 1).unwrap();

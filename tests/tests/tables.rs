@@ -8,9 +8,7 @@
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny};
-use mm_core::format::{
-    AttrFlags, Attrs, Entry, HardwareAd, NonPresentKind, PageTableFormat, TableOwner,
-};
+use mm_core::format::{AttrFlags, Attrs, Entry, NonPresentKind, PageTableFormat, TableOwner};
 use mm_core::page::{Frames, Kind, PageFlags};
 use mm_core::platform::Platform as _;
 use mm_core::prot::{Access, Prot};
@@ -18,11 +16,11 @@ use mm_core::range::PageRange;
 use mm_core::sync::{AtomicU32, AtomicU64};
 use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, Why};
 use mm_core::tlb::{SpaceTlb, TlbGather};
-use mm_testkit::mmu::{LongModeWalker, Mode, Sets, TinyWalker, Walker};
+use mm_testkit::machine::on_every_machine;
+use mm_testkit::mmu::{Mode, Sets, TinyWalker, Walker};
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
-use mm_x86_64::{FiveLevel, FourLevel, Paging};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -94,10 +92,25 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
 
     fn attrs(&self, prot: Prot) -> Attrs {
         let attrs = Attrs::user(prot);
-        match self.frames.platform().format().hardware_ad() {
-            HardwareAd::Both => attrs,
-            HardwareAd::Accessed => attrs.with(AttrFlags::DIRTY),
-            HardwareAd::None => attrs.with(AttrFlags::ACCESSED | AttrFlags::DIRTY),
+        // What hardware does not set is set: nobody resolves faults here.
+        match self.tlbs.walker().sets() {
+            Sets::Both => attrs,
+            Sets::Accessed => attrs.with(AttrFlags::DIRTY),
+            Sets::Nothing => attrs.with(AttrFlags::ACCESSED | AttrFlags::DIRTY),
+        }
+    }
+
+    /// Returns what hardware makes of rights: without NX all that is present
+    /// may be executed.
+    fn means(&self, prot: Prot) -> Prot {
+        let format = self.frames.platform().format();
+        if prot == Prot::NONE {
+            return prot;
+        }
+        let word = format.encode_leaf(Pfn::new(0), self.attrs(prot), 1);
+        match word.map(|word| format.decode(word, 1)) {
+            Ok(Entry::Leaf { attrs, .. }) => attrs.prot,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -139,6 +152,8 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             range
         };
         for &pfn in &pfns {
+            // Whoever maps a frame to be executed makes its instructions visible.
+            self.frames.platform().sync_code(pfn);
             if owner == Owner::File {
                 let page = self.frames.page(pfn).unwrap();
                 page.user().init(PageFlags::UPTODATE, 1, 0);
@@ -364,8 +379,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             .random
             .pick(&[Access::Read, Access::Write, Access::Exec]);
         let found = self.model.get(&page.as_usize()).copied();
-        // x86 has no right to read: present is readable.
-        let allowed = found.is_some_and(|p| p.prot.allows(access));
+        let allowed = found.is_some_and(|p| self.means(p.prot).allows(access));
         let attempt = || {
             self.tlbs
                 .access(ram, cpu, page, access, Mode::User, |frame| frame)
@@ -403,7 +417,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
     }
 
     fn harvest(&mut self) {
-        if self.frames.platform().format().hardware_ad() != HardwareAd::Both {
+        if self.tlbs.walker().sets() != Sets::Both {
             return;
         }
         let range = self.range();
@@ -485,15 +499,14 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                         );
                         assert_eq!(
                             attrs.prot - Prot::READ,
-                            p.prot - Prot::READ,
+                            self.means(p.prot) - Prot::READ,
                             "seed {}",
                             self.seed
                         );
                         assert!(
                             dirty.contains(&page)
                                 || !p.dirty
-                                || self.frames.platform().format().hardware_ad()
-                                    != HardwareAd::Both
+                                || self.tlbs.walker().sets() != Sets::Both
                         );
                     }
                     (Some((Entry::NonPresent(np), 1)), Some(p)) => {
@@ -542,6 +555,9 @@ fn script<F: PageTableFormat, W: Walker>(
     frames.platform().set_flush_hook(tlbs.clone());
     frames.platform().arena().set_free_hook(tlbs.clone());
     let block = frames.alloc(&cx, block_order).unwrap();
+    for i in 0..1u64 << block_order {
+        frames.platform().sync_code(block.saturating_add(i));
+    }
     let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
     let mut world = World {
         frames: &frames,
@@ -690,36 +706,27 @@ fn scripts_on_a_tiny_table_with_runs_that_sets_nothing() {
     }
 }
 
+/// The formats of real machines: around the edges of leaf tables and of those
+/// above, and at the end of user space.
 #[test]
-fn scripts_on_long_mode_tables() {
-    let end = (1usize << 35) - 1;
-    let windows = [
-        (0, 1100),
-        ((1 << 18) - 100, (1 << 18) + 700),
-        (end - 600, end),
-    ];
-    for seed in 300..303 {
-        let walker = LongModeWalker::new(4);
-        script(
-            Paging::<FourLevel>::default(),
-            walker,
-            &windows,
-            10,
-            8192,
-            120,
-            seed,
-        );
-    }
-    let end = (1usize << 44) - 1;
-    let windows = [((1 << 36) - 600, (1 << 36) + 600), (end - 600, end)];
-    let walker = LongModeWalker::new(5);
-    script(
-        Paging::<FiveLevel>::default(),
-        walker,
-        &windows,
-        10,
-        8192,
-        120,
-        400,
-    );
+fn scripts_on_every_machine() {
+    on_every_machine(|m| {
+        let f = m.format();
+        let end = f.user_end().as_usize();
+        let table = f.entry_pages(2);
+        let edge = f.entry_pages(f.levels());
+        let reach = table.min(512);
+        let mut windows = vec![
+            (table - reach / 5, table + reach + reach / 5),
+            (end - 600, end),
+        ];
+        if edge > 2 * table && 2 * edge < end {
+            windows.push((edge - 100, edge + 500));
+        }
+        // Room for blocks where they are of 2 or 4 MiB.
+        let order = (table.ilog2() + 1).min(10) as u8;
+        for seed in 300..302 {
+            script(f, m.walker(), &windows, order, 8192, 100, seed);
+        }
+    });
 }

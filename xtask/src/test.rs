@@ -136,7 +136,10 @@ fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
         same_output(demo, programs_output(&booted.output))?;
     }
     if let (Start::Script(programs::BAD_INPUT), Some(programs)) = (setup.start, programs) {
-        let oracle = programs.oracle()?;
+        let oracle = match arch {
+            Arch::X86_64 => programs.oracle(arch)?,
+            _ => programs::build(Arch::X86_64)?.oracle(arch)?,
+        };
         if let Some(line) = programs::first_missing(&oracle, &booted.output) {
             bail!("Linux answers `{line}`, and this kernel does not");
         }

@@ -1,41 +1,19 @@
 //! What the small programs stand on: raw Linux system calls, printing, and a start.
 //!
-//! Each program is a static x86-64 Linux program without a C library, so what it asks of a kernel
-//! is exactly what its source says. The same file runs on Linux itself and on the example kernel:
+//! Each program is a static Linux program without a C library, so what it asks of a kernel is
+//! exactly what its source says. The same file runs on Linux itself and on the example kernel:
 //! what it prints in both places can be compared line by line, and is, by `cargo xtask test`.
-//! System calls are those of x86-64 (Linux `arch/x86/entry/syscalls/syscall_64.tbl`).
+//! What differs between architectures is in `machine`: system calls, a program's start, and a few
+//! addresses.
 #![no_std]
 
-use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
 
-/// Numbers of system calls.
-pub mod nr {
-    #![allow(missing_docs, reason = "the names are Linux's own")]
-    pub const READ: usize = 0;
-    pub const WRITE: usize = 1;
-    pub const OPEN: usize = 2;
-    pub const CLOSE: usize = 3;
-    pub const MMAP: usize = 9;
-    pub const MPROTECT: usize = 10;
-    pub const MUNMAP: usize = 11;
-    pub const BRK: usize = 12;
-    pub const PIPE: usize = 22;
-    pub const SCHED_YIELD: usize = 24;
-    pub const MADVISE: usize = 28;
-    pub const PAUSE: usize = 34;
-    pub const NANOSLEEP: usize = 35;
-    pub const CLONE: usize = 56;
-    pub const FORK: usize = 57;
-    pub const VFORK: usize = 58;
-    pub const WAIT4: usize = 61;
-    pub const KILL: usize = 62;
-    pub const FTRUNCATE: usize = 77;
-    pub const UNLINK: usize = 87;
-    pub const SETSID: usize = 112;
-    pub const EXIT_GROUP: usize = 231;
-    pub const CLONE3: usize = 435;
-}
+mod machine;
+
+pub use machine::{
+    BASE, HOLE, KERNEL, RETURN, TOP, WILD, Word, nr, open, pause, pipe, run, sync_code,
+};
 
 /// `PROT_READ`.
 pub const READ: usize = 1;
@@ -61,23 +39,30 @@ pub const PAGE: usize = 4096;
 /// # Errors
 /// The kernel's error number.
 pub fn call(number: usize, args: [usize; 6]) -> Result<usize, usize> {
-    let [a, b, c, d, e, f] = args;
-    let result: isize;
-    // SAFETY: the kernel changes only memory that the arguments name, and every caller in these
-    // programs names memory of its own or none at all.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
+    let result = machine::raw_call(number, args);
     if (-4095..0).contains(&result) {
         Err(result.unsigned_abs())
     } else {
         Ok(result.cast_unsigned_())
     }
+}
+
+/// Maps memory; the offset is a number of bytes.
+///
+/// # Errors
+/// The kernel's error number.
+pub fn mmap(mut args: [usize; 6]) -> Result<usize, usize> {
+    args[5] /= machine::OFFSET_UNIT;
+    call(nr::MMAP, args)
+}
+
+/// Makes a child that is a copy of this process; answers its number, or 0 in the child.
+///
+/// # Errors
+/// The kernel's error number.
+pub fn fork() -> Result<usize, usize> {
+    const SIGCHLD: usize = 17;
+    call(nr::CLONE, [SIGCHLD, 0, 0, 0, 0, 0])
 }
 
 /// Stands in for `isize::cast_unsigned`, which is younger than this crate's oldest compiler.
@@ -122,7 +107,7 @@ pub enum Ended {
 /// # Errors
 /// The error of `fork`.
 pub fn in_child(body: impl FnOnce()) -> Result<Ended, usize> {
-    let child = call3(nr::FORK, 0, 0, 0)?;
+    let child = fork()?;
     if child == 0 {
         body();
         exit(0);
@@ -263,18 +248,6 @@ macro_rules! start {
 pub fn started(stack: *const usize) -> Start {
     Start { stack }
 }
-
-// The ABI's start: the stack pointer is the argument, and a call needs it aligned to 16 bytes
-// (System V ABI for x86-64, section 3.4.1).
-global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call program_main",
-    "ud2",
-);
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -239,6 +239,8 @@ impl<P: Platform> Frames<P> {
         }
         let pfn = self.alloc(cx, 0)?;
         self.memory().zero(pfn, 0);
+        // Programs may fetch from it: the zeros must be what they see.
+        self.platform().sync_code(pfn);
         let number = u32::try_from(pfn.as_u64()).map_err(|_| OutOfMemory)?;
         match self
             .zero

@@ -3,7 +3,7 @@
 //! Intel SDM volume 3A, 4.5 "4-Level Paging and 5-Level Paging" (tables 4-14 to
 //! 4-20), 4.6 "Access Rights", 4.8 "Accessed and Dirty Flags".
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Step, Walker};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Sets, Step, Walker};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 use std::sync::atomic::Ordering;
@@ -39,6 +39,9 @@ impl Walker for LongModeWalker {
     }
     fn aborts_on_conflict(&self) -> bool {
         false
+    }
+    fn sets(&self) -> Sets {
+        Sets::Both
     }
     fn coherent_code(&self) -> bool {
         true

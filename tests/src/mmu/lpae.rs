@@ -13,7 +13,7 @@
 //! Hardware sets neither the access flag nor any dirty state. XN is for both
 //! modes, and a fetch needs the right to read.
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, RunOf, Step, Walker, load};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, RunOf, Sets, Step, Walker, load};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 
@@ -60,6 +60,9 @@ impl Walker for LpaeWalker {
     }
     fn aborts_on_conflict(&self) -> bool {
         true
+    }
+    fn sets(&self) -> Sets {
+        Sets::Nothing
     }
     fn coherent_code(&self) -> bool {
         false

@@ -330,6 +330,9 @@ pub trait Walker: Send + Sync + Debug + 'static {
     /// error (Arm: a TLB conflict abort), so that valid entries may only be
     /// replaced by way of an invalid one and a flush.
     fn aborts_on_conflict(&self) -> bool;
+    /// Which of accessed and dirty it sets; what it does not, it faults for or
+    /// (Arm's dirty state) knows nothing of.
+    fn sets(&self) -> Sets;
     /// Whether fetches see what was stored, without any instruction.
     fn coherent_code(&self) -> bool;
     /// The position at the root that translates a page.
@@ -367,6 +370,9 @@ impl<W: Walker + ?Sized> Walker for &'static W {
     }
     fn aborts_on_conflict(&self) -> bool {
         (**self).aborts_on_conflict()
+    }
+    fn sets(&self) -> Sets {
+        (**self).sets()
     }
     fn coherent_code(&self) -> bool {
         (**self).coherent_code()

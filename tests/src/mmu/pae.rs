@@ -6,7 +6,7 @@
 //! does not look at memory for them (4.4.1). So a CPU remembers that one was
 //! absent, until a flush that loads CR3 again.
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Step, Walker, load, replace};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Sets, Step, Walker, load, replace};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 
@@ -45,6 +45,9 @@ impl Walker for PaeWalker {
     }
     fn aborts_on_conflict(&self) -> bool {
         false
+    }
+    fn sets(&self) -> Sets {
+        Sets::Both
     }
     fn coherent_code(&self) -> bool {
         true

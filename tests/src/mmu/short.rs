@@ -15,7 +15,7 @@
 //! ```
 //! Hardware sets nothing. An instruction fetch needs the right to read.
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, RunOf, Step, Walker, load};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, RunOf, Sets, Step, Walker, load};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 
@@ -138,6 +138,9 @@ impl Walker for ShortWalker {
     }
     fn aborts_on_conflict(&self) -> bool {
         true
+    }
+    fn sets(&self) -> Sets {
+        Sets::Nothing
     }
     fn coherent_code(&self) -> bool {
         false

@@ -107,6 +107,9 @@ impl Walker for SvWalker {
     fn aborts_on_conflict(&self) -> bool {
         false
     }
+    fn sets(&self) -> Sets {
+        self.sets
+    }
     fn coherent_code(&self) -> bool {
         // FENCE.I: stores are not seen by fetches until then.
         false

@@ -91,6 +91,9 @@ impl<C: WordCell + Debug> Walker for TinyWalker<C> {
     fn aborts_on_conflict(&self) -> bool {
         self.breaks
     }
+    fn sets(&self) -> Sets {
+        self.sets
+    }
     fn coherent_code(&self) -> bool {
         self.sets == Sets::Both
     }

@@ -3,7 +3,7 @@
 //! Intel SDM volume 3A, 4.3 "32-Bit Paging" (tables 4-3 to 4-6), with CR4.PSE,
 //! PSE-36 and CR4.PGE. There is no execute-disable bit here.
 
-use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Step, Walker, load, replace};
+use super::{Allow, Leaf, Mode, Refusal, Rights, Roots, Sets, Step, Walker, load, replace};
 use crate::arena::Arena;
 use mm_core::prot::Access;
 
@@ -40,6 +40,9 @@ impl Walker for TwoLevelWalker {
     }
     fn aborts_on_conflict(&self) -> bool {
         false
+    }
+    fn sets(&self) -> Sets {
+        Sets::Both
     }
     fn coherent_code(&self) -> bool {
         true

@@ -105,6 +105,9 @@ impl Walker for Vmsa64Walker {
     fn aborts_on_conflict(&self) -> bool {
         true
     }
+    fn sets(&self) -> Sets {
+        self.sets
+    }
     fn coherent_code(&self) -> bool {
         false
     }

@@ -226,7 +226,8 @@ impl<A: Arch> Call<'_, A> {
             // Signals: signals.rs
             Name::RtSigaction => self.rt_sigaction(a, b, c, d),
             Name::RtSigprocmask => self.rt_sigprocmask(a, b, c, d),
-            Name::RtSigreturn => self.rt_sigreturn(),
+            // Which of the two it is, and so which frame is on the stack, the number tells.
+            Name::RtSigreturn | Name::Sigreturn => self.rt_sigreturn(),
             Name::RtSigpending => self.rt_sigpending(a),
             Name::RtSigsuspend => self.rt_sigsuspend(a, b),
             Name::Sigaltstack => self.sigaltstack(a, b),

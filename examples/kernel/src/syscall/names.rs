@@ -51,7 +51,7 @@ names! {
     Pselect6, Ppoll, SetRobustList, Utimensat, Dup3, Pipe2, Prlimit64, Renameat2, Getrandom,
     Membarrier, Statx, Faccessat2,
     // Of Arm only.
-    Llseek, Mmap2, Fcntl64, Sendfile64, Statfs64, Fstatfs64, ClockGettime64, ClockGetres64,
+    Sigreturn,     Llseek, Mmap2, Fcntl64, Sendfile64, Statfs64, Fstatfs64, ClockGettime64, ClockGetres64,
     ClockNanosleep64, Utimensat64, Pselect6Time64, PpollTime64, FutexTime64,
 }
 
@@ -116,7 +116,7 @@ numbers! { arm:
     Dup2 = 63, Getppid = 64, Getpgrp = 65, Setsid = 66, Setrlimit = 75, Getrusage = 77,
     Gettimeofday = 78, Symlink = 83, Readlink = 85, Munmap = 91, Fchmod = 94,
     Setitimer = 104, Wait4 = 114, Sysinfo = 116, Fsync = 118, Clone = 120, Uname = 122,
-    Mprotect = 125, Getpgid = 132, Fchdir = 133, Llseek = 140, Select = 142, Flock = 143,
+    Sigreturn = 119, Mprotect = 125, Getpgid = 132, Fchdir = 133, Llseek = 140, Select = 142, Flock = 143,
     Msync = 144, Readv = 145, Writev = 146, Getsid = 147, Fdatasync = 148, Mlock = 150,
     Munlock = 151, SchedYield = 158, Nanosleep = 162, Mremap = 163, Poll = 168, Prctl = 172,
     RtSigreturn = 173, RtSigaction = 174, RtSigprocmask = 175, RtSigpending = 176,

@@ -7,22 +7,21 @@
 #![no_main]
 
 use programs::{
-    ANONYMOUS, EXEC, FIXED, FIXED_NOREPLACE, PAGE, PRIVATE, READ, SHARED, Start, WRITE, call,
-    call3, in_child, nr, say, start,
+    ANONYMOUS, BASE, EXEC, FIXED, FIXED_NOREPLACE, HOLE, KERNEL, PAGE, PRIVATE, READ, RETURN,
+    SHARED, Start, TOP, WRITE, Word, call3, in_child, mmap, nr, open, pipe, run, say, start,
+    sync_code,
 };
 
 start!(main);
 
-/// Where the program maps things: far from where a kernel puts anything by itself.
-const BASE: usize = 0x1000_0000_0000;
-/// The first address above user space with four-level tables, less a page that Linux keeps.
-const TOP: usize = 0x7fff_ffff_f000;
+/// Bytes from [`BASE`] on in which the program looks for what it mapped.
+const SPAN: usize = 1 << 30;
 const NONE: usize = usize::MAX;
 const ANON: usize = PRIVATE | ANONYMOUS;
 
 fn main(start: Start) -> usize {
-    let file = call3(nr::OPEN, start.argument(0), 0, 0).unwrap_or(NONE);
-    let directory = call3(nr::OPEN, c"/".as_ptr().addr(), 0, 0).unwrap_or(NONE);
+    let file = open(start.argument(0)).unwrap_or(NONE);
+    let directory = open(c"/".as_ptr().addr()).unwrap_or(NONE);
     maps(file, directory);
     unmaps();
     protections(file);
@@ -35,7 +34,7 @@ fn main(start: Start) -> usize {
 
 fn show(name: &str, answer: Result<usize, usize>) {
     match answer {
-        Ok(value) if (BASE..BASE + (1 << 32)).contains(&value) => {
+        Ok(value) if (BASE..BASE + SPAN).contains(&value) => {
             say!("{name}: base+{:#x}", value - BASE)
         }
         Ok(0) => say!("{name}: 0"),
@@ -45,19 +44,19 @@ fn show(name: &str, answer: Result<usize, usize>) {
 }
 
 fn map(name: &str, args: [usize; 6]) {
-    show(name, call(nr::MMAP, args));
+    show(name, mmap(args));
 }
 
 /// Maps `pages` at `BASE + at` pages, and dies when that fails.
 fn lay(at: usize, pages: usize, prot: usize) {
     let args = [BASE + at * PAGE, pages * PAGE, prot, ANON | FIXED, NONE, 0];
-    if call(nr::MMAP, args).is_err() {
+    if mmap(args).is_err() {
         say!("cannot map at {at}");
     }
 }
 
 fn clear() {
-    let _ = call3(nr::MUNMAP, BASE, 1 << 30, 0);
+    let _ = call3(nr::MUNMAP, BASE, SPAN, 0);
 }
 
 fn maps(file: usize, directory: usize) {
@@ -79,7 +78,7 @@ fn maps(file: usize, directory: usize) {
     );
     map(
         "mmap length of the whole space",
-        [0, 1 << 47, READ, ANON, NONE, 0],
+        [0, TOP + PAGE, READ, ANON, NONE, 0],
     );
     map(
         "mmap fixed at an odd address",
@@ -95,7 +94,7 @@ fn maps(file: usize, directory: usize) {
     );
     map(
         "mmap fixed in the kernel",
-        [0xffff_8000_0000_0000, PAGE, READ, ANON | FIXED, NONE, 0],
+        [KERNEL, PAGE, READ, ANON | FIXED, NONE, 0],
     );
     map(
         "mmap fixed, wrapping",
@@ -114,7 +113,7 @@ fn maps(file: usize, directory: usize) {
     );
     map(
         "mmap hint in the kernel",
-        [0xffff_8000_0000_0000, PAGE, READ, ANON, NONE, 0],
+        [KERNEL, PAGE, READ, ANON, NONE, 0],
     );
     map(
         "mmap neither shared nor private",
@@ -149,9 +148,7 @@ fn maps(file: usize, directory: usize) {
         "mmap directory",
         [BASE, PAGE, READ, PRIVATE | FIXED, directory, 0],
     );
-    let mut ends = [0_u32; 2];
-    if call3(nr::PIPE, (&raw mut ends).addr(), 0, 0).is_ok() {
-        let end = programs::volatile(&ends);
+    if let Ok(end) = pipe() {
         map(
             "mmap pipe",
             [BASE, PAGE, READ, PRIVATE | FIXED, end[0] as usize, 0],
@@ -165,10 +162,7 @@ fn unmaps() {
     show("munmap odd address", call3(nr::MUNMAP, BASE + 1, PAGE, 0));
     show("munmap length 0", call3(nr::MUNMAP, BASE, 0, 0));
     show("munmap length max", call3(nr::MUNMAP, BASE, usize::MAX, 0));
-    show(
-        "munmap in the kernel",
-        call3(nr::MUNMAP, 0xffff_8000_0000_0000, PAGE, 0),
-    );
+    show("munmap in the kernel", call3(nr::MUNMAP, KERNEL, PAGE, 0));
     show(
         "munmap over the top",
         call3(nr::MUNMAP, TOP - PAGE, 3 * PAGE, 0),
@@ -222,10 +216,10 @@ fn protections(file: usize) {
     );
     show(
         "mprotect in the kernel",
-        call3(nr::MPROTECT, 0xffff_8000_0000_0000, PAGE, READ),
+        call3(nr::MPROTECT, KERNEL, PAGE, READ),
     );
     show("mprotect to nothing", call3(nr::MPROTECT, BASE, PAGE, 0));
-    let _ = call(nr::MMAP, [BASE, PAGE, READ, SHARED | FIXED, file, 0]);
+    let _ = mmap([BASE, PAGE, READ, SHARED | FIXED, file, 0]);
     show(
         "mprotect read-only file to writable",
         call3(nr::MPROTECT, BASE, PAGE, READ | WRITE),
@@ -239,7 +233,7 @@ fn breaks() {
     say!("brk odd growth: {:#x}", asked(now + 12345));
     say!("brk back: {:#x}", asked(now));
     say!("brk below the start: {:#x}", asked(PAGE));
-    say!("brk to the kernel: {:#x}", asked(0xffff_8000_0000_0000));
+    say!("brk to the kernel: {:#x}", asked(KERNEL));
     say!("brk to max: {:#x}", asked(usize::MAX));
     say!("brk over the top: {:#x}", asked(TOP + PAGE));
 }
@@ -275,22 +269,19 @@ fn accesses(file: usize) {
     lay(1, 1, 0);
     lay(2, 1, READ | WRITE);
     let end = file_pages();
-    let _ = call(
-        nr::MMAP,
-        [
-            BASE + 8 * PAGE,
-            (end + 4) * PAGE,
-            READ,
-            PRIVATE | FIXED,
-            file,
-            0,
-        ],
-    );
+    let _ = mmap([
+        BASE + 8 * PAGE,
+        (end + 4) * PAGE,
+        READ,
+        PRIVATE | FIXED,
+        file,
+        0,
+    ]);
     let past = BASE + 8 * PAGE + (end + 2) * PAGE;
     for (name, address) in [
         ("read at 0", 0),
-        ("read in the kernel", 0xffff_8000_0000_0000),
-        ("read at a hole in the address space", 0x0001_0000_0000_0000),
+        ("read in the kernel", KERNEL),
+        ("read at a hole in the address space", HOLE),
         ("read unmapped", BASE + 4 * PAGE),
         ("read without rights", BASE + PAGE),
         ("read past the end of the file", past),
@@ -301,7 +292,7 @@ fn accesses(file: usize) {
     }
     for (name, address) in [
         ("write at 0", 0),
-        ("write in the kernel", 0xffff_8000_0000_0000),
+        ("write in the kernel", KERNEL),
         ("write read-only", BASE),
         ("write own code", main as fn(Start) -> usize as usize),
         ("write read-only file", BASE + 8 * PAGE),
@@ -318,9 +309,10 @@ fn accesses(file: usize) {
         in_child(|| {
             let page = BASE + 3 * PAGE;
             lay(3, 1, READ | WRITE | EXEC);
-            const RET: u8 = 0xc3;
+            let place = core::ptr::with_exposed_provenance_mut::<Word>(page);
             // SAFETY: `lay` has just mapped the page, readable, writable and executable.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(page).write_volatile(RET) };
+            unsafe { place.write_volatile(RETURN) };
+            sync_code(page);
             jump(page);
         })
     );
@@ -348,31 +340,22 @@ fn contents(file: usize) {
         "a child sees: {child:?}, and what it wrote is not ours: {}",
         byte(BASE + 2 * PAGE)
     );
-    let _ = call(
-        nr::MMAP,
-        [
-            BASE + 4 * PAGE,
-            PAGE,
-            READ | WRITE,
-            SHARED | ANONYMOUS | FIXED,
-            NONE,
-            0,
-        ],
-    );
+    let _ = mmap([
+        BASE + 4 * PAGE,
+        PAGE,
+        READ | WRITE,
+        SHARED | ANONYMOUS | FIXED,
+        NONE,
+        0,
+    ]);
     let child = in_child(|| poke(BASE + 4 * PAGE));
     say!("shared with a child: {child:?}, {}", byte(BASE + 4 * PAGE));
     lay(1, 1, READ | WRITE);
     say!("mapped over: {}", byte(BASE + PAGE));
-    let _ = call(
-        nr::MMAP,
-        [BASE, PAGE, READ | WRITE, PRIVATE | FIXED, file, 0],
-    );
+    let _ = mmap([BASE, PAGE, READ | WRITE, PRIVATE | FIXED, file, 0]);
     say!("a file's first bytes: {} {}", byte(BASE), byte(BASE + 1));
     poke(BASE);
-    let _ = call(
-        nr::MMAP,
-        [BASE + PAGE, PAGE, READ, PRIVATE | FIXED, file, 0],
-    );
+    let _ = mmap([BASE + PAGE, PAGE, READ, PRIVATE | FIXED, file, 0]);
     say!(
         "a private write stays private: {} {}",
         byte(BASE),
@@ -405,9 +388,8 @@ fn poke(address: usize) {
 }
 
 fn jump(address: usize) {
-    // SAFETY: the page holds one `ret`, or (in a child) the jump must end the child. A function
-    // pointer to address 0 is never made: the call is written in assembly.
-    unsafe { core::arch::asm!("call {}", in(reg) address, clobber_abi("C")) }
+    // SAFETY: the page holds one `ret`, or (in a child) the jump must end the child.
+    unsafe { run(address) }
 }
 
 /// Uses more stack than any limit allows.

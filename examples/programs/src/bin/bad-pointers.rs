@@ -4,25 +4,12 @@
 #![no_std]
 #![no_main]
 
-use programs::{Ended, Start, call, in_child, nr, say, start};
+use programs::{Ended, Start, WILD, call, in_child, nr, say, start};
 
 start!(main);
 
-/// One more than the highest number of x86-64's table that is tried.
+/// One more than the highest number that is tried: Linux' tables end below.
 const CALLS: usize = 470;
-
-/// Pointers that no call may follow. None of them is a signal's number, nor are the plausible
-/// numbers below: otherwise `kill` would end whoever watches.
-const WILD: [usize; 8] = [
-    0x900,                 // in the page that is never mapped
-    0x1000_0000_0000,      // user space, not mapped
-    0x7fff_ffff_efff,      // the last bytes of user space
-    0x8000_0000_0000,      // not canonical
-    0xffff_7fff_ffff_ffff, // not canonical
-    0xffff_8000_0000_0000, // the first byte of the kernel's half
-    0xffff_ffff_8000_0000, // where kernels like to live
-    usize::MAX - 7,        // the end of everything
-];
 
 fn main(_: Start) -> usize {
     let (mut returned, mut killed, mut stuck) = (0, 0, 0);
@@ -47,6 +34,8 @@ fn main(_: Start) -> usize {
 fn wild_calls(number: usize) {
     // A group of its own: `kill(0, 1)` is among the calls.
     let _ = call(nr::SETSID, [0; 6]);
+    // No pointer, and no plausible number below, is a signal's number: otherwise `kill` would end
+    // whoever watches.
     for wild in WILD {
         // All places at once, then behind a descriptor (0, 1, 3) or a length that is plausible.
         for args in [
@@ -58,7 +47,7 @@ fn wild_calls(number: usize) {
             [wild, 0, 0, wild, 0, 0],
             [0, 0, wild, wild, 0, 0],
         ] {
-            let makes_children = matches!(number, nr::FORK | nr::VFORK | nr::CLONE | nr::CLONE3);
+            let makes_children = nr::MAKE_CHILDREN.contains(&number);
             // The new child of such a call ends at once; otherwise they would multiply.
             if call(number, args) == Ok(0) && makes_children {
                 programs::exit(0);

@@ -3,7 +3,7 @@
 #![no_main]
 
 use programs::{
-    ANONYMOUS, Ended, PAGE, PRIVATE, READ, Start, WRITE, call, in_child, nr, say, start,
+    ANONYMOUS, Ended, PAGE, PRIVATE, READ, Start, WRITE, call, in_child, mmap, nr, say, start,
 };
 
 start!(main);
@@ -14,10 +14,7 @@ fn main(start: Start) -> usize {
         start.count()
     );
     let length = 64 * PAGE;
-    let Ok(address) = call(
-        nr::MMAP,
-        [0, length, READ | WRITE, PRIVATE | ANONYMOUS, usize::MAX, 0],
-    ) else {
+    let Ok(address) = mmap([0, length, READ | WRITE, PRIVATE | ANONYMOUS, usize::MAX, 0]) else {
         say!("mmap failed");
         return 1;
     };

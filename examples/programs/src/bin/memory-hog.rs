@@ -5,7 +5,8 @@
 #![no_main]
 
 use programs::{
-    ANONYMOUS, PAGE, PRIVATE, READ, Start, WRITE, call, call3, in_child, nr, say, start,
+    ANONYMOUS, PAGE, PRIVATE, READ, Start, WRITE, call, call3, fork, in_child, mmap, nr, pause,
+    say, start,
 };
 
 start!(main);
@@ -50,7 +51,7 @@ fn main(_: Start) -> usize {
 fn touch(chunks: usize) {
     for _ in 0..chunks {
         let args = [0, CHUNK, READ | WRITE, PRIVATE | ANONYMOUS, usize::MAX, 0];
-        let Ok(address) = call(nr::MMAP, args) else {
+        let Ok(address) = mmap(args) else {
             return;
         };
         for at in (0..CHUNK).step_by(PAGE) {
@@ -67,13 +68,13 @@ fn bomb() -> (usize, Option<usize>) {
     let stack = [0_u8; PAGES * PAGE];
     let pages = (&raw const stack).addr();
     for place in &mut children {
-        match call3(nr::FORK, 0, 0, 0) {
+        match fork() {
             Ok(0) => {
                 for at in (0..PAGES * PAGE).step_by(PAGE) {
                     write(pages + at);
                 }
                 loop {
-                    let _ = call3(nr::PAUSE, 0, 0, 0);
+                    pause();
                 }
             }
             Ok(child) => {

@@ -26,6 +26,20 @@ const _: () = assert!(size_of::<RadixNode>() == 512);
 impl Node for RadixNode {
     const NAME: &'static str = "radix node";
 
+    // Of constants, as elsewhere: compilers for some architectures build what
+    // closures make on the stack, one copy of the node for each step.
+    #[cfg(not(loom))]
+    fn new() -> Self {
+        Self {
+            slots: [const { AtomicU32::new(0) }; SLOTS],
+            dirty: [const { AtomicU32::new(0) }; 2],
+            used: AtomicU32::new(0),
+            level: AtomicU32::new(0),
+            free: AtomicU32::new(0),
+        }
+    }
+
+    #[cfg(loom)]
     fn new() -> Self {
         Self {
             slots: core::array::from_fn(|_| AtomicU32::new(0)),
