@@ -31,13 +31,9 @@ pub const BOOT_STACK_BYTES: usize = 64 * 1024;
 /// A section of normal memory: write-back, shareable, for the kernel only, executable.
 const SECTION_RAM: usize = 0x1_140e;
 
-const SCTLR_SET: u32 =
-    SCTLR_MMU | SCTLR_CACHE | SCTLR_BRANCH | SCTLR_INSTRUCTION_CACHE;
-const SCTLR_CLEAR: u32 = SCTLR_ALIGNMENT
-    | SCTLR_HIGH_VECTORS
-    | SCTLR_REMAP
-    | SCTLR_ACCESS_FLAG
-    | SCTLR_THUMB_EXCEPTIONS;
+const SCTLR_SET: u32 = SCTLR_MMU | SCTLR_CACHE | SCTLR_BRANCH | SCTLR_INSTRUCTION_CACHE;
+const SCTLR_CLEAR: u32 =
+    SCTLR_ALIGNMENT | SCTLR_HIGH_VECTORS | SCTLR_REMAP | SCTLR_ACCESS_FLAG | SCTLR_THUMB_EXCEPTIONS;
 
 global_asm!(
     r#"

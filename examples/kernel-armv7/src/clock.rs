@@ -19,7 +19,9 @@ static BOOT_TIME: AtomicU64 = AtomicU64::new(0);
 pub fn init(date: Option<(ClockKind, Registers)>) {
     let hertz: u32;
     // SAFETY: reading CNTFRQ has no effect.
-    unsafe { asm!("mrc p15, 0, {}, c14, c0, 0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mrc p15, 0, {}, c14, c0, 0", out(reg) hertz, options(nomem, nostack, preserves_flags))
+    };
     HERTZ.store(hertz.max(1), Ordering::Relaxed);
     BOOT_COUNTER.store(counter(), Ordering::Relaxed);
     if let Some((kind, registers)) = date {
@@ -27,7 +29,9 @@ pub fn init(date: Option<(ClockKind, Registers)>) {
     }
     rearm();
     // SAFETY: CNTV_CTL: enabled, not masked. The interrupt has a handler.
-    unsafe { asm!("mcr p15, 0, {}, c14, c3, 1", "isb", in(reg) 1, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mcr p15, 0, {}, c14, c3, 1", "isb", in(reg) 1, options(nostack, preserves_flags))
+    };
     log::info!(
         "counter {} kHz, {TICKS_PER_SECOND} ticks per second",
         hertz / 1000
@@ -38,14 +42,18 @@ pub fn init(date: Option<(ClockKind, Registers)>) {
 pub fn rearm() {
     let ticks = HERTZ.load(Ordering::Relaxed) / TICKS_PER_SECOND as u32;
     // SAFETY: CNTV_TVAL.
-    unsafe { asm!("mcr p15, 0, {}, c14, c3, 0", "isb", in(reg) ticks, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mcr p15, 0, {}, c14, c3, 0", "isb", in(reg) ticks, options(nostack, preserves_flags))
+    };
 }
 
 /// Reads the counter.
 pub fn counter() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: CNTVCT; the barrier keeps the read where it stands.
-    unsafe { asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("isb", "mrrc p15, 1, {}, {}, c14", out(reg) low, out(reg) high, options(nostack, preserves_flags))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 

@@ -37,7 +37,9 @@ static mut UNDEFINED_STACKS: [ExceptionStack; MAX_CPUS] =
 pub fn id() -> usize {
     let id: usize;
     // SAFETY: `init` wrote the register (TPIDRPRW), which user mode cannot.
-    unsafe { asm!("mrc p15, 0, {}, c13, c0, 4", out(reg) id, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mrc p15, 0, {}, c13, c0, 4", out(reg) id, options(nomem, nostack, preserves_flags))
+    };
     id
 }
 

@@ -123,7 +123,13 @@ pub fn device(memory: &'static Frames<Virt>, device: &Device) -> Registers {
     let bytes = (end - start + PAGE_BYTES) as usize;
     let address = NEXT_DEVICE.fetch_add(bytes, Ordering::Relaxed);
     let attrs = Attrs::kernel(Prot::RW).with(AttrFlags::SPECIAL);
-    fixed(&cx, root, address, start..end, attrs.with_mem(MemType::Device));
+    fixed(
+        &cx,
+        root,
+        address,
+        start..end,
+        attrs.with_mem(MemType::Device),
+    );
     platform::publish();
     // SAFETY: the device tree says that the device is there; it was just mapped as device memory,
     // for ever.
@@ -155,7 +161,9 @@ pub fn unmap(memory: &'static Frames<Virt>, address: usize, bytes: usize) {
     let _ = gather.finish();
 }
 
-fn table<'c>(cx: &'c Cx<'static, Virt>) -> Option<(PageTable<'c, 'static, Virt>, &'static SpaceTlb)> {
+fn table<'c>(
+    cx: &'c Cx<'static, Virt>,
+) -> Option<(PageTable<'c, 'static, Virt>, &'static SpaceTlb)> {
     let root = cx.frames().kernel_root()?;
     Some((PageTable::view(cx, root, TableOwner::Kernel, 0), TLB.get()?))
 }

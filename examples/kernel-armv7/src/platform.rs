@@ -7,11 +7,11 @@
 //!   minus the kernel's image, the initrd, the tree itself, RAM that the direct map does not reach
 //! ```
 
+use mm_arm::armv7::Short;
 use mm_arm::armv7::native::{self, Native};
 use mm_arm::armv7::registers::TTBR_SHAREABLE;
 use mm_arm::armv7::short::{Hardware, MemoryTypes, Sharing};
 use mm_arm::armv7::tlb::{self, Reach};
-use mm_arm::armv7::Short;
 use mm_core::addr::Pfn;
 use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
@@ -52,8 +52,7 @@ impl Virt {
     fn new() -> Self {
         // SAFETY: the boot table maps RAM from RAM_BASE at DIRECT_MAP, and so does the kernel's
         // table after it; `init` hands out only what the memory map calls usable.
-        let memory =
-            unsafe { DirectMap::new(DIRECT_MAP.wrapping_sub(RAM_BASE), PAGE_SHIFT) };
+        let memory = unsafe { DirectMap::new(DIRECT_MAP.wrapping_sub(RAM_BASE), PAGE_SHIFT) };
         let format = Short::new(Hardware {
             types: MemoryTypes::Plain,
             sharing: Sharing::Shareable,

@@ -34,8 +34,12 @@ pub fn off(outcome: Outcome) -> ! {
     unsafe {
         asm!("svc #0x123456", in("r0") SYS_EXIT_EXTENDED, in("r1") &block, lateout("lr") _);
         match CONDUIT.get().copied().flatten() {
-            Some(PsciConduit::Hvc) => asm!(".arch_extension virt", "hvc #0", in("r0") PSCI_SYSTEM_OFF),
-            Some(PsciConduit::Smc) => asm!(".arch_extension sec", "smc #0", in("r0") PSCI_SYSTEM_OFF),
+            Some(PsciConduit::Hvc) => {
+                asm!(".arch_extension virt", "hvc #0", in("r0") PSCI_SYSTEM_OFF)
+            }
+            Some(PsciConduit::Smc) => {
+                asm!(".arch_extension sec", "smc #0", in("r0") PSCI_SYSTEM_OFF)
+            }
             None => {}
         }
     }

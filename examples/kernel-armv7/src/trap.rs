@@ -145,7 +145,9 @@ extern "C" fn on_kernel_fault(origin: usize, pc: usize, stack: usize) -> ! {
             _ => ("unexpected exception", (0, pc)),
         }
     };
-    panic!("{what} in the kernel at {pc:#x}: status {status:#x}, address {address:#x}, stack {stack:#x}")
+    panic!(
+        "{what} in the kernel at {pc:#x}: status {status:#x}, address {address:#x}, stack {stack:#x}"
+    )
 }
 
 fn prepare_to_leave(frame: &mut UserFrame) {
@@ -159,7 +161,9 @@ fn prepare_to_leave(frame: &mut UserFrame) {
 fn thread_pointer() -> usize {
     let tls: usize;
     // SAFETY: reading TPIDRURO has no effect.
-    unsafe { asm!("mrc p15, 0, {}, c13, c0, 3", out(reg) tls, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mrc p15, 0, {}, c13, c0, 3", out(reg) tls, options(nomem, nostack, preserves_flags))
+    };
     tls
 }
 
