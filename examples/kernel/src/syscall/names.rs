@@ -191,4 +191,18 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn arm_has_what_the_generic_abi_has() {
+        // Arm has these with wider numbers only.
+        let wider = [Name::Mmap, Name::Statfs, Name::Fstatfs];
+        let arm: Vec<_> = (0..500)
+            .filter_map(|n| lookup(SyscallAbi::Arm, n))
+            .collect();
+        let missing: Vec<_> = (0..500)
+            .filter_map(|number| lookup(SyscallAbi::Generic, number))
+            .filter(|name| !arm.contains(name) && !wider.contains(name))
+            .collect();
+        assert_eq!(missing, []);
+    }
 }
