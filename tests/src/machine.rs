@@ -262,6 +262,20 @@ pub fn on_every_machine(test: impl Fn(&'static Machine)) {
     assert!(ran > 0 || only.is_some(), "ran on no machine");
 }
 
+/// Runs a test that makes no page table on a machine of each page size.
+///
+/// # Panics
+/// As [`on_every_machine`].
+pub fn on_every_page_size(test: impl Fn(&'static Machine)) {
+    on_every_machine(|machine| {
+        let like = |m: &&Machine| m.page_size() == machine.page_size();
+        match machines().iter().find(like) {
+            Some(first) if first.name == machine.name => test(machine),
+            _ => machine.skip("another has the same page size"),
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
