@@ -80,7 +80,10 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
     fn step(&mut self) {
         match self.random.below(100) {
             0..25 => self.map(),
-            25..35 => self.map_block(),
+            25..35 => {
+                let (range, aligned) = (self.range(), self.random.chance(80));
+                self.map_block(range, aligned);
+            }
             35..50 => self.unmap(),
             50..62 => self.protect(),
             62..90 => (0..16).for_each(|_| self.access()),
@@ -234,11 +237,10 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         best.into_iter().map(Pfn::new).collect()
     }
 
-    fn map_block(&mut self) {
+    fn map_block(&mut self, range: PageRange, aligned: bool) {
         let (first, count) = self.block;
-        let range = self.range();
         // Often aligned alike, so that blocks fit.
-        let skew = if self.random.chance(80) {
+        let skew = if aligned {
             range.start().as_usize() as u64 % count
         } else {
             self.random.below(count)
@@ -576,6 +578,13 @@ fn script<F: PageTableFormat, W: Walker>(
         in_runs: 0,
     };
     world.switch();
+    // As much of a window at first as the block fits, for the longest runs.
+    let window = world.windows[0];
+    let aligned = window.start().as_usize().next_multiple_of(1 << block_order);
+    let from = PageRange::new(Vpn::new(aligned), window.end());
+    let whole = if from.is_empty() { window } else { from };
+    world.map_block(whole, true);
+    world.check();
     for _ in 0..steps {
         world.step();
     }
