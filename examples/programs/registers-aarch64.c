@@ -206,6 +206,16 @@ static void zero(void)
     expect("zeroing a block of a cache", block[0] == 0 && block[63] == 0 && block[PAGE - 1] == 1);
 }
 
+/* The top byte of an address is the program's own, also where the page comes only now. */
+static void tags(void)
+{
+    char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    volatile char *tagged = (char *)((uintptr_t)page | 0x5aul << 56);
+
+    *tagged = 7;
+    expect("a tag in an address", *page == 7 && *tagged == 7);
+}
+
 static void invalid(void) { __asm__ volatile(".inst 0"); }
 static void privileged(void) { __asm__ volatile("msr vbar_el1, xzr"); }
 static void masked(void) { __asm__ volatile("msr daifset, #2"); }
@@ -304,6 +314,7 @@ int main(void)
     bases();
     code();
     zero();
+    tags();
     deaths();
     printf("registers: %d parts failed\n", failures);
     return failures != 0;

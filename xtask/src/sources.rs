@@ -86,10 +86,18 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("mm-riscv/src/native.rs", "instructions"),
     ("mm-riscv/src/paging.rs", "implements the format's trait"),
     ("mm-x86_64/src/legacy/", "implements the format's trait"),
+    (
+        "mm-arm/src/aarch64/mod.rs",
+        "a change of root has a condition",
+    ),
     ("mm-arm/src/aarch64/native.rs", "instructions"),
     (
         "mm-arm/src/aarch64/paging.rs",
         "implements the format's trait",
+    ),
+    (
+        "mm-arm/src/aarch64/tlb.rs",
+        "a change of root has a condition",
     ),
     ("mm-arm/src/lpae.rs", "implements the format's trait"),
     ("mm-x86_64/src/native.rs", "instructions"),

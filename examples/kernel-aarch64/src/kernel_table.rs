@@ -13,7 +13,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 use mm_arm::aarch64::native::Native;
-use mm_arm::aarch64::{registers, tlb};
+use mm_arm::aarch64::{Tags, registers, tlb};
 use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
 use mm_core::cx::Cx;
 use mm_core::format::{AttrFlags, Attrs, TableOwner};
@@ -128,9 +128,9 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
 unsafe fn switch_on(platform: &Virt, root: Pfn) {
     // SAFETY: EL1.
     let mut native = unsafe { Native::new() };
-    let tcr = registers::tcr(platform.format(), native.mmfr0());
+    let tcr = registers::tcr(platform.format(), native.mmfr0()) | registers::TCR_USER_TAGS;
     // SAFETY: EMPTY is a table without entries; TCR differs from the boot tables' in what hardware
-    // notes and in the width of ASIDs, of which none is in use; then the caller's promise.
+    // notes, and in users' tags and ASIDs, of which none is in use; then the caller's promise.
     unsafe {
         forget_user_root(&mut native);
         asm!("msr tcr_el1, {}", "isb", in(reg) tcr, options(nostack, preserves_flags));
@@ -150,7 +150,7 @@ unsafe fn switch_on(platform: &Virt, root: Pfn) {
 unsafe fn forget_user_root(native: &mut Native) {
     if let Some(&empty) = EMPTY.get() {
         // SAFETY: an empty table that is never freed; nothing is remembered of it.
-        unsafe { native.switch_user_root(empty, 0) }
+        unsafe { tlb::switch_space(native, empty, 0, Tags::Shared) }
     }
 }
 
@@ -175,15 +175,9 @@ pub unsafe fn load(root: u64) {
         if kernel == Some(root) {
             forget_user_root(&mut native);
         } else {
-            native.switch_user_root(root, 0);
+            tlb::switch_space(&mut native, root, 0, Tags::Shared);
         }
     }
-    let space = Flush {
-        pages: None,
-        tables: true,
-        asid: Some(0),
-    };
-    tlb::flush_local(&mut native, memory.platform().tlb(), space);
 }
 
 /// Maps `frames` at `address`, read-write. On success the table owns them.

@@ -17,7 +17,7 @@
 use core::arch::{asm, global_asm};
 
 use mm_arm::aarch64::fault::{Cause, Class};
-use mm_arm::aarch64::native;
+use mm_arm::aarch64::{native, registers};
 use mm_kernel::arch::{Exception, FaultAccess, Kernel, Trap};
 use spin::Once;
 
@@ -84,6 +84,8 @@ extern "C" fn on_user_trap(frame: &mut UserFrame, kind: usize) {
 fn synchronous(frame: &UserFrame) -> Trap {
     // SAFETY: EL1, and no exception came since the one from user mode.
     let (syndrome, address) = unsafe { (native::syndrome(), native::fault_address()) };
+    // The program's tag is its own business.
+    let address = registers::untagged(address as u64) as usize;
     let exception = match syndrome.class() {
         Class::Svc => return Trap::Syscall,
         Class::DataAbort | Class::InstructionAbort => match syndrome.cause() {

@@ -125,6 +125,10 @@ pub(crate) mod tests {
         fn isb(&mut self) {
             self.0.push("isb".into());
         }
+        #[expect(unsafe_code, reason = "implements the trait")]
+        unsafe fn write_ttbr0(&mut self, value: u64) {
+            self.0.push(format!("msr ttbr0_el1 {value:#x}"));
+        }
         fn dc_cvau(&mut self, addr: usize) {
             self.0.push(format!("dc cvau {addr:#x}"));
         }

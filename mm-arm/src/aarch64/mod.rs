@@ -56,6 +56,15 @@ pub enum Tlbi {
     AnyRangeLast,
 }
 
+/// What a change of the user half's root leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tags {
+    /// Each space has its own ASID, so nothing has to be dropped.
+    OfSpaces,
+    /// All spaces share one: what the last one left is dropped.
+    Shared,
+}
+
 /// A sink for barriers, TLB and cache instructions: `native::Native` executes
 /// them, a host test compares them with the manual.
 pub trait Emit {
@@ -65,6 +74,13 @@ pub trait Emit {
     fn dsb(&mut self, waits: Waits, reach: Reach);
     /// ISB.
     fn isb(&mut self);
+    /// MSR TTBR0_EL1: the user half's root and ASID.
+    ///
+    /// # Safety
+    /// The table that the value names stays alive until another is written, and
+    /// what is remembered of its ASID is dropped before it is used.
+    #[expect(unsafe_code, reason = "what is translated changes")]
+    unsafe fn write_ttbr0(&mut self, value: u64);
     /// DC CVAU: cleans a data line to where fetches look.
     fn dc_cvau(&mut self, addr: usize);
     /// IC IVAU: drops an instruction line on every CPU.

@@ -48,20 +48,6 @@ impl Native {
         Self(())
     }
 
-    /// Writes TTBR0_EL1: switches the user half to the table at `root` (a
-    /// frame's address) with an ASID.
-    ///
-    /// # Safety
-    /// The table stays alive until another is loaded, and what was remembered
-    /// of the ASID is the table's own.
-    pub unsafe fn switch_user_root(&mut self, root: u64, asid: u16) {
-        let value = registers::ttbr(root, asid);
-        // SAFETY: the kernel runs by TTBR1; the rest is the caller's promise.
-        unsafe {
-            asm!("msr ttbr0_el1, {}", "isb", in(reg) value, options(nostack, preserves_flags));
-        }
-    }
-
     /// Writes TTBR1_EL1: switches the kernel half.
     ///
     /// # Safety
@@ -152,6 +138,11 @@ impl Emit for Native {
     fn isb(&mut self) {
         // SAFETY: a barrier changes nothing.
         unsafe { asm!("isb", options(nostack, preserves_flags)) }
+    }
+
+    unsafe fn write_ttbr0(&mut self, value: u64) {
+        // SAFETY: the kernel runs by TTBR1; the rest is the caller's promise.
+        unsafe { asm!("msr ttbr0_el1, {}", in(reg) value, options(nostack, preserves_flags)) }
     }
 
     fn dc_cvau(&mut self, addr: usize) {

@@ -34,6 +34,22 @@ pub const TCR_HARDWARE_ACCESSED: u64 = 1 << 39;
 /// TCR_EL1.HD: hardware clears AP\[2\] of an entry with DBM.
 pub const TCR_HARDWARE_DIRTY: u64 = 1 << 40;
 
+/// TCR_EL1.TBI0: the top byte of users' addresses is not translated, as Linux
+/// promises programs. A kernel that sets it takes reported addresses by
+/// [`untagged`].
+pub const TCR_USER_TAGS: u64 = 1 << 37;
+
+/// Returns the address that a tagged one is translated as: bit 55 says which
+/// half it is of, and bits 63 to 56 follow it.
+pub const fn untagged(addr: u64) -> u64 {
+    const TAG: u64 = 0xff << 56;
+    if addr & (1 << 55) == 0 {
+        addr & !TAG
+    } else {
+        addr | TAG
+    }
+}
+
 /// Returns what hardware notes by itself, of ID_AA64MMFR1_EL1 (HAFDBS).
 pub const fn hardware_ad(mmfr1: u64) -> HardwareAd {
     match mmfr1 & 0xf {
@@ -122,6 +138,13 @@ mod tests {
         assert!(has_tlbi_range(2 << 56) && !has_tlbi_range(1 << 56));
         assert!(has_pan(0x10_0000) && !has_pan(0x2));
         assert_eq!(ttbr(0x4123_4000, 0x12), 0x0012_0000_4123_4000);
+    }
+
+    #[test]
+    fn a_tag_is_taken_off_by_bit_55() {
+        assert_eq!(untagged(0x5a00_ffff_1234_5678), 0x0000_ffff_1234_5678);
+        assert_eq!(untagged(0x12ff_8000_0000_1000), 0xffff_8000_0000_1000);
+        assert_eq!(untagged(0xffff_8000_0000_1000), 0xffff_8000_0000_1000);
     }
 
     #[test]

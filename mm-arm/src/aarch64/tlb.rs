@@ -22,8 +22,13 @@
 //! | kernel mappings, tables too | VAAE1 each, or RVAAE1 | VMALLE1 |
 //!
 //! An entry with the contiguous hint is dropped by any address in its run.
+//!
+//! [`switch_space`] changes the user half. The ASID stands in TTBR0 beside the
+//! root (TCR_EL1.A1 is 0), so both change in one write and no walk can tag
+//! entries of one space with the ASID of another.
+#![expect(unsafe_code, reason = "a change of root has a condition")]
 
-use super::{Emit, Reach, Tlbi, Waits};
+use super::{Emit, Reach, Tags, Tlbi, Waits, registers};
 use mm_core::addr::Vpn;
 use mm_core::platform::Flush;
 use mm_core::range::PageRange;
@@ -59,6 +64,26 @@ pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
 /// Drops translations on every CPU; when it returns, all have done so.
 pub fn flush_broadcast(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
     flush_within(emit, features, flush, Reach::InnerShareable);
+}
+
+/// Loads the root of a space (a frame's address) with its ASID on this CPU.
+///
+/// # Safety
+/// The table stays alive until another is loaded, and holds users' entries
+/// only. With [`Tags::OfSpaces`], nothing of another space is remembered under
+/// the ASID.
+pub unsafe fn switch_space(emit: &mut impl Emit, root: u64, asid: u16, tags: Tags) {
+    // SAFETY: the caller's promise; with shared tags, what is remembered is
+    // dropped below, before user code runs.
+    unsafe { emit.write_ttbr0(registers::ttbr(root, asid)) };
+    // Walks from here on begin at the new root; none that began at the old one
+    // is under way.
+    emit.isb();
+    if tags == Tags::Shared {
+        emit.tlbi(Tlbi::Asid, Reach::Local, asid_field(asid));
+        emit.dsb(Waits::All, Reach::Local);
+        emit.isb();
+    }
 }
 
 fn flush_within(emit: &mut impl Emit, features: TlbFeatures, flush: Flush, reach: Reach) {
@@ -238,6 +263,32 @@ mod tests {
         assert_eq!(
             broadcast(ranges, flush(Some(2), true, None))[1],
             "tlbi rvaae1is 0x400000000010"
+        );
+    }
+
+    /// DDI 0487 D8.16.2 "ASID usage": one write, then a context synchronisation;
+    /// where the ASID stays, what it tags is dropped after the new root is in force.
+    #[test]
+    fn a_switch_drops_what_is_not_told_apart() {
+        let run = |asid, tags| {
+            let mut log = Log::default();
+            // SAFETY: nothing walks what a log notes.
+            unsafe { switch_space(&mut log, 0x4123_4000, asid, tags) };
+            log.0
+        };
+        assert_eq!(
+            run(7, Tags::OfSpaces),
+            ["msr ttbr0_el1 0x7000041234000", "isb"]
+        );
+        assert_eq!(
+            run(0, Tags::Shared),
+            [
+                "msr ttbr0_el1 0x41234000",
+                "isb",
+                "tlbi aside1 0x0",
+                "dsb nsh",
+                "isb"
+            ]
         );
     }
 
