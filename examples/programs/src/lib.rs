@@ -102,11 +102,21 @@ pub enum Ended {
     Stuck,
 }
 
-/// Runs `body` in a child; returns how the child ended. A child that does not end is killed.
+/// Runs `body` in a child; returns how the child ended. A child that does not end after 30
+/// seconds is killed.
 ///
 /// # Errors
 /// The error of `fork`.
 pub fn in_child(body: impl FnOnce()) -> Result<Ended, usize> {
+    in_child_for(30 * LOOKS_PER_SECOND, body)
+}
+
+/// As [`in_child`], for a child that sleeps or is quick: it is killed after so many looks, of
+/// which there are at most [`LOOKS_PER_SECOND`].
+///
+/// # Errors
+/// The error of `fork`.
+pub fn in_child_for(looks: usize, body: impl FnOnce()) -> Result<Ended, usize> {
     let child = fork()?;
     if child == 0 {
         body();
@@ -115,15 +125,15 @@ pub fn in_child(body: impl FnOnce()) -> Result<Ended, usize> {
     let mut status: i32 = 0;
     let place = (&raw mut status).addr();
     const WNOHANG: usize = 1;
-    for turn in 0..PATIENCE {
+    for turn in 0..HASTE + looks {
         if call(nr::WAIT4, [child, place, WNOHANG, 0, 0, 0])? == child {
             return Ok(ended(volatile(&status)));
         }
         if turn < HASTE {
             let _ = call3(nr::SCHED_YIELD, 0, 0, 0);
         } else {
-            let millisecond: [usize; 2] = [0, 1_000_000];
-            let _ = call3(nr::NANOSLEEP, (&raw const millisecond).addr(), 0, 0);
+            let pause: [usize; 2] = [0, 1_000_000_000 / LOOKS_PER_SECOND];
+            let _ = call3(nr::NANOSLEEP, (&raw const pause).addr(), 0, 0);
         }
     }
     let _ = call3(nr::KILL, child, 9, 0);
@@ -133,9 +143,8 @@ pub fn in_child(body: impl FnOnce()) -> Result<Ended, usize> {
 
 /// How often a parent looks after its child without sleeping in between.
 const HASTE: usize = 100;
-/// How often it looks before it gives the child up: after 30 seconds at least, however slow
-/// the machine is at what the child does.
-const PATIENCE: usize = 30_000;
+/// How often it looks later: a kernel may well sleep no shorter than a tick of its clock.
+pub const LOOKS_PER_SECOND: usize = 100;
 
 /// Reads a status word of `wait4` (`WIFEXITED` and its relatives).
 pub fn ended(status: i32) -> Ended {

@@ -4,7 +4,7 @@
 #![no_std]
 #![no_main]
 
-use programs::{Ended, Start, WILD, call, in_child, nr, say, start};
+use programs::{Ended, LOOKS_PER_SECOND, Start, WILD, call, in_child_for, nr, say, start};
 
 start!(main);
 
@@ -14,7 +14,7 @@ const CALLS: usize = 470;
 fn main(_: Start) -> usize {
     let (mut returned, mut killed, mut stuck) = (0, 0, 0);
     for number in 0..CALLS {
-        match in_child(|| wild_calls(number)) {
+        match in_child_for(2 * LOOKS_PER_SECOND, || wild_calls(number)) {
             Ok(Ended::Exited(_)) => returned += 1,
             Ok(Ended::Killed(_)) => killed += 1,
             Ok(Ended::Stuck) => stuck += 1,
