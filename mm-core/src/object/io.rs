@@ -11,7 +11,7 @@ use super::radix::Inserted;
 use super::ticket::{Progress, Ticket};
 use crate::addr::page_size;
 use crate::error::{MmError, OutOfMemory};
-use crate::page::PageFlags;
+use crate::page::{PageFlags, rewritten};
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::Ordering;
 
@@ -205,7 +205,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     fn copy_in(self, page: &CachedPage<'c, 'm, P>, at: usize, bytes: &[u8]) {
         self.mm.frames().memory().write(page.pfn(), at, bytes);
-        page.record().code_written();
+        rewritten(self.cx.platform(), page.pfn(), page.record());
         self.set_dirty(page);
     }
 }

@@ -4,6 +4,7 @@ use super::node::{Mapped, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::MmError;
+use crate::page::rewritten;
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{Context, Ordering, WriteGuard};
 
@@ -146,7 +147,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             at = at.saturating_add(len);
         }
         if let Some(page) = self.mm.frames().page(pfn).filter(|_| from < end) {
-            page.code_written();
+            rewritten(self.cx.platform(), pfn, page);
         }
     }
 }

@@ -19,6 +19,9 @@
 //! SYNC admits one at a time, so that FRESH speaks of one `sync_code`: a write
 //! that ends while it runs takes FRESH away, and the page stays unclean.
 //!
+//! A page that was ever shown may be executed somewhere right now, by whatever
+//! mapping: who writes to it shows it again at once ([`rewritten`]).
+//!
 //! What a *program* stores is its own to make visible, as on every system
 //! (Arm ARM B2.4.4; the RISC-V manual's FENCE.I). Where the library hands out the right to
 //! store it forgets that the page was clean all the same, so that a page
@@ -29,9 +32,24 @@
 //! [`Platform::sync_code`]: crate::platform::Platform::sync_code
 
 use super::record::{Page, PageFlags};
+use crate::addr::Pfn;
+use crate::platform::Platform;
+
+/// Notes that the library has written to a page, and makes what it wrote
+/// visible if the page was ever executed.
+///
+/// # Locks
+/// No inner one. The caller keeps the page, or does not mind.
+pub(crate) fn rewritten<P: Platform>(platform: &P, pfn: Pfn, page: &Page) {
+    page.code_written();
+    if page.has(PageFlags::CODE_SHOWN) && !page.show_code(|| platform.sync_code(pfn)) {
+        // Somebody else is at it, perhaps since before the write.
+        platform.sync_code(pfn);
+    }
+}
 
 impl Page {
-    /// Notes that the page was written to, or may be from here on.
+    /// Notes that the page was written to, or may be by a program from here on.
     pub fn code_written(&self) {
         self.clear(PageFlags::CODE_CLEAN | PageFlags::CODE_FRESH);
     }
@@ -49,7 +67,7 @@ impl Page {
         {
             return false;
         }
-        self.set(PageFlags::CODE_FRESH);
+        self.set(PageFlags::CODE_FRESH | PageFlags::CODE_SHOWN);
         sync();
         let both = PageFlags::CODE_SYNC | PageFlags::CODE_FRESH;
         let clean = self.exchange_flags(both, PageFlags::CODE_CLEAN);

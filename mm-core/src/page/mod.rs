@@ -11,6 +11,8 @@ mod frames;
 mod map;
 mod record;
 
+pub(crate) use code::rewritten;
+
 pub use buddy::{Buddy, FreeError, MAX_ORDER};
 pub use epoch::Epochs;
 pub use frames::{FrameStats, Frames};

@@ -103,6 +103,8 @@ bitflags! {
         const CODE_SYNC = 1 << 20;
         /// User: nobody wrote since that began.
         const CODE_FRESH = 1 << 21;
+        /// User: instructions were made visible once: it may be executed.
+        const CODE_SHOWN = 1 << 22;
     }
 }
 

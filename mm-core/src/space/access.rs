@@ -20,6 +20,7 @@ use crate::error::MmError;
 use crate::fault::{FaultOutcome, WordOf};
 use crate::format::{AdBit, AttrFlags, Entry, PageTableFormat};
 use crate::object::Progress;
+use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::Access;
 
@@ -287,6 +288,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return false;
         };
         visit.visit(cx.frames().memory(), pfn, offset, done, len);
+        let executed = record.has(PageFlags::CODE_SHOWN) || attrs.prot.allows(Access::Exec);
         if access == Access::Write {
             record.code_written();
         }
@@ -295,8 +297,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             touched::<P>(format, word, access)
         });
         drop(leaf);
-        if access == Access::Write && attrs.prot.allows(Access::Exec) {
-            // The area executes what was just written (ptrace, a loader).
+        if access == Access::Write && executed {
+            // Somebody may be executing what was just written (ptrace, a
+            // loader). The page may be gone by now: then this does no harm.
             cx.platform().sync_code(pfn);
         }
         true
