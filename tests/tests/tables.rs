@@ -4,6 +4,11 @@
 //! After each step every page reads as the model says; a CPU may be refused
 //! what is allowed (a spurious fault, gone after a local flush) but never
 //! allowed what is not. Frames that are freed while reachable scream.
+//!
+//! Between any two slot operations of a verb, another CPU may load from or
+//! store to a page of the range that the verb works on ([`Others`]): what its
+//! hardware notes in the entries is never lost, and it never gets where neither
+//! the old rights nor the new ones let it.
 
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
@@ -16,13 +21,14 @@ use mm_core::range::PageRange;
 use mm_core::sync::{AtomicU32, AtomicU64};
 use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, Why};
 use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_testkit::format::{AnyFormat, AnyWalker, Slot};
 use mm_testkit::machine::on_every_machine;
 use mm_testkit::mmu::{Mode, Sets, TinyWalker, Walker};
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const CPUS: usize = 3;
 const RIGHTS: [Prot; 4] = [Prot::READ, Prot::RW, Prot::RX, Prot::RWX];
@@ -42,13 +48,71 @@ struct Page {
     frame: Pfn,
     prot: Prot,
     owner: Owner,
+    /// An access went through.
+    young: bool,
     /// A store went through since the last harvest.
     dirty: bool,
 }
 
-struct World<'m, F: PageTableFormat, W: Walker> {
-    frames: &'m Frames<TestPlatform<F>>,
-    tlbs: Arc<SoftTlbs<W>>,
+type Machine = Frames<TestPlatform<AnyFormat>>;
+
+/// What the other CPUs do while one is in a verb.
+struct Others {
+    frames: Arc<Machine>,
+    tlbs: Arc<SoftTlbs<AnyWalker>>,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    /// Where they look: what the verb works on, if there is one.
+    range: Option<PageRange>,
+    active: [bool; CPUS],
+    random: Random,
+    /// What went through and is not accounted for.
+    done: Vec<(usize, Pfn, Access)>,
+    /// How much ever did.
+    count: usize,
+}
+
+impl Others {
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what one of them may do right now.
+    fn meanwhile(&self, format: AnyFormat, slot: Slot<'_>) {
+        let mut now = self.now();
+        let Some(range) = now.range.filter(|_| now.random.chance(25)) else {
+            return;
+        };
+        let cpu = now.random.below(CPUS as u64) as usize;
+        if !now.active[cpu] {
+            return;
+        }
+        // Mostly the very page whose entry the slot is, if it is a page's.
+        let size = format.entries(1);
+        let below = slot.index.wrapping_sub(range.start().as_usize()) & (size - 1);
+        let nth = if now.random.chance(70) && below < range.pages() {
+            let tables = (range.pages() - below).div_ceil(size);
+            below + size * now.random.below(tables as u64) as usize
+        } else {
+            now.random.below(range.pages() as u64) as usize
+        };
+        let page = range.start().saturating_add(nth);
+        let access = now.random.pick(&[Access::Read, Access::Write]);
+        let ram = self.frames.platform().arena();
+        let went = self.tlbs.access(ram, cpu, page, access, Mode::User, |f| f);
+        if let Ok(frame) = went {
+            now.done.push((page.as_usize(), frame, access));
+            now.count += 1;
+        }
+    }
+}
+
+struct World<'m> {
+    frames: &'m Machine,
+    tlbs: Arc<SoftTlbs<AnyWalker>>,
+    others: Arc<Others>,
     tlb: SpaceTlb,
     root: Pfn,
     model: BTreeMap<usize, Page>,
@@ -62,7 +126,7 @@ struct World<'m, F: PageTableFormat, W: Walker> {
     in_runs: usize,
 }
 
-impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
+impl World<'_> {
     fn range(&mut self) -> PageRange {
         let windows = self.windows.clone();
         let w = self.random.pick(&windows);
@@ -118,12 +182,18 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
     }
 
     /// Lets an allocation fail now and then; counts what a failed verb leaks.
-    fn armed<R>(&mut self, verb: impl FnOnce(&mut Self) -> Result<R, Why>) -> Result<R, Why> {
+    fn armed<R>(
+        &mut self,
+        range: PageRange,
+        verb: impl FnOnce(&mut Self) -> Result<R, Why>,
+    ) -> Result<R, Why> {
         let before = self.frames.free_frames();
+        self.others.now().range = Some(range).filter(|r| !r.is_empty());
         if self.random.chance(40) {
             self.frames.platform().fail_nth(1 + self.random.below(4));
         }
         let result = verb(self);
+        self.others.now().range = None;
         self.frames.platform().fail_none();
         if result.is_err() {
             assert_eq!(
@@ -134,6 +204,33 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             );
         }
         result
+    }
+
+    /// Takes over what other CPUs did during a verb: into the pages that were
+    /// there before, and into those that are there now.
+    fn account(&mut self, before: &mut [(usize, Page)], also: Prot, tried: &[Pfn]) {
+        let done = std::mem::take(&mut self.others.now().done);
+        for (page, frame, access) in done {
+            let also = self.means(also);
+            let old = before.iter_mut().find(|(p, _)| *p == page).map(|(_, p)| p);
+            let same = |p: &&mut Page| p.frame == frame;
+            let old = old.filter(same);
+            let was = old.as_ref().map_or(Prot::NONE, |p| p.prot);
+            let is = self.model.get(&page).filter(|p| p.frame == frame);
+            let is = is.map_or(Prot::NONE, |p| p.prot);
+            let rights = self.means(was) | self.means(is) | also;
+            let known = old.is_some() || is != Prot::NONE || tried.contains(&frame);
+            assert!(
+                known && (rights.allows(access) || tried.contains(&frame)),
+                "seed {}: {access:?} of {page:#x} reached {frame} meanwhile",
+                self.seed
+            );
+            let new = self.model.get_mut(&page).filter(same);
+            for p in old.into_iter().chain(new) {
+                p.young = true;
+                p.dirty |= access == Access::Write;
+            }
+        }
     }
 
     fn map(&mut self) {
@@ -166,7 +263,8 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         }
         let attrs = self.attrs(prot);
         let pfns_ref = &pfns;
-        let result = self.armed(|w| {
+        let mut before = self.pages(range);
+        let result = self.armed(range, |w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             let mut cursor = CursorMut::new(table, &w.tlb, range);
             let mapped = match pfns_ref[..] {
@@ -184,6 +282,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             .iter()
             .take(pfns.len())
             .any(|p| self.model.contains_key(&p.as_usize()));
+        let tried = pfns.clone();
         match result {
             Ok(()) => {
                 assert!(!taken, "seed {}: mapped over a page", self.seed);
@@ -192,6 +291,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                         frame,
                         prot,
                         owner,
+                        young: false,
                         dirty: false,
                     };
                     self.model.insert(page.as_usize(), page_of);
@@ -212,6 +312,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 }
             }
         }
+        self.account(&mut before, Prot::NONE, &tried);
     }
 
     /// Allocates single frames that lie in a row and are aligned like the pages
@@ -251,7 +352,8 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let prot = self.random.pick(&RIGHTS);
         let attrs = self.attrs(prot).with(AttrFlags::SPECIAL);
         let cx = Cx::new(self.frames);
-        let result = self.armed(|w| {
+        let mut before = self.pages(range);
+        let result = self.armed(range, |w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             let mut cursor = CursorMut::new(table, &w.tlb, range);
             cursor
@@ -270,6 +372,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                         frame,
                         prot,
                         owner: Owner::Nobody,
+                        young: false,
                         dirty: false,
                     };
                     self.model.insert(page.as_usize(), page_of);
@@ -282,13 +385,15 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 )
             }
         }
+        let tried: Vec<_> = (0..count).map(|i| first.saturating_add(i)).collect();
+        self.account(&mut before, Prot::NONE, &tried);
     }
 
     fn unmap(&mut self) {
         let range = self.range();
         let cx = Cx::new(self.frames);
-        let before: Vec<_> = self.pages(range);
-        let result = self.armed(|w| {
+        let mut before: Vec<_> = self.pages(range);
+        let result = self.armed(range, |w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             let mut gather = TlbGather::new(&cx, &w.tlb);
             let done = CursorMut::new(table, &w.tlb, range).unmap(&mut gather);
@@ -307,6 +412,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             assert_eq!(released.file_pages, count(Owner::File), "seed {}", w.seed);
             Ok(())
         });
+        self.account(&mut before, Prot::NONE, &[]);
         match result {
             Ok(()) => {
                 for (page, p) in before {
@@ -338,7 +444,8 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             .random
             .pick(&[Prot::NONE, Prot::READ, Prot::RW, Prot::RX, Prot::RWX]);
         let cx = Cx::new(self.frames);
-        let result = self.armed(|w| {
+        let mut before = self.pages(range);
+        let result = self.armed(range, |w| {
             let table = PageTable::view(&cx, w.root, TableOwner::User, 1);
             CursorMut::new(table, &w.tlb, range)
                 .protect(prot)
@@ -358,6 +465,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             Err(Why::OutOfMemory) => {}
             Err(why) => assert!(special && prot == Prot::NONE, "{why:?}"),
         }
+        self.account(&mut before, prot, &[]);
     }
 
     fn access(&mut self) {
@@ -406,9 +514,9 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                     "seed {}: {page} on CPU {cpu}",
                     self.seed
                 );
-                if access == Access::Write {
-                    self.model.get_mut(&page.as_usize()).unwrap().dirty = true;
-                }
+                let p = self.model.get_mut(&page.as_usize()).unwrap();
+                p.young = true;
+                p.dirty |= access == Access::Write;
             }
             Err(why) => assert!(
                 !allowed,
@@ -426,6 +534,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let cx = Cx::new(self.frames);
         let table = PageTable::view(&cx, self.root, TableOwner::User, 1);
         let mut seen = Vec::new();
+        self.others.now().range = Some(range).filter(|r| !r.is_empty());
         CursorMut::new(table, &self.tlb, range).harvest(Harvest::Dirty, |h| {
             assert_eq!(
                 cx.frames().platform().preempt_depth(),
@@ -441,8 +550,19 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                 self.seed
             );
         }
-        for page in seen {
-            self.model.get_mut(&page).unwrap().dirty = false;
+        for page in &seen {
+            self.model.get_mut(page).unwrap().dirty = false;
+        }
+        self.others.now().range = None;
+        let stored: Vec<_> = self.others.now().done.iter().map(|d| d.0).collect();
+        let mut before = self.pages(range);
+        self.account(&mut before, Prot::NONE, &[]);
+        // A store that came before the harvest of its entry was told of, one
+        // that came after stands in the entry.
+        for page in stored.into_iter().filter(|p| seen.contains(p)) {
+            let now = table.translate(Vpn::new(page));
+            let dirty = now.is_some_and(|(word, _)| cx.format().is_dirty(word));
+            self.model.get_mut(&page).unwrap().dirty = dirty;
         }
     }
 
@@ -463,6 +583,7 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
             );
         }
         self.active[cpu] = !self.active[cpu];
+        self.others.now().active = self.active;
     }
 
     fn check(&mut self) {
@@ -471,12 +592,18 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
         let format = cx.format();
         let mut in_runs = 0;
         for &w in &self.windows {
-            let mut dirty = BTreeSet::new();
+            let (mut dirty, mut young) = (BTreeSet::new(), BTreeSet::new());
             let mut visited = 0;
             Cursor::new(table, w).visit(|v| {
                 visited += v.pages.pages();
-                if matches!(v.entry, Entry::Leaf { attrs, .. } if attrs.flags.contains(AttrFlags::DIRTY)) {
+                let Entry::Leaf { attrs, .. } = v.entry else {
+                    return;
+                };
+                if attrs.flags.contains(AttrFlags::DIRTY) {
                     dirty.extend(v.pages.iter());
+                }
+                if attrs.flags.contains(AttrFlags::ACCESSED) {
+                    young.extend(v.pages.iter());
                 }
             });
             assert_eq!(visited, self.pages(w).len(), "seed {}", self.seed);
@@ -503,6 +630,11 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
                             attrs.prot - Prot::READ,
                             self.means(p.prot) - Prot::READ,
                             "seed {}",
+                            self.seed
+                        );
+                        assert!(
+                            young.contains(&page) || !p.young,
+                            "seed {}: an access to {page} is lost",
                             self.seed
                         );
                         assert!(
@@ -541,17 +673,18 @@ impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
     }
 }
 
-fn script<F: PageTableFormat, W: Walker>(
-    format: F,
-    walker: W,
+fn script(
+    format: AnyFormat,
+    walker: AnyWalker,
     windows: &[(usize, usize)],
     block_order: u8,
     ram: usize,
     steps: usize,
     seed: u64,
 ) {
-    let frames = TestPlatform::machine(format, 512, ram);
-    let cx = Cx::new(&frames);
+    let machine = Arc::new(TestPlatform::machine(format, 512, ram));
+    let frames = &*machine;
+    let cx = Cx::new(frames);
     let before = frames.free_frames();
     let tlbs = Arc::new(SoftTlbs::new(walker, CPUS, seed));
     frames.platform().set_flush_hook(tlbs.clone());
@@ -561,9 +694,23 @@ fn script<F: PageTableFormat, W: Walker>(
         frames.platform().sync_code(block.saturating_add(i));
     }
     let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
+    let others = Arc::new(Others {
+        frames: machine.clone(),
+        tlbs: tlbs.clone(),
+        now: Mutex::new(Now {
+            range: None,
+            active: [false; CPUS],
+            random: Random::new(seed + 1000),
+            done: Vec::new(),
+            count: 0,
+        }),
+    });
+    let they = others.clone();
+    format.intrude(move |format: AnyFormat, slot: Slot<'_>| they.meanwhile(format, slot));
     let mut world = World {
-        frames: &frames,
+        frames,
         tlbs,
+        others,
         tlb: SpaceTlb::new(),
         root,
         model: BTreeMap::new(),
@@ -594,6 +741,8 @@ fn script<F: PageTableFormat, W: Walker>(
         "seed {seed}: {} entries of runs",
         world.in_runs
     );
+    format.leave();
+    assert!(world.others.now().count > 0, "seed {seed}: nobody came in");
     // The end of a space: everything goes, in one round.
     let files: Vec<_> = world
         .model
@@ -621,19 +770,34 @@ fn script<F: PageTableFormat, W: Walker>(
     assert_eq!(frames.free_frames(), before, "seed {seed}: frames are lost");
 }
 
-impl<F: PageTableFormat, W: Walker> World<'_, F, W> {
+impl World<'_> {
     fn switch_off(&mut self, cpu: usize) {
         self.tlbs.load(cpu, None);
         self.tlb.deactivate(cpu);
         self.active[cpu] = false;
+        self.others.now().active = self.active;
     }
+}
+
+fn tiny(
+    format: impl PageTableFormat,
+    walker: impl Walker,
+    windows: &[(usize, usize)],
+    block_order: u8,
+    ram: usize,
+    steps: usize,
+    seed: u64,
+) {
+    let walker = Box::leak(Box::new(walker));
+    let format = AnyFormat::of(format);
+    script(format, walker, windows, block_order, ram, steps, seed);
 }
 
 #[test]
 fn scripts_on_a_tiny_table_that_sets_both_bits() {
     for seed in 0..12 {
         let walker = TinyWalker::<AtomicU32>::new(3, 2, Sets::Both, false);
-        script(
+        tiny(
             Tiny::<u32, SetsBoth>::new(3, 2),
             walker,
             &[(0, 64)],
@@ -649,7 +813,7 @@ fn scripts_on_a_tiny_table_that_sets_both_bits() {
 fn scripts_on_a_tiny_table_that_demands_break_before_make() {
     for seed in 100..112 {
         let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Accessed, false);
-        script(
+        tiny(
             Tiny::<u64, SetsAccessed>::new(4, 2),
             walker,
             &[(0, 256)],
@@ -665,7 +829,7 @@ fn scripts_on_a_tiny_table_that_demands_break_before_make() {
 fn scripts_on_a_tiny_table_that_remembers_invalid_entries() {
     for seed in 200..212 {
         let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Nothing, true);
-        script(
+        tiny(
             Tiny::<u32, SetsNothing>::new(2, 3),
             walker,
             &[(0, 64)],
@@ -684,10 +848,10 @@ fn scripts_on_tiny_tables_with_runs() {
         let walker = TinyWalker::<AtomicU32>::new(3, 2, Sets::Both, false);
         let format = Tiny::<u32, SetsBoth>::new(3, 2).with_runs(1);
         let windows = [(0, 64)];
-        script(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
+        tiny(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
         let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Both, false);
         let format = Tiny::<u32, SetsBoth>::new(2, 3).with_runs(2);
-        script(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
+        tiny(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
     }
 }
 
@@ -697,11 +861,11 @@ fn scripts_on_tiny_tables_with_runs_that_are_broken_before_they_are_made() {
         let walker = TinyWalker::<AtomicU64>::new(3, 2, Sets::Both, false).breaking();
         let format = Tiny::<u64, SetsBothBreaking>::new(3, 2).with_runs(1);
         let windows = [(0, 64)];
-        script(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
+        tiny(format, walker.with_runs(1), &windows, 4, 512, 400, seed);
         let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Accessed, false);
         let format = Tiny::<u64, SetsAccessed>::new(4, 2).with_runs(2);
         let windows = [(0, 256)];
-        script(format, walker.with_runs(2), &windows, 6, 1024, 200, seed);
+        tiny(format, walker.with_runs(2), &windows, 6, 1024, 200, seed);
     }
 }
 
@@ -711,7 +875,7 @@ fn scripts_on_a_tiny_table_with_runs_that_sets_nothing() {
         let walker = TinyWalker::<AtomicU32>::new(2, 3, Sets::Nothing, true);
         let format = Tiny::<u32, SetsNothing>::new(2, 3).with_runs(2);
         let windows = [(0, 64)];
-        script(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
+        tiny(format, walker.with_runs(2), &windows, 4, 512, 400, seed);
     }
 }
 
