@@ -6,6 +6,9 @@
 //! waits for the end of an access. CPU 0 runs the verb. Runs are of two entries,
 //! and hardware notes in the *other* entry of the run (the worst it may do).
 //!
+//! Fork takes WRITE from an entry as `protect` does, by the same exchange
+//! (`replace_slot`).
+//!
 //! Shown to fail (the name of the model, the change):
 //! - `unmap`: entries cleared by a store instead of a swap (`clear_slot`), or
 //!   words read before the flush;

@@ -11,7 +11,7 @@ use mm_core::prot::{Access, MemType, Prot};
 use mm_core::range::PageRange;
 use mm_core::space::{Backing, MapRequest};
 use mm_core::sync::{AtomicU64, NoContext};
-use mm_core::table::{Cursor, CursorMut, Harvest, Harvested, PageTable, Why};
+use mm_core::table::{Cursor, CursorMut, Harvest, Harvested, KernelSpace, PageTable, Why};
 use mm_core::tlb::{SpaceTlb, TlbGather};
 use mm_testkit::machine::on_every_machine;
 use mm_testkit::mmu::{Mode, Sets, TinyWalker};
@@ -368,6 +368,23 @@ fn a_run_survives_a_verb_that_fails() {
     let mapped = s.map_with(range(33, 60), s.block.saturating_add(33), attrs);
     assert_eq!(mapped, Err(Why::Exists));
     assert_eq!(s.picture(range(32, 64)), ".".repeat(24) + "RRRR....");
+}
+
+/// A device of the kernel's is aligned like its frames, so that runs fit.
+#[test]
+fn a_device_of_the_kernel_is_mapped_in_runs() {
+    let format = Format::<SetsBothBreaking>::new(3, 3).with_runs(2);
+    let frames = TestPlatform::machine(format.with_kernel_half(4), 64, 512);
+    let cx = Cx::new(&frames);
+    let kernel = KernelSpace::new(range(256, 512));
+    kernel.init(&cx).unwrap();
+    let first = Pfn::new(0x1002);
+    let area = kernel.map_device(&cx, first, 7, MemType::Device).unwrap();
+    let table = kernel.table(&cx).unwrap();
+    let in_run = |page| format.is_run(table.translate(page).unwrap().0);
+    let marked: Vec<_> = area.iter().map(in_run).collect();
+    assert_eq!(marked, [false, false, true, true, true, true, false]);
+    assert_eq!(kernel.vunmap(&cx, area.start()), Ok(area));
 }
 
 /// A device in the space of a program, on every machine with runs: faults,

@@ -191,12 +191,18 @@ impl<'c, 'm, P: Platform> CursorMut<'c, 'm, P> {
     /// Returns the level of the block that spans a page, if an end of the
     /// range cuts it.
     fn cut_block(&self, page: Vpn) -> Option<u8> {
-        // Under the lock: without, a block that somebody breaks out of a run
-        // might be looked at while it is empty.
-        let one = PageRange::new(page, page.saturating_add(1));
-        let guard = self.table.lock_run(one)?;
-        let leaf = matches!(guard.entry(page), Entry::Leaf { .. });
-        let level = guard.level();
+        let format = self.table.cx.format();
+        let (entry, level) = if format.break_before_make() {
+            // Under the lock: without, a block that somebody breaks out of a
+            // run might be looked at while it is empty.
+            let one = PageRange::new(page, page.saturating_add(1));
+            let guard = self.table.lock_run(one)?;
+            (guard.entry(page), guard.level())
+        } else {
+            let (word, level) = self.table.translate(page)?;
+            (format.decode(word, level), level)
+        };
+        let leaf = matches!(entry, Entry::Leaf { .. });
         (leaf && level > 1 && self.cuts(page, level)).then_some(level)
     }
 

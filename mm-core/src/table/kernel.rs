@@ -33,6 +33,7 @@
 //! that may be taken away again.
 
 use super::cursor::{CursorMut, TableError};
+use super::run::run_len;
 use super::window::{Placement, Window};
 use super::{PageTable, Why};
 use crate::addr::{Pfn, Vpn};
@@ -145,13 +146,16 @@ impl KernelSpace {
         let attrs = Attrs::kernel(Prot::RW)
             .with(AttrFlags::SPECIAL)
             .with_mem(mem);
-        // Aligned like the frames, up to the largest block that fits: so that
-        // frame buffers take few entries.
+        // Aligned like the frames, up to the largest block that fits, else to a
+        // run: so that frame buffers take few entries, here or in TLBs.
         let format = cx.format();
-        let largest = (1..=format.levels())
+        let largest = (2..=format.levels())
             .rev()
-            .find(|&level| format.leaf_at(level) && format.entry_pages(level) <= frames);
-        let align = format.entry_pages(largest.unwrap_or(1));
+            .filter(|&level| format.leaf_at(level))
+            .map(|level| format.entry_pages(level))
+            .chain([run_len(format, 1)])
+            .find(|&pages| pages <= frames);
+        let align = largest.unwrap_or(1);
         let place = Placement {
             align,
             skew: first.as_usize() & align.wrapping_sub(1),
