@@ -259,6 +259,24 @@ const BOOTS: &[(&str, Setup)] = &[
         },
     ),
     (
+        "other programs, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            start: Start::Script(programs::OTHERS),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bombs, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            start: Start::Script("/etc/bomb.sh"),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
         "demo, armv7",
         Setup {
             arch: Arch::Armv7,
