@@ -444,7 +444,7 @@ impl<P: Platform> TableGuard<'_, '_, P> {
     /// Clears a note in all entries of a run and returns what was noted.
     ///
     /// Accessed is cleared in place everywhere: hardware itself makes entries
-    /// of a run differ in it. Dirty may be a matter of rights (AArch64: AP[2]),
+    /// of a run differ in it. Dirty may be a matter of rights (AArch64: `AP[2]`),
     /// so it is cleared as rights are.
     pub(super) fn harvest_run(
         &self,

@@ -22,7 +22,7 @@ use mm_core::prot::Access;
 /// The walker of an ARMv7-A CPU with TTBCR.EAE clear.
 #[derive(Clone, Copy, Debug)]
 pub struct ShortWalker {
-    /// SCTLR.AFE: AP[0] is the access flag.
+    /// SCTLR.AFE: `AP[0]` is the access flag.
     pub access_flag: bool,
     /// DACR: two bits for each domain: 0 closed, 1 client, 3 manager.
     pub domains: u32,
@@ -41,8 +41,8 @@ impl ShortWalker {
         }
     }
 
-    /// AP[2:0] as rights of the two modes (table B3-8), or with the access flag
-    /// AP[2:1] (table B3-9).
+    /// `AP[2:0]` as rights of the two modes (table B3-8), or with the access flag
+    /// `AP[2:1]` (table B3-9).
     fn access(&self, ap: u64) -> Option<(Allow, Allow)> {
         let rw = Allow {
             exec: false,
