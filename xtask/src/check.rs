@@ -129,6 +129,7 @@ fn clippy() -> Result<()> {
     } else {
         say("the programs and the kernel for x86-64 can be linted on x86-64 only: NOT LINTED");
     }
+    say("the kernels of the other architectures are compiled by their boots: NOT LINTED here");
     for (package, what) in outside {
         let manifest = paths::root().join(package).join("Cargo.toml");
         if manifest.is_file() {

@@ -314,6 +314,60 @@ const BOOTS: &[(&str, Setup)] = &[
             ..PLAIN
         },
     ),
+    (
+        "other programs, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            start: Start::Script(programs::OTHERS),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bad input, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "other programs, armv7",
+        Setup {
+            arch: Arch::Armv7,
+            start: Start::Script(programs::OTHERS),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bad input, armv7",
+        Setup {
+            arch: Arch::Armv7,
+            start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "other programs, riscv64",
+        Setup {
+            arch: Arch::Riscv64,
+            start: Start::Script(programs::OTHERS),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bad input, riscv64",
+        Setup {
+            arch: Arch::Riscv64,
+            start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
 ];
 
 /// Every test of the workspace, documentation included.
