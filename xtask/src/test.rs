@@ -268,6 +268,15 @@ const BOOTS: &[(&str, Setup)] = &[
         },
     ),
     (
+        "bad input, aarch64",
+        Setup {
+            arch: Arch::Aarch64,
+            start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
         "bombs, aarch64",
         Setup {
             arch: Arch::Aarch64,
