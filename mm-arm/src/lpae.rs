@@ -290,6 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn non_present_entries_are_not_empty_and_not_walkable() {
+        use mm_core::format::NonPresentKind;
+        assert_eq!(F.decode(0, 1), Entry::Empty);
+        for (kind, value) in [
+            (NonPresentKind::Swap, 0),
+            (NonPresentKind::Swap, (1 << 60) - 1),
+            (NonPresentKind::Guard, 0),
+            (NonPresentKind::Migration, 0x1234),
+            (NonPresentKind::ProtNone, (1 << 30) - 1),
+        ] {
+            let entry = NonPresent { kind, value };
+            let word = F.encode_nonpresent(entry).unwrap();
+            assert_eq!(word & 1, 0);
+            for level in 1..=3 {
+                assert_eq!(F.decode(word, level), Entry::NonPresent(entry));
+            }
+        }
+        let big = NonPresent {
+            kind: NonPresentKind::Swap,
+            value: 1 << 60,
+        };
+        assert_eq!(F.encode_nonpresent(big), Err(FormatError::PayloadTooBig));
+    }
+
+    #[test]
     fn geometry_is_four_times_a_gibibyte() {
         assert_eq!(
             (F.levels(), F.entries(3), F.entries(2), F.entries(1)),

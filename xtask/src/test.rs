@@ -259,24 +259,6 @@ const BOOTS: &[(&str, Setup)] = &[
         },
     ),
     (
-        "other programs, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            start: Start::Script(programs::OTHERS),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "bad input, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            start: Start::Script(programs::BAD_INPUT),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
         "bombs, aarch64",
         Setup {
             arch: Arch::Aarch64,
