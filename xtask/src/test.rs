@@ -274,10 +274,12 @@ const BOOTS: &[(&str, Setup)] = &[
             ..PLAIN
         },
     ),
+    // The deepest mode that satp takes, with runs, memory types and split fences.
     (
-        "demo, riscv64",
+        "demo, riscv64, every extension",
         Setup {
             arch: Arch::Riscv64,
+            cpu: Some("rv64,svnapot=true,svpbmt=true,svinval=true"),
             ..PLAIN
         },
     ),
@@ -337,6 +339,15 @@ const BOOTS: &[(&str, Setup)] = &[
         Setup {
             arch: Arch::Armv7,
             start: Start::Script(programs::BAD_INPUT),
+            expect: Expect::Summary,
+            ..PLAIN
+        },
+    ),
+    (
+        "bombs, riscv64",
+        Setup {
+            arch: Arch::Riscv64,
+            start: Start::Script("/etc/bomb.sh"),
             expect: Expect::Summary,
             ..PLAIN
         },
