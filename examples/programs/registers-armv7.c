@@ -3,6 +3,7 @@
  * not do kills it alone. For Armv7-A with VFP and NEON. Built statically; prints the same on every
  * kernel. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ enum { CHILDREN = 4, ROUNDS = 5, SIGNALS = 10, ALARM_US = 10000, HIT = 1000, PAG
 #define KERNEL_RAM 0xc0008000ul
 #define ABOVE 0xffff8000ul
 #define HELPERS 0xffff0000ul
+#define FLUSH 0xf0002
 #define SUPERVISOR 0x13ul
 #define VFP_MAGIC 0x56465001u
 
@@ -255,7 +257,12 @@ static void code(void)
         good &= ((uint32_t (*)(void))page)() == number;
     }
     expect("code in a page that stays writable", good);
-    expect("a flush of what is not mapped", syscall(0xf0002, UNMAPPED, UNMAPPED + 3 * PAGE, 0) != 1);
+    expect("a flush of what is not mapped",
+           syscall(FLUSH, UNMAPPED, UNMAPPED + 3 * PAGE, 0) == -1 && errno == EFAULT);
+    expect("a flush of the kernel", syscall(FLUSH, KERNEL_RAM, KERNEL_RAM + PAGE, 0) == -1 && errno == EFAULT);
+    expect("a flush that ends before it starts", syscall(FLUSH, page + 1, page, 0) == -1 && errno == EINVAL);
+    page = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    expect("a flush of pages that were never touched", syscall(FLUSH, page, page + 3 * PAGE / 4, 0) == 0);
 }
 
 /* Plain loads need no alignment, on Arm since version 6. */

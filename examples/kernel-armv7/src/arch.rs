@@ -8,7 +8,7 @@ use crate::devices::{CONSOLE, RANDOM};
 use crate::frame::{self, UserFrame};
 use crate::platform::{self, Virt};
 use crate::thread::{self, Thread};
-use crate::{clock, cpu, power, signal};
+use crate::{clock, code, cpu, power, signal};
 
 /// An Armv7-A machine.
 pub struct Armv7;
@@ -103,6 +103,10 @@ impl Arch for Armv7 {
     unsafe fn load_root(&self, root: u64) {
         // SAFETY: the same contract.
         unsafe { platform::load_root(root) }
+    }
+
+    fn sync_user_page(&self, page: usize) {
+        code::sync_user(page);
     }
 
     fn push_signal(

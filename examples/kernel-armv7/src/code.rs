@@ -1,27 +1,25 @@
 //! Instructions that a program wrote itself (the `cacheflush` syscall of Arm).
 //!
-//! Data and instruction caches are kept apart, and a program may not touch the second. The lines
-//! are cleaned where the kernel sees the frame, so that no page of the program needs to be there:
-//! what is not mapped is in no cache under this space's name, and goes through
-//! `Platform::sync_code` before it becomes executable again.
+//! Data and instruction caches are kept apart, and a program may not touch the second. The portable
+//! part faults each page in; its frame is looked up as the MMU would, and the lines are cleaned where
+//! the kernel sees the frame: never through an address of the program.
 
 use core::arch::asm;
 
 use mm_arm::armv7::native::{self, Native};
 use mm_arm::armv7::tlb::{Reach, sync_code};
 
-use crate::memory::{DIRECT_MAP, DIRECT_MIB, RAM_BASE, direct};
+use crate::memory::{DIRECT_MIB, RAM_BASE, direct};
+use crate::platform;
 
 const PAGE_BYTES: usize = 4096;
 
-/// Makes what the running program wrote at `start..end` visible to its fetches.
-pub fn sync_user(start: usize, end: usize) {
-    let mut page = start & !(PAGE_BYTES - 1);
-    while page < end {
-        if let Some(frame) = frame_of(page) {
-            sync_frame(frame);
-        }
-        page += PAGE_BYTES;
+/// Makes what the running program wrote to a page visible to its fetches.
+pub fn sync_user(page: usize) {
+    // The entry may be new: the walk must see it.
+    platform::publish();
+    if let Some(frame) = frame_of(page) {
+        sync_frame(frame);
     }
 }
 
@@ -52,6 +50,5 @@ fn frame_of(page: usize) -> Option<usize> {
     // Bit 0: a fault; bit 1: a supersection, of which the family gives users none.
     let (failed, physical) = (result & 3 != 0, result & !(PAGE_BYTES - 1));
     let in_ram = physical.wrapping_sub(RAM_BASE) < DIRECT_MIB << 20;
-    debug_assert!(DIRECT_MAP > RAM_BASE);
     (!failed && in_ram).then(|| direct(physical as u64))
 }

@@ -16,8 +16,6 @@
 
 use mm_kernel::arch::{Frame, PrivateSyscall};
 
-use crate::code;
-
 /// First address above user memory.
 pub const USER_END: usize = 0xc000_0000;
 
@@ -30,10 +28,10 @@ pub const CPSR_IT: usize = 0x0600_fc00;
 /// NZCVQ, IT, GE, E, T: what user mode can set itself.
 const CPSR_FLAGS: usize = 0xf80f_0220 | CPSR_IT;
 
-const BREAKPOINT: usize = 0xf_0001;
 const CACHE_FLUSH: usize = 0xf_0002;
 const SET_TLS: usize = 0xf_0005;
 const GET_TLS: usize = 0xf_0006;
+const EFAULT: isize = 14;
 const EINVAL: isize = 22;
 
 /// See the module header.
@@ -146,14 +144,12 @@ impl Frame for UserFrame {
             GET_TLS => PrivateSyscall::Return(self.tls as isize),
             CACHE_FLUSH => {
                 let [start, end, flags, ..] = self.registers;
-                if flags != 0 || start > end || end > USER_END {
-                    return PrivateSyscall::Return(-EINVAL);
+                match () {
+                    () if flags != 0 || start > end => PrivateSyscall::Return(-EINVAL),
+                    () if end > USER_END => PrivateSyscall::Return(-EFAULT),
+                    () => PrivateSyscall::SyncCode { start, end },
                 }
-                code::sync_user(start, end);
-                PrivateSyscall::Return(0)
             }
-            // A trap of old debuggers.
-            BREAKPOINT => PrivateSyscall::Unknown,
             _ => PrivateSyscall::Unknown,
         }
     }

@@ -162,6 +162,11 @@ pub trait Arch: Sync + Sized + 'static {
     /// alive until another root is loaded on this CPU.
     unsafe fn load_root(&self, root: u64);
 
+    /// Makes what a program wrote to a page of the loaded table visible to its fetches. The page
+    /// is there and young. Called for [`PrivateSyscall::SyncCode`] only, which architectures have
+    /// whose programs cannot do it themselves.
+    fn sync_user_page(&self, _page: usize) {}
+
     // ---- Signals ------------------------------------------------------------
 
     /// Builds a signal frame on the user's stack and edits `frame` so that user mode
@@ -255,6 +260,14 @@ pub enum PrivateSyscall {
         address: usize,
         /// The word to store.
         value: usize,
+    },
+    /// Make what the program wrote at `start..end` visible to its fetches
+    /// ([`Arch::sync_user_page`]), then return 0 (or EFAULT).
+    SyncCode {
+        /// First user address, in bytes.
+        start: usize,
+        /// First user address behind.
+        end: usize,
     },
 }
 

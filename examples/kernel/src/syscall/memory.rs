@@ -7,11 +7,11 @@ use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags};
 
 use super::Call;
-use crate::arch::Arch;
+use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
 use crate::fs::device::Device;
 use crate::fs::open::{FileKind, OpenFile, flag};
-use crate::memory::Map;
+use crate::memory::{Map, Outcome};
 
 const SHARED: usize = 1;
 const PRIVATE: usize = 2;
@@ -37,6 +37,27 @@ fn prot_of(bits: usize) -> Result<Prot> {
 }
 
 impl<A: Arch> Call<'_, A> {
+    /// Shows what was written at `start..end` to fetches, page by page; each page is faulted in as
+    /// by a load, so that the architecture finds it.
+    pub(super) fn sync_code(&mut self, start: usize, end: usize) -> Result {
+        let step = 1usize << A::PAGE_SHIFT;
+        let space = self.space()?;
+        for page in (start & !(step - 1)..end).step_by(step) {
+            self.system.breathe();
+            loop {
+                let found = self.system.resolve_fault(&space, page, FaultAccess::Read);
+                match found {
+                    Outcome::Resolved => break,
+                    Outcome::Retry => {}
+                    Outcome::Signal(..) => return Err(Errno::EFAULT),
+                    Outcome::OutOfMemory => return Err(Errno::ENOMEM),
+                }
+            }
+            self.system.arch.sync_user_page(page);
+        }
+        Ok(0)
+    }
+
     pub(super) fn mmap(
         &self,
         at: usize,

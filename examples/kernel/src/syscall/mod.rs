@@ -86,6 +86,7 @@ impl<A: Arch> Call<'_, A> {
             PrivateSyscall::Store { address, value } => {
                 self.put_words(address, [value]).map(|()| 0)
             }
+            PrivateSyscall::SyncCode { start, end } => self.sync_code(start, end),
             PrivateSyscall::Unknown => {
                 let mut unknown = self.system.unknown.lock();
                 if !unknown.contains(&number) && unknown.len() < unknown.capacity() {
