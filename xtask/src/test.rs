@@ -93,8 +93,7 @@ fn compiles(package: &str) -> Result<Counts> {
 /// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
 fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
     let mut demo = None;
-    for (name, setup) in BOOTS {
-        let name = format!("boot {name}");
+    for (name, setup) in setups() {
         if !wanted(&name) {
             continue;
         }
@@ -102,7 +101,7 @@ fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
             suites.absent(&name, setup.arch.package());
             continue;
         }
-        suites.run(&name, || boot(setup, &mut demo));
+        suites.run(&name, || boot(&setup, &mut demo));
     }
 }
 
@@ -185,192 +184,76 @@ const PLAIN: Setup = Setup {
     expect: Expect::SummaryAndChecksums,
 };
 
-const BOOTS: &[(&str, Setup)] = &[
-    ("demo", PLAIN),
-    (
-        "script",
-        Setup {
-            start: Start::Script("/etc/script.sh"),
-            ..PLAIN
-        },
-    ),
-    // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
-    (
-        "demo, plain CPU",
-        Setup {
-            cpu: Some("qemu64"),
-            ..PLAIN
-        },
-    ),
+/// What every architecture boots.
+const EVERYWHERE: [(&str, Start, Expect); 7] = [
+    ("demo", PLAIN.start, PLAIN.expect),
+    ("script", Start::Script("/etc/script.sh"), PLAIN.expect),
     (
         "own program",
-        Setup {
-            start: Start::Program(programs::HELLO_PATH),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
+        Start::Program(programs::HELLO_PATH),
+        Expect::Summary,
     ),
     (
         "lazy exec",
-        Setup {
-            start: Start::Program("/bin/busybox echo lazily"),
-            expect: Expect::LazyExec("/bin/busybox"),
-            ..PLAIN
-        },
+        Start::Program("/bin/busybox echo lazily"),
+        Expect::LazyExec("/bin/busybox"),
     ),
     (
         "other programs",
-        Setup {
-            start: Start::Script(programs::OTHERS),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
+        Start::Script(programs::OTHERS),
+        Expect::Summary,
     ),
-    (
-        "bombs",
-        Setup {
-            start: Start::Script("/etc/bomb.sh"),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
+    ("bombs", Start::Script("/etc/bomb.sh"), Expect::Summary),
     (
         "bad input",
-        Setup {
-            start: Start::Script(programs::BAD_INPUT),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "demo, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            ..PLAIN
-        },
-    ),
-    // Without hardware updates of accessed and dirty bits, and without range flushes.
-    (
-        "demo, aarch64, plain CPU",
-        Setup {
-            arch: Arch::Aarch64,
-            cpu: Some("cortex-a57"),
-            ..PLAIN
-        },
-    ),
-    (
-        "bombs, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            start: Start::Script("/etc/bomb.sh"),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "demo, armv7",
-        Setup {
-            arch: Arch::Armv7,
-            ..PLAIN
-        },
-    ),
-    // The deepest mode that satp takes, with runs, memory types and split fences.
-    (
-        "demo, riscv64, every extension",
-        Setup {
-            arch: Arch::Riscv64,
-            cpu: Some("rv64,svnapot=true,svpbmt=true,svinval=true"),
-            ..PLAIN
-        },
-    ),
-    (
-        "demo, riscv64, sv39",
-        Setup {
-            arch: Arch::Riscv64,
-            options: "mmu=sv39",
-            ..PLAIN
-        },
-    ),
-    (
-        "demo, riscv64, sv48",
-        Setup {
-            arch: Arch::Riscv64,
-            options: "mmu=sv48",
-            ..PLAIN
-        },
-    ),
-    (
-        "demo, riscv64, sv57",
-        Setup {
-            arch: Arch::Riscv64,
-            options: "mmu=sv57",
-            ..PLAIN
-        },
-    ),
-    (
-        "other programs, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            start: Start::Script(programs::OTHERS),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "bad input, aarch64",
-        Setup {
-            arch: Arch::Aarch64,
-            start: Start::Script(programs::BAD_INPUT),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "other programs, armv7",
-        Setup {
-            arch: Arch::Armv7,
-            start: Start::Script(programs::OTHERS),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "bad input, armv7",
-        Setup {
-            arch: Arch::Armv7,
-            start: Start::Script(programs::BAD_INPUT),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "bombs, riscv64",
-        Setup {
-            arch: Arch::Riscv64,
-            start: Start::Script("/etc/bomb.sh"),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "other programs, riscv64",
-        Setup {
-            arch: Arch::Riscv64,
-            start: Start::Script(programs::OTHERS),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
-    ),
-    (
-        "bad input, riscv64",
-        Setup {
-            arch: Arch::Riscv64,
-            start: Start::Script(programs::BAD_INPUT),
-            expect: Expect::Summary,
-            ..PLAIN
-        },
+        Start::Script(programs::BAD_INPUT),
+        Expect::Summary,
     ),
 ];
+
+/// The demo on other CPUs than the usual one: architecture, name, QEMU's CPU, kernel options.
+const VARIANTS: [(Arch, &str, Option<&str>, &str); 6] = [
+    // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
+    (Arch::X86_64, "plain CPU", Some("qemu64"), ""),
+    // Without hardware updates of accessed and dirty bits, and without range flushes.
+    (Arch::Aarch64, "plain CPU", Some("cortex-a57"), ""),
+    // The deepest mode that satp takes, with runs, memory types and split fences.
+    (
+        Arch::Riscv64,
+        "every extension",
+        Some("rv64,svnapot=true,svpbmt=true,svinval=true"),
+        "",
+    ),
+    (Arch::Riscv64, "sv39", None, "mmu=sv39"),
+    (Arch::Riscv64, "sv48", None, "mmu=sv48"),
+    (Arch::Riscv64, "sv57", None, "mmu=sv57"),
+];
+
+/// All boots with their names, x86-64's first.
+fn setups() -> Vec<(String, Setup)> {
+    let mut all = Vec::new();
+    for arch in Arch::ALL {
+        for (name, start, expect) in EVERYWHERE {
+            let setup = Setup {
+                arch,
+                start,
+                expect,
+                ..PLAIN
+            };
+            all.push((format!("boot {name}, {}", arch.name()), setup));
+        }
+        for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
+            let setup = Setup {
+                arch,
+                cpu,
+                options,
+                ..PLAIN
+            };
+            all.push((format!("boot demo, {}, {name}", arch.name()), setup));
+        }
+    }
+    all
+}
 
 /// Every test of the workspace, documentation included.
 fn host(options: &Options) -> Result<Counts> {
