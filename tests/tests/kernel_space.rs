@@ -12,32 +12,58 @@ use mm_core::range::PageRange;
 use mm_core::sync::AtomicU64;
 use mm_core::table::{CursorMut, KernelSpace, PageTable, Why};
 use mm_core::tlb::SpaceTlb;
-use mm_testkit::mmu::{LongModeWalker, Mode, Refusal};
+use mm_testkit::format::AnyFormat;
+use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::mmu::{Mode, Refusal, Roots};
 use mm_testkit::platform::TestPlatform;
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
-use mm_x86_64::{FourLevel, Paging};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-type Long = Paging<FourLevel>;
-type Machine = Frames<TestPlatform<Long>>;
+type Ram = Frames<TestPlatform<AnyFormat>>;
 
-const BASE: usize = 0xffff_a000_0000_0000 >> 12;
-
-fn window(pages: usize) -> PageRange {
-    PageRange::with_len(Vpn::new(BASE), pages).unwrap()
+/// Returns whether the kernel has a root of its own.
+fn has_own_root(m: &Machine) -> bool {
+    let f = m.format();
+    f.kernel_root_index() == f.entries(f.levels())
 }
 
-fn kernel(frames: &Machine, pages: usize) -> KernelSpace {
-    let kernel = KernelSpace::new(window(pages));
+/// Returns a page in the middle of the kernel's half.
+fn base(m: &Machine) -> usize {
+    let f = m.format();
+    let (top, shift) = (f.levels(), f.page_shift());
+    let (span, entries) = (f.entry_pages(top), f.entries(top));
+    let first = if has_own_root(m) {
+        0
+    } else {
+        f.kernel_root_index()
+    };
+    let page = (first + entries) / 2 * span;
+    let roots = Roots {
+        low: 0,
+        high: Some(0),
+    };
+    if !has_own_root(m) && m.walker().start(roots, page).is_ok() {
+        return page;
+    }
+    // The bits above repeat the highest one.
+    page | ((usize::MAX >> shift) & !(entries * span - 1))
+}
+
+fn window(m: &Machine, pages: usize) -> PageRange {
+    PageRange::with_len(Vpn::new(base(m)), pages).unwrap()
+}
+
+fn kernel(m: &Machine, frames: &Ram, pages: usize) -> KernelSpace {
+    let kernel = KernelSpace::new(window(m, pages));
     let cx = Cx::new(frames);
     let root = kernel.init(&cx).unwrap();
     assert_eq!(kernel.init(&cx), Ok(root));
     kernel
 }
 
-fn leaf(kernel: &KernelSpace, frames: &Machine, page: Vpn) -> Option<(Entry, u8)> {
+fn leaf(kernel: &KernelSpace, frames: &Ram, page: Vpn) -> Option<(Entry, u8)> {
     let cx = Cx::new(frames);
     let (word, level) = kernel.table(&cx).unwrap().translate(page)?;
     Some((cx.format().decode(word, level), level))
@@ -46,11 +72,18 @@ fn leaf(kernel: &KernelSpace, frames: &Machine, page: Vpn) -> Option<(Entry, u8)
 /// A kernel mapping made later is in every space, and leaves every TLB.
 #[test]
 fn every_space_has_the_kernel_and_every_cpu_forgets_what_is_unmapped() {
-    let frames = TestPlatform::machine(Long::default(), 64, 2048);
-    let tlbs = Arc::new(SoftTlbs::new(LongModeWalker::new(4), 2, 0));
+    on_every_machine(shared_and_forgotten);
+}
+
+fn shared_and_forgotten(m: &Machine) {
+    let frames = TestPlatform::machine(m.format(), 64, 2048);
+    let tlbs = Arc::new(SoftTlbs::new(m.walker(), 2, 0));
     frames.platform().set_flush_hook(tlbs.clone());
     frames.platform().arena().set_free_hook(tlbs.clone());
-    let kernel = kernel(&frames, 100);
+    let kernel = kernel(m, &frames, 100);
+    if has_own_root(m) {
+        tlbs.set_kernel_root(kernel.root().unwrap());
+    }
     let cx = Cx::new(&frames);
     let spaces: Vec<_> = (0..2)
         .map(|_| {
@@ -106,7 +139,7 @@ fn every_space_has_the_kernel_and_every_cpu_forgets_what_is_unmapped() {
     pfns.into_iter()
         .for_each(|pfn| frames.free(&cx, pfn).unwrap());
     let again = area.start();
-    let error = MmError::Unmapped(again.addr(12));
+    let error = MmError::Unmapped(again.addr(m.format().page_shift()));
     assert_eq!(kernel.vunmap(&cx, again), Err(error));
     for (cpu, (_, tlb)) in spaces.iter().enumerate() {
         tlbs.load(cpu, None);
@@ -121,13 +154,25 @@ fn every_space_has_the_kernel_and_every_cpu_forgets_what_is_unmapped() {
 
 #[test]
 fn devices_get_their_memory_type_and_blocks_and_no_right_to_execute() {
-    let frames = TestPlatform::machine(Long::default(), 64, 1024);
-    let kernel = kernel(&frames, 1 << 16);
+    on_every_machine(devices);
+}
+
+fn devices(m: &Machine) {
+    let format = m.format();
+    let frames = TestPlatform::machine(format, 64, 2048);
+    let kernel = kernel(m, &frames, 1 << 16);
     let cx = Cx::new(&frames);
+    let block = format.entry_pages(2);
+    // The entries of the root lead to tables for ever where spaces share them.
+    let blocks = if format.levels() > 2 || has_own_root(m) {
+        2
+    } else {
+        1
+    };
     for (mem, first, count, level) in [
-        (MemType::Device, 0xfee00, 1, 1),
-        (MemType::WriteCombining, 0xd_0000, 4096, 2),
-        (MemType::Uncached, 0xd_1003, 4096, 1),
+        (MemType::Device, 0x1_ee00, 1, 1),
+        (MemType::WriteCombining, 0x1_0000, 2 * block, blocks),
+        (MemType::Uncached, 0x1_0003, 2 * block, 1),
     ] {
         let area = kernel.map_device(&cx, Pfn::new(first), count, mem).unwrap();
         assert_eq!(area.pages(), count);
@@ -136,16 +181,18 @@ fn devices_get_their_memory_type_and_blocks_and_no_right_to_execute() {
             panic!("{entry:?}")
         };
         assert_eq!((found, pfn), (level, Pfn::new(first)));
-        assert_eq!((attrs.mem, attrs.prot), (mem, Prot::RW));
+        // The format's nearest type; hardware without NX executes all.
+        let wanted = Attrs::kernel(Prot::RW).with_mem(mem);
+        let word = format.encode_leaf(pfn, wanted, level).unwrap();
+        let Entry::Leaf { attrs: nearest, .. } = format.decode(word, level) else {
+            panic!("{word:#x}")
+        };
+        assert_eq!((attrs.mem, attrs.prot), (nearest.mem, nearest.prot));
         assert!(attrs.flags.contains(AttrFlags::GLOBAL | AttrFlags::SPECIAL));
         assert!(!attrs.flags.contains(AttrFlags::USER));
         // The unaligned one is blocks in its middle.
-        assert_eq!(
-            leaf(&kernel, &frames, area.start().saturating_add(509 + 512)).is_some(),
-            count > 1
-        );
         let (_, middle) = leaf(&kernel, &frames, area.start().saturating_add(count / 2)).unwrap();
-        assert_eq!(middle, if count > 1 { 2 } else { 1 });
+        assert_eq!(middle, if count > 1 { blocks } else { 1 });
         kernel.vunmap(&cx, area.start()).unwrap();
         assert_eq!(leaf(&kernel, &frames, area.start()), None);
     }
@@ -161,10 +208,15 @@ fn devices_get_their_memory_type_and_blocks_and_no_right_to_execute() {
 /// says so, and what was given back can be used again.
 #[test]
 fn the_window_agrees_with_a_map_of_areas() {
-    for seed in 0..6 {
-        let frames = TestPlatform::machine(Long::default(), 64, 2048);
+    on_every_machine(areas);
+}
+
+fn areas(m: &Machine) {
+    let base = base(m);
+    for seed in 0..2 {
+        let frames = TestPlatform::machine(m.format(), 64, 2048);
         let total = 300;
-        let kernel = kernel(&frames, total);
+        let kernel = kernel(m, &frames, total);
         let cx = Cx::new(&frames);
         let pfn = frames.alloc(&cx, 0).unwrap();
         let mut random = Random::new(seed);
@@ -185,18 +237,18 @@ fn the_window_agrees_with_a_map_of_areas() {
                             area.start().saturating_sub(1),
                             area.end().saturating_add(1),
                         );
-                        assert!(window(total).covers(guarded), "seed {seed}");
+                        assert!(window(m, total).covers(guarded), "seed {seed}");
                         assert!(areas.values().all(|a| !a.overlaps(guarded)), "seed {seed}");
                         areas.insert(area.start(), area);
                     }
                     Err(MmError::NoGap(_)) => {
                         // No hole between areas takes it with its guard.
-                        let mut free = Vpn::new(BASE + 1);
+                        let mut free = Vpn::new(base + 1);
                         for area in areas.values() {
                             assert!(area.start().pages_since(free) <= count, "seed {seed}");
                             free = area.end().saturating_add(1);
                         }
-                        assert!(Vpn::new(BASE + total).pages_since(free) <= count);
+                        assert!(Vpn::new(base + total).pages_since(free) <= count);
                         refused += 1;
                     }
                     Err(e) => assert_eq!(e, MmError::OutOfMemory),
@@ -226,28 +278,40 @@ fn the_window_agrees_with_a_map_of_areas() {
 /// it nothing is left behind.
 #[test]
 fn c1_a_kernel_table_is_made_whole_or_not_at_all() {
-    let frames = TestPlatform::machine(Long::default(), 64, 1024);
+    on_every_machine(whole_or_not_at_all);
+}
+
+fn whole_or_not_at_all(m: &Machine) {
+    let format = m.format();
+    let frames = TestPlatform::machine(format, 64, 2048);
     let cx = Cx::new(&frames);
     let before = frames.free_frames();
-    for nth in [1, 2, 200, 257] {
-        frames.platform().fail_nth(nth);
-        let kernel = KernelSpace::new(window(10));
+    let top = format.levels();
+    let root = 1usize << format.table_order(top);
+    let tables = format.entries(top) - format.kernel_root_index();
+    let all = root + (tables << format.table_order(top - 1));
+    for nth in [1, 2, tables * 3 / 4, tables + 1] {
+        if !(1..=tables + 1).contains(&nth) {
+            continue;
+        }
+        frames.platform().fail_nth(nth as u64);
+        let kernel = KernelSpace::new(window(m, 10));
         assert_eq!(kernel.init(&cx), Err(MmError::OutOfMemory));
         frames.platform().fail_none();
         assert_eq!(frames.free_frames(), before);
         assert_eq!(frames.kernel_root(), None);
     }
-    let kernel = KernelSpace::new(window(10));
+    let kernel = KernelSpace::new(window(m, 10));
     kernel.init(&cx).unwrap();
-    assert_eq!(before - frames.free_frames(), 257);
+    assert_eq!(before - frames.free_frames(), all);
     let user = PageTable::create(&cx, TableOwner::User, 1).unwrap();
-    assert_eq!(before - frames.free_frames(), 258);
+    assert_eq!(before - frames.free_frames(), all + root);
     PageTable::view(&cx, user, TableOwner::User, 1)
         .destroy(&SpaceTlb::new())
         .unwrap();
     assert_eq!(
         before - frames.free_frames(),
-        257,
+        all,
         "the kernel's tables are not the space's"
     );
     let _ = kernel;
@@ -312,8 +376,12 @@ fn a_kernel_with_a_root_of_its_own_shares_nothing() {
 /// mapped to be executed.
 #[test]
 fn kernel_code_is_made_visible_when_it_is_mapped() {
-    let frames = TestPlatform::machine(Long::default(), 64, 2048);
-    let kernel = kernel(&frames, 100);
+    on_every_machine(visible_code);
+}
+
+fn visible_code(m: &Machine) {
+    let frames = TestPlatform::machine(m.format(), 64, 2048);
+    let kernel = kernel(m, &frames, 100);
     let cx = Cx::new(&frames);
     let pfns: Vec<_> = (0..3).map(|_| frames.alloc(&cx, 0).unwrap()).collect();
     frames.platform().take_log();
