@@ -24,6 +24,7 @@ use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
 use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
 use mm_x86_64::{FiveLevel, FourLevel, Paging};
 use std::cell::RefCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
@@ -69,6 +70,14 @@ impl Machine {
     /// Makes a world of this machine: see [`World::new`].
     pub fn world(&self, frames: usize, cpus: usize, seed: u64) -> World {
         World::new(self.format(), self.walker, frames, cpus, seed)
+    }
+
+    /// Returns `n` seeds of the machine's own, so that the machines together
+    /// play more scripts than one would.
+    pub fn seeds(&self, n: u64) -> Range<u64> {
+        let hash = |h: u64, byte: u8| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let first = self.name.bytes().fold(0xcbf2_9ce4_8422_2325, hash) % 1000 * 10;
+        first..first + n
     }
 
     /// Says why a test makes no sense on this machine; the test returns then.
@@ -146,6 +155,11 @@ pub fn machines() -> &'static [Machine] {
                 "sv32, svade",
                 riscv::Paging::new(Sv32, SVADE),
                 SvWalker::new(2),
+            ),
+            Machine::new(
+                "sv32, every extension",
+                riscv::Paging::new(Sv32, FULL),
+                SvWalker::full(2),
             ),
             Machine::new(
                 "sv39, svade",

@@ -75,7 +75,7 @@ fn g1_map_counts_are_entries_and_the_walk_finds_each() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let mut pages = 0;
-        for seed in 0..2 {
+        for seed in machine.seeds(2) {
             let w = machine.world(2048, 3, seed);
             let mut random = Random::new(seed);
             let file = w.file(1, &vec![7; 24 * page]);
@@ -138,7 +138,7 @@ fn g1_map_counts_are_entries_and_the_walk_finds_each() {
             drop((spaces, file));
             w.assert_empty();
         }
-        assert!(pages > 1_500, "{pages} pages were looked for");
+        assert!(pages > 500, "{pages} pages were looked for");
     });
 }
 
