@@ -15,6 +15,7 @@ use mm_core::range::PageRange;
 use mm_core::sync::AtomicU64;
 use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, TableError, Why};
 use mm_core::tlb::{BATCH, SpaceTlb, TlbGather};
+use mm_testkit::machine::on_every_machine;
 use mm_testkit::mmu::{LongModeWalker, Mode, Refusal, Sets, TinyWalker};
 use mm_testkit::platform::{FlushHook, TestPlatform, on_cpu};
 use mm_testkit::random::Random;
@@ -119,34 +120,37 @@ const SPECIAL_RW: Attrs = Attrs::user(Prot::RW).with(AttrFlags::SPECIAL);
 /// F2: who is pinned may be in a table that was unlinked.
 #[test]
 fn f2_a_table_outlives_the_readers_that_may_be_in_it() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    space.map_fresh(range(0, 4));
-    let (pinned, freed) = (AtomicBool::new(false), AtomicBool::new(false));
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            on_cpu(1, || {
-                let cx = space.cx();
-                let pin = cx.pin();
-                let table = space.table(&cx);
-                assert!(table.translate_pinned(&pin, Vpn::new(3)).is_some());
-                pinned.store(true, Ordering::SeqCst);
-                // The table's words stay readable (the arena checks that) ...
-                while table.translate_pinned(&pin, Vpn::new(3)).is_some() {
-                    std::thread::yield_now();
-                }
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                // ... and nothing was given back before we are gone.
-                assert!(!freed.load(Ordering::SeqCst));
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        space.map_fresh(range(0, 4));
+        let (pinned, freed) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                on_cpu(1, || {
+                    let cx = space.cx();
+                    let pin = cx.pin();
+                    let table = space.table(&cx);
+                    assert!(table.translate_pinned(&pin, Vpn::new(3)).is_some());
+                    pinned.store(true, Ordering::SeqCst);
+                    // The table's words stay readable (the arena checks that) ...
+                    while table.translate_pinned(&pin, Vpn::new(3)).is_some() {
+                        std::thread::yield_now();
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    // ... and nothing was given back before we are gone.
+                    assert!(!freed.load(Ordering::SeqCst));
+                });
             });
+            while !pinned.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            assert_eq!(space.unmap(range(0, format.entry_pages(2))).unwrap(), 4);
+            freed.store(true, Ordering::SeqCst);
         });
-        while !pinned.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
-        assert_eq!(space.unmap(range(0, 512)).unwrap(), 4);
-        freed.store(true, Ordering::SeqCst);
+        space.destroy();
     });
-    space.destroy();
 }
 
 /// F3, Theseus#32: one round for a whole verb, naming exactly what is needed.
@@ -208,16 +212,23 @@ fn f3_each_verb_flushes_once_and_only_what_lost_rights() {
 /// F4: a CPU that kept tagged translations learns that it missed a flush.
 #[test]
 fn f4_the_generation_tells_a_cpu_what_it_missed() {
-    let frames = TestPlatform::machine(Long::default(), 64, 64);
-    let space = Space::new(&frames);
-    let seen = space.tlb.activate(1);
-    space.map_fresh(range(0, 2));
-    assert_eq!(space.tlb.activate(1), seen, "nothing was taken away");
-    space.tlb.deactivate(1);
-    space.unmap(range(0, 1)).unwrap();
-    assert_ne!(space.tlb.activate(1), seen);
-    space.tlb.deactivate(1);
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        let seen = space.tlb.activate(1);
+        space.map_fresh(range(0, 2));
+        // Where absence is remembered, a map takes that away.
+        if !format.caches_invalid() {
+            assert_eq!(space.tlb.activate(1), seen, "nothing was taken away");
+        }
+        let seen = space.tlb.activate(1);
+        space.tlb.deactivate(1);
+        space.unmap(range(0, 1)).unwrap();
+        assert_ne!(space.tlb.activate(1), seen);
+        space.tlb.deactivate(1);
+        space.destroy();
+    });
 }
 
 /// Looks at an entry whenever a flush is sent.
@@ -340,15 +351,18 @@ fn f8_a_full_batch_flushes_and_goes_on() {
 /// x86_64 crate, redox rmm: a table is linked zeroed. Free frames hold poison.
 #[test]
 fn a_fresh_table_is_empty_when_it_becomes_visible() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    space.map_fresh(range(100, 101));
-    let mut seen = Vec::new();
-    let cx = space.cx();
-    let all = space.table(&cx).user_pages();
-    Cursor::new(space.table(&cx), all).visit(|v| seen.push(v.pages));
-    assert_eq!(seen, [range(100, 101)]);
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        space.map_fresh(range(100, 101));
+        let mut seen = Vec::new();
+        let cx = space.cx();
+        let all = space.table(&cx).user_pages();
+        Cursor::new(space.table(&cx), all).visit(|v| seen.push(v.pages));
+        assert_eq!(seen, [range(100, 101)]);
+        space.destroy();
+    });
 }
 
 /// ostd, aarch64-paging: hardware sets dirty between our load and our store.
@@ -409,221 +423,272 @@ fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
 /// page-table-generic, patina#1238: one page out of a block.
 #[test]
 fn a_block_loses_one_page_and_keeps_the_others() {
-    let frames = TestPlatform::machine(Long::default(), 512, 4096);
-    let space = Space::new(&frames);
-    let cx = space.cx();
-    let block = frames.alloc(&cx, 10).unwrap();
-    let attrs = SPECIAL_RW.with_mem(MemType::WriteCombining);
-    space.map(range(1024, 2048), block, attrs).unwrap();
-    assert_eq!(space.entry(1500).unwrap().1, 2);
-    space.unmap(range(1500, 1501)).unwrap();
-    for page in 1024..2048 {
-        let (entry, level) = match space.entry(page) {
-            Some(found) => found,
-            None => {
-                assert_eq!(page, 1500);
-                continue;
-            }
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 512);
+        let space = Space::new(&frames);
+        let b = format.entry_pages(2);
+        let block = Pfn::new(4 * b as u64);
+        let attrs = SPECIAL_RW.with_mem(MemType::WriteCombining);
+        let word = format.encode_leaf(block, attrs, 2).unwrap();
+        let Entry::Leaf { attrs: nearest, .. } = format.decode(word, 2) else {
+            panic!("{word:#x}")
         };
-        let first = (page - 1024) as u64;
-        let (within, expect) = if page < 1536 {
-            (0, 1)
-        } else {
-            (first & 511, 2)
-        };
-        assert_eq!(level, expect);
-        // The PAT bit stands elsewhere in a block than in a page.
-        let pfn = block.saturating_add(first - within);
-        assert_eq!(entry, Entry::Leaf { pfn, attrs });
-    }
-    space.destroy();
+        space.map(range(2 * b, 4 * b), block, attrs).unwrap();
+        assert_eq!(space.entry(2 * b + b / 2 - 4).unwrap().1, 2);
+        space
+            .unmap(range(2 * b + b / 2 - 4, 2 * b + b / 2 - 3))
+            .unwrap();
+        for page in 2 * b..4 * b {
+            let (entry, level) = match space.entry(page) {
+                Some(found) => found,
+                None => {
+                    assert_eq!(page, 2 * b + b / 2 - 4);
+                    continue;
+                }
+            };
+            let first = (page - 2 * b) as u64;
+            let (within, expect) = if page < 3 * b {
+                (0, 1)
+            } else {
+                (first & (b as u64 - 1), 2)
+            };
+            assert_eq!(level, expect);
+            // The PAT bit stands elsewhere in a block than in a page.
+            let pfn = block.saturating_add(first - within);
+            assert_eq!(
+                entry,
+                Entry::Leaf {
+                    pfn,
+                    attrs: nearest
+                }
+            );
+        }
+        space.destroy();
+    });
 }
 
 /// C1: without memory for the table, a block is not cut and nothing changes.
 #[test]
 fn c1_a_block_that_cannot_be_shattered_stays_whole() {
-    let frames = TestPlatform::machine(Long::default(), 512, 4096);
-    let space = Space::new(&frames);
-    let cx = space.cx();
-    let block = frames.alloc(&cx, 9).unwrap();
-    space.map(range(512, 1024), block, SPECIAL_RW).unwrap();
-    frames.platform().fail_from(1, u64::MAX);
-    let oom = |at| {
-        Err(TableError {
-            at: Vpn::new(at),
-            why: Why::OutOfMemory,
-        })
-    };
-    assert_eq!(space.unmap(range(600, 700)).map(|_| ()), oom(600));
-    assert_eq!(space.protect(range(0, 700), Prot::READ), oom(699));
-    assert_eq!(space.entry(650), space.entry(512));
-    // Whole, it needs no memory.
-    space.unmap(range(0, 2000)).unwrap();
-    assert_eq!(space.entry(650), None);
-    frames.platform().fail_none();
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 512);
+        let space = Space::new(&frames);
+        let b = format.entry_pages(2);
+        let block = Pfn::new(4 * b as u64);
+        space.map(range(b, 2 * b), block, SPECIAL_RW).unwrap();
+        frames.platform().fail_from(1, u64::MAX);
+        let oom = |at| {
+            Err(TableError {
+                at: Vpn::new(at),
+                why: Why::OutOfMemory,
+            })
+        };
+        assert_eq!(
+            space.unmap(range(b + b / 4, b + b / 2)).map(|_| ()),
+            oom(b + b / 4)
+        );
+        assert_eq!(
+            space.protect(range(0, b + b / 2), Prot::READ),
+            oom(b + b / 2 - 1)
+        );
+        assert_eq!(space.entry(b + b / 4 + 3), space.entry(b));
+        // Whole, it needs no memory.
+        space.unmap(range(0, 3 * b)).unwrap();
+        assert_eq!(space.entry(b + b / 4 + 3), None);
+        frames.platform().fail_none();
+        space.destroy();
+    });
 }
 
 /// x86_64#561, page_table_multiarch#4: a swapped page occupies its entry.
 #[test]
 fn not_present_is_not_empty() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    let cx = space.cx();
-    let table = space.table(&cx);
-    let swap = NonPresent {
-        kind: NonPresentKind::Swap,
-        value: 77,
-    };
-    {
-        let guard = table.lock_leaf_or_create(Vpn::new(5), &space.tlb).unwrap();
-        let word = cx.format().encode_nonpresent(swap).unwrap();
-        guard.install(Vpn::new(5), word).settle(&cx, &space.tlb);
-        assert_eq!(guard.live(), 1);
-    }
-    let mut gather = TlbGather::new(&cx, &space.tlb);
-    table.prune(table.user_pages(), &mut gather);
-    assert_eq!(gather.finish().tables, 0, "the table is in use");
-    let exists = TableError {
-        at: Vpn::new(5),
-        why: Why::Exists,
-    };
-    assert_eq!(space.map(range(3, 8), Pfn::new(9), SPECIAL_RW), Err(exists));
-    assert_eq!(space.entry(3), None, "taken back");
-    space.protect(range(0, 10), Prot::RW).unwrap();
-    assert_eq!(space.entry(5).unwrap().0, Entry::NonPresent(swap));
-    let mut gather = TlbGather::new(&cx, &space.tlb);
-    CursorMut::new(table, &space.tlb, range(0, 10))
-        .unmap(&mut gather)
-        .unwrap();
-    let released = gather.finish();
-    assert_eq!((released.swap_entries, released.tables), (1, 3));
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        let cx = space.cx();
+        let table = space.table(&cx);
+        let swap = NonPresent {
+            kind: NonPresentKind::Swap,
+            value: 77,
+        };
+        {
+            let guard = table.lock_leaf_or_create(Vpn::new(5), &space.tlb).unwrap();
+            let word = cx.format().encode_nonpresent(swap).unwrap();
+            guard.install(Vpn::new(5), word).settle(&cx, &space.tlb);
+            assert_eq!(guard.live(), 1);
+        }
+        let mut gather = TlbGather::new(&cx, &space.tlb);
+        table.prune(table.user_pages(), &mut gather);
+        assert_eq!(gather.finish().tables, 0, "the table is in use");
+        let exists = TableError {
+            at: Vpn::new(5),
+            why: Why::Exists,
+        };
+        assert_eq!(space.map(range(3, 8), Pfn::new(9), SPECIAL_RW), Err(exists));
+        assert_eq!(space.entry(3), None, "taken back");
+        space.protect(range(0, 10), Prot::RW).unwrap();
+        assert_eq!(space.entry(5).unwrap().0, Entry::NonPresent(swap));
+        let mut gather = TlbGather::new(&cx, &space.tlb);
+        CursorMut::new(table, &space.tlb, range(0, 10))
+            .unmap(&mut gather)
+            .unwrap();
+        let released = gather.finish();
+        assert_eq!(
+            (released.swap_entries, released.tables),
+            (1, usize::from(format.levels()) - 1)
+        );
+        space.destroy();
+    });
 }
 
 /// asterinas#3162, aarch64-paging: every allocation of a map may fail; then
 /// tables, frames and entries are as before.
 #[test]
 fn c1_a_map_that_runs_out_of_memory_leaves_nothing() {
-    let frames = TestPlatform::machine(Long::default(), 64, 4096);
-    let space = Space::new(&frames);
-    space.tlb.activate(0);
-    let pages = range((1 << 18) - 3, (1 << 18) + 1500);
-    let before = frames.free_frames();
-    let mut failures = 0;
-    loop {
-        frames.platform().fail_nth(failures + 1);
-        let result = space.map(pages, Pfn::new(1 << 20), SPECIAL_RW);
-        frames.platform().fail_none();
-        let Err(e) = result else { break };
-        assert_eq!(e.why, Why::OutOfMemory);
-        assert!(pages.contains(e.at));
-        assert_eq!(frames.free_frames(), before);
-        assert!(pages.iter().all(|p| space.entry(p.as_usize()).is_none()));
-        failures += 1;
-    }
-    // Below the line: 3 tables; above: another 2 and 3 leaf tables.
-    assert_eq!(failures, 3 + 2 + 2);
-    space.unmap(pages).unwrap();
-    assert_eq!(frames.free_frames(), before);
-    for nth in 1..=4 {
-        frames.platform().fail_nth(nth);
-        let root = PageTable::create(&space.cx(), TableOwner::User, 2);
-        frames.platform().fail_none();
-        match root {
-            Ok(root) => {
-                assert!(nth > 1);
-                let cx = space.cx();
-                let table = PageTable::view(&cx, root, TableOwner::User, 2);
-                table.destroy(&SpaceTlb::new()).unwrap();
-            }
-            Err(OutOfMemory) => assert_eq!(nth, 1),
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 512);
+        let space = Space::new(&frames);
+        // Where the fewest tables are shared by the two sides.
+        let edge = format.entry_pages(format.levels().min(3));
+        space.tlb.activate(0);
+        let pages = range(edge - 3, edge + 1500);
+        let before = frames.free_frames();
+        let mut failures = 0;
+        loop {
+            frames.platform().fail_nth(failures + 1);
+            let result = space.map(pages, Pfn::new(1 << 16), SPECIAL_RW);
+            frames.platform().fail_none();
+            let Err(e) = result else { break };
+            assert_eq!(e.why, Why::OutOfMemory);
+            assert!(pages.contains(e.at));
+            assert_eq!(frames.free_frames(), before);
+            assert!(pages.iter().all(|p| space.entry(p.as_usize()).is_none()));
+            failures += 1;
         }
+        // A path on each side, and leaf tables.
+        let leaves = 1503_usize.div_ceil(format.entry_pages(2));
+        assert!(failures as usize >= leaves);
+        if m.name == "x86_64, 4 levels" {
+            // Below the line: 3 tables; above: another 2 and 3 leaf tables.
+            assert_eq!(failures, 3 + 2 + 2);
+        }
+        space.unmap(pages).unwrap();
         assert_eq!(frames.free_frames(), before);
-    }
-    space.tlb.deactivate(0);
-    space.destroy();
+        for nth in 1..=4 {
+            frames.platform().fail_nth(nth);
+            let root = PageTable::create(&space.cx(), TableOwner::User, 2);
+            frames.platform().fail_none();
+            match root {
+                Ok(root) => {
+                    assert!(nth > 1);
+                    let cx = space.cx();
+                    let table = PageTable::view(&cx, root, TableOwner::User, 2);
+                    table.destroy(&SpaceTlb::new()).unwrap();
+                }
+                Err(OutOfMemory) => assert_eq!(nth, 1),
+            }
+            assert_eq!(frames.free_frames(), before);
+        }
+        space.tlb.deactivate(0);
+        space.destroy();
+    });
 }
 
 /// asterinas#1285, #2709: the last page of user space, and ranges past it.
 #[test]
 fn b2_the_end_of_the_address_space_is_reached_and_not_passed() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    let end = Long::default().user_end().as_usize();
-    space.map_fresh(range(end - 1, end));
-    assert!(space.entry(end - 1).is_some());
-    assert_eq!(space.entry(end), None);
-    let reach = |at| {
-        Err(TableError {
-            at: Vpn::new(at),
-            why: Why::OutOfReach,
-        })
-    };
-    assert_eq!(
-        space.map(range(end - 5, end + 1), Pfn::new(9), SPECIAL_RW),
-        reach(end)
-    );
-    assert_eq!(
-        space.map(range(end + 5, end + 6), Pfn::new(9), SPECIAL_RW),
-        reach(end + 5)
-    );
-    let cx = space.cx();
-    let kernel = Vpn::new(0xffff_8000_0000_0000 >> 12);
-    assert!(
-        space
-            .table(&cx)
-            .lock_leaf_or_create(kernel, &space.tlb)
-            .is_err()
-    );
-    space.protect(range(0, usize::MAX), Prot::READ).unwrap();
-    assert_eq!(space.unmap(range(end - 9, usize::MAX)).unwrap(), 1);
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        let end = format.user_end().as_usize();
+        space.map_fresh(range(end - 1, end));
+        assert!(space.entry(end - 1).is_some());
+        assert_eq!(space.entry(end), None);
+        let reach = |at| {
+            Err(TableError {
+                at: Vpn::new(at),
+                why: Why::OutOfReach,
+            })
+        };
+        assert_eq!(
+            space.map(range(end - 5, end + 1), Pfn::new(9), SPECIAL_RW),
+            reach(end)
+        );
+        assert_eq!(
+            space.map(range(end + 5, end + 6), Pfn::new(9), SPECIAL_RW),
+            reach(end + 5)
+        );
+        let cx = space.cx();
+        let kernel = Vpn::new(end);
+        assert!(
+            space
+                .table(&cx)
+                .lock_leaf_or_create(kernel, &space.tlb)
+                .is_err()
+        );
+        space.protect(range(0, usize::MAX), Prot::READ).unwrap();
+        assert_eq!(space.unmap(range(end - 9, usize::MAX)).unwrap(), 1);
+        space.destroy();
+    });
 }
 
 /// svsm#1118: a walk over nothing ends; 128 TiB take a few looks.
 #[test]
 fn empty_ranges_are_skipped_by_whole_tables() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    let cx = space.cx();
-    let table = space.table(&cx);
-    let all = table.user_pages();
-    let mut seen = 0;
-    Cursor::new(table, all).visit(|_| seen += 1);
-    assert_eq!(seen, 0);
-    assert!(table.next_leaf(all).is_none());
-    space.map_fresh(range(1 << 34, (1 << 34) + 1));
-    Cursor::new(table, all).visit(|v| {
-        seen += 1;
-        assert_eq!(v.pages, range(1 << 34, (1 << 34) + 1));
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        let cx = space.cx();
+        let table = space.table(&cx);
+        let all = table.user_pages();
+        let mut seen = 0;
+        let far = (format.user_end().as_usize() / 2) & !(format.entry_pages(2) - 1);
+        Cursor::new(table, all).visit(|_| seen += 1);
+        assert_eq!(seen, 0);
+        assert!(table.next_leaf(all).is_none());
+        space.map_fresh(range(far, far + 1));
+        Cursor::new(table, all).visit(|v| {
+            seen += 1;
+            assert_eq!(v.pages, range(far, far + 1));
+        });
+        assert_eq!(seen, 1);
+        assert_eq!(
+            table.next_leaf(all).unwrap().range(),
+            range(far, far + format.entry_pages(2))
+        );
+        space.protect(all, Prot::READ).unwrap();
+        space.destroy();
     });
-    assert_eq!(seen, 1);
-    assert_eq!(
-        table.next_leaf(all).unwrap().range(),
-        range(1 << 34, (1 << 34) + 512)
-    );
-    space.protect(all, Prot::READ).unwrap();
-    space.destroy();
 }
 
 /// x86_64#264: a table goes when its last entry goes, without a scan.
 #[test]
 fn empty_tables_are_freed_at_once() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let space = Space::new(&frames);
-    let before = frames.free_frames();
-    space.map_fresh(range(10, 12));
-    assert_eq!(frames.free_frames(), before - 5);
-    space.unmap(range(10, 11)).unwrap();
-    assert_eq!(frames.free_frames(), before - 4);
-    space.unmap(range(11, 12)).unwrap();
-    assert_eq!(
-        frames.free_frames(),
-        before,
-        "three tables went with the page"
-    );
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        let before = frames.free_frames();
+        let tables = usize::from(format.levels()) - 1;
+        space.map_fresh(range(10, 12));
+        assert_eq!(frames.free_frames(), before - 2 - tables);
+        space.unmap(range(10, 11)).unwrap();
+        assert_eq!(frames.free_frames(), before - 1 - tables);
+        space.unmap(range(11, 12)).unwrap();
+        assert_eq!(
+            frames.free_frames(),
+            before,
+            "the tables went with the page"
+        );
+        space.destroy();
+    });
 }
 
 /// Three CPUs map and unmap pages of one leaf table's neighbourhood: tables
