@@ -2,22 +2,34 @@
 
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
-use mm_core::format::tiny::{SetsBoth, SetsNothing, Tiny};
 use mm_core::format::{Attrs, Entry, PageTableFormat, TableOwner};
 use mm_core::page::{Frames, PageFlags};
 use mm_core::prot::Prot;
 use mm_core::range::PageRange;
 use mm_core::table::PageTable;
 use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_testkit::format::AnyFormat;
+use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::TestPlatform;
-use mm_x86_64::{FourLevel, Paging};
 
-fn user_page<F: PageTableFormat>(cx: &Cx<'_, TestPlatform<F>>) -> Pfn {
+fn user_page(cx: &Cx<'_, TestPlatform<AnyFormat>>) -> Pfn {
     let pfn = cx.frames().alloc(cx, 0).unwrap();
     let page = cx.frames().page(pfn).unwrap();
     page.user().init(PageFlags::ANON, 1, 0);
     page.user().add_maps(1).unwrap();
     pfn
+}
+
+/// Returns pages in one table, on both sides of the edges of tables of each
+/// level, and at the end of user space.
+fn pages(format: AnyFormat) -> Vec<usize> {
+    let end = format.user_end().as_usize();
+    let edges = (2..=format.levels()).map(|level| format.entry_pages(level));
+    let mut pages = vec![0, 1, 5, end - 2, end - 1];
+    pages.extend(edges.filter(|e| *e < end).flat_map(|e| [e - 1, e]));
+    pages.sort_unstable();
+    pages.dedup();
+    pages
 }
 
 fn range(first: usize, end: usize) -> PageRange {
@@ -26,15 +38,17 @@ fn range(first: usize, end: usize) -> PageRange {
 
 /// Maps pages through guards, unmaps them by detach and by take, and looks
 /// whether every frame came back.
-fn life<F: PageTableFormat>(format: F, spread: &[usize]) {
-    let frames: Frames<TestPlatform<F>> = TestPlatform::machine(format, 64, 256);
+fn life(m: &Machine) {
+    let format = m.format();
+    let spread = pages(format);
+    let frames: Frames<TestPlatform<AnyFormat>> = TestPlatform::machine(format, 64, 256);
     let cx = Cx::new(&frames);
     let tlb = SpaceTlb::new();
     let before = frames.free_frames();
     let root = PageTable::create(&cx, TableOwner::User, 7).unwrap();
     let table = PageTable::view(&cx, root, TableOwner::User, 7);
     let mut pfns = Vec::new();
-    for &vpn in spread {
+    for &vpn in &spread {
         let pfn = user_page(&cx);
         let guard = table.lock_leaf_or_create(Vpn::new(vpn), &tlb).unwrap();
         let word = format.encode_leaf(pfn, Attrs::user(Prot::RW), 1).unwrap();
@@ -61,7 +75,7 @@ fn life<F: PageTableFormat>(format: F, spread: &[usize]) {
     table.detach_covered(table.user_pages(), &mut gather);
     let released = gather.finish();
     assert_eq!(released.anon_pages, spread.len());
-    for &vpn in spread {
+    for &vpn in &spread {
         assert_eq!(table.translate(Vpn::new(vpn)), None);
     }
     table.destroy(&tlb).unwrap();
@@ -71,13 +85,5 @@ fn life<F: PageTableFormat>(format: F, spread: &[usize]) {
 
 #[test]
 fn a_table_lives_and_dies_without_losing_a_frame() {
-    life(Tiny::<u32, SetsBoth>::new(2, 2), &[0, 1, 5, 15]);
-    life(
-        Tiny::<u64, SetsNothing>::new(4, 2).with_kernel_half(3),
-        &[0, 1, 64, 100, 191],
-    );
-    life(
-        Paging::<FourLevel>::default(),
-        &[0, 511, 512, 1 << 20, (1 << 35) - 2],
-    );
+    on_every_machine(life);
 }
