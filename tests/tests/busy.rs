@@ -237,3 +237,70 @@ fn a_verb_waits_for_the_one_that_is_busy_with_its_range() {
         }
     });
 }
+
+/// Lets a protect of the pages behind the range of `verb` begin in the middle
+/// of the flush of `verb`, and checks that `verb` ends only after it has
+/// rewritten them: until then they are the protect's.
+fn ends_after_a_protect_beside(
+    machine: &Machine,
+    verb: impl FnOnce(&Scene, usize),
+    areas: &'static [usize],
+) {
+    let scene = Scene::new(machine);
+    let (page, beside, first) = (scene.page, scene.at(6), scene.at(0).as_usize());
+    let rewritten = Arc::new(AtomicBool::new(false));
+    let other: Arc<std::sync::Mutex<Option<JoinHandle<()>>>> = Arc::default();
+    let (is_rewritten, thread) = (rewritten.clone(), other.clone());
+    scene.during(
+        |scene| {
+            verb(scene, 4 * page);
+            let too_early = !rewritten.load(Ordering::SeqCst);
+            let thread = other.lock().unwrap().take().expect("the verb flushed");
+            thread.join().expect("its areas are marked to the end");
+            assert!(!too_early, "ended before the protect beside it");
+            let found = scene.s.areas().map(|area| area.range);
+            let found = found.filter(|range| range.start().as_usize() < 2 * FIRST);
+            let pages: Vec<usize> = found.map(|range| range.pages()).collect();
+            assert_eq!(pages, areas, "from {first:#x}");
+        },
+        move |s| {
+            let s = s.clone();
+            let (begun, is_begun) = std::sync::mpsc::channel();
+            s.mm().platform().interrupt_flush(move || {
+                begun.send(()).unwrap();
+                // Long enough for the verb to end, if it does not wait.
+                std::thread::sleep(Duration::from_millis(30));
+                is_rewritten.store(true, Ordering::SeqCst);
+            });
+            *thread.lock().unwrap() = Some(std::thread::spawn(move || {
+                on_cpu(1, || s.protect(beside, 2 * page, Prot::READ).unwrap());
+            }));
+            is_begun.recv().unwrap();
+        },
+    );
+}
+
+#[test]
+fn an_unmap_ends_after_the_protect_beside_it() {
+    on_every_machine(|machine| {
+        ends_after_a_protect_beside(
+            machine,
+            |scene, len| scene.s.unmap(scene.at(2), len).unwrap(),
+            &[2, 2],
+        );
+    });
+}
+
+#[test]
+fn a_fixed_map_ends_after_the_protect_beside_it() {
+    on_every_machine(|machine| {
+        ends_after_a_protect_beside(
+            machine,
+            |scene, len| {
+                let new = MapRequest::anonymous(len, Prot::READ).fixed(scene.at(2));
+                scene.s.map(&new).unwrap();
+            },
+            &[2, 4, 2],
+        );
+    });
+}

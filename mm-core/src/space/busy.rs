@@ -25,6 +25,7 @@
 //! |---|---|
 //! | a verb that would change it | waits, without locks, before its plan |
 //! | a verb that would join it to a new neighbour | the same; a dying one is never joined |
+//! | a dying area's verb, when it ends beside it | waits, unless it dies too |
 //! | a verb in search of a gap | passes over it |
 //! | fork | waits |
 //! | a fault, DYING | SIGSEGV: the program unmaps what it uses |
@@ -102,6 +103,26 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let vma = nodes.vma(handle);
             let beside = vma.range().intersect(range).is_empty();
             vma.is_marked() && !(beside && vma.is_dying())
+        })
+    }
+
+    /// Returns whether nobody is busy with an area right beside a range whose
+    /// own areas the caller is busy with. Those that die stay as they are.
+    ///
+    /// # Locks
+    /// The space lock for writing.
+    fn is_settled_beside(&self, cx: &Cx<'m, P>, layout: &Layout, range: PageRange) -> bool {
+        if layout.busy == 1 {
+            return true;
+        }
+        let nodes = Nodes::new(cx, self.mm);
+        let wide = PageRange::new(
+            range.start().saturating_sub(1),
+            range.end().saturating_add(1),
+        );
+        !self.node().vmas.overlapping(&nodes, wide).any(|handle| {
+            let vma = nodes.vma(handle);
+            vma.range().intersect(range).is_empty() && vma.is_marked() && !vma.is_dying()
         })
     }
 
@@ -195,7 +216,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// lock.
     ///
     /// # Locks
-    /// Takes table locks, then the space lock for writing.
+    /// Takes table locks, then the space lock for writing; waits without it for
+    /// who is busy beside the range.
     pub(super) fn finish(&self, cx: &Cx<'m, P>, going: Option<Going>) {
         if let Some(going) = going {
             self.zap_now(cx, going.range);
@@ -208,7 +230,18 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     fn take_out(&self, cx: &Cx<'m, P>, going: Going) {
         let node = self.node();
         let nodes = Nodes::new(cx, self.mm);
-        let mut layout = node.lock.write(cx, self.key());
+        let mut spins = 0u32;
+        let mut layout = loop {
+            let layout = node.lock.write(cx, self.key());
+            // An area beside it that is being protected can neither be joined
+            // nor lose its mark. That verb waits for nobody: this one ends too.
+            if self.is_settled_beside(cx, &layout, going.range) {
+                break layout;
+            }
+            drop(layout);
+            cx.relax(spins);
+            spins = spins.saturating_add(1);
+        };
         let plan = match going.new {
             Some(new) => Plan::replace(&node.vmas, &nodes, going.range, new),
             None => Plan::remove(&node.vmas, &nodes, going.range),
