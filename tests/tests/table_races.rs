@@ -1,361 +1,385 @@
-//! Races, made to happen: a format whose loads and stores let somebody else in
-//! at the worst moment. Threads would need luck for these windows.
+//! Races, made to happen: somebody else acts between any two slot operations
+//! of a verb. Threads would need luck for these windows.
 //!
-//! [`Nosy`] is a tiny format; right after each load of a word, the hardware of
-//! another CPU accesses a page through it (and notes what it notes by itself, in
-//! a run in the entry beside), or a closure of the test runs.
+//! ```text
+//!  CPU 0: verb ── slot op 1 ── slot op 2 ── ... ── slot op n ── ... ── end
+//!                                              ▲
+//!  CPU 1: one store, or one verb, here; for each n in turn
+//! ```
+//!
+//! Tables of thousands of entries have thousands of windows: then it is the
+//! first, the last, and some between ([`windows`]). Random scripts in which
+//! other CPUs act all the time stand in `tables`.
 
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
-use mm_core::format::tiny::{
-    SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny, TinyFacts,
-};
-use mm_core::format::{
-    AdBit, AttrFlags, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat,
-    Run, TableOwner,
-};
+use mm_core::format::{AttrFlags, Attrs, Entry, PageTableFormat, TableOwner};
 use mm_core::page::{Frames, PageFlags};
-use mm_core::prot::Prot;
+use mm_core::platform::Platform as _;
+use mm_core::prot::{Access, Prot};
 use mm_core::range::PageRange;
-use mm_core::table::{CursorMut, PageTable};
+use mm_core::sync::NoContext;
+use mm_core::table::{Cursor, CursorMut, PageTable};
 use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_testkit::format::{AnyFormat, AnyWalker, Slot, SlotOp};
+use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::mmu::{Mode, Sets};
 use mm_testkit::platform::{TestPlatform, on_cpu};
-use std::cell::{Cell as StdCell, RefCell};
+use mm_testkit::random::Random;
+use mm_testkit::tlb::{Loaded, SoftTlbs};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-type Platform<T> = TestPlatform<Nosy<T>>;
+type Ram = Frames<TestPlatform<AnyFormat>>;
 
-thread_local! {
-    /// After how many more loads of a writable leaf hardware stores through it;
-    /// zero: never.
-    static STORES: StdCell<usize> = const { StdCell::new(0) };
-    /// The slot that it stored through.
-    static STORED: StdCell<Option<usize>> = const { StdCell::new(None) };
-    /// What runs after the load that brings the count to zero.
-    static INTRUDER: RefCell<Option<Intruder>> = const { RefCell::new(None) };
+fn range(first: usize, pages: usize) -> PageRange {
+    PageRange::with_len(Vpn::new(first), pages).unwrap()
 }
 
-struct Intruder {
-    loads: usize,
-    run: Box<dyn FnOnce()>,
+/// Which of `count` windows are tried.
+fn windows(count: usize, random: &mut Random) -> BTreeSet<usize> {
+    const EDGE: usize = 60;
+    if count <= 3 * EDGE {
+        return (1..=count).collect();
+    }
+    let between = (0..EDGE).map(|_| 1 + random.below(count as u64) as usize);
+    let edges = (1..=EDGE).chain(count - EDGE + 1..=count);
+    between.chain(edges).collect()
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Nosy<T>(Tiny<u64, T>);
-
-impl<T: TinyFacts> Nosy<T> {
-    /// Hardware stores through a leaf that was just loaded.
-    fn note(self, node: &[Cell<Self>], i: usize, word: u64) {
-        // Accessed and dirty: bits 4 and 5. Part of a run: bit 13.
-        let notes = match T::AD {
-            HardwareAd::Both => 0x30,
-            HardwareAd::Accessed => 0x10,
-            HardwareAd::None => 0,
-        };
-        let beside = self.0.load(node, i ^ 1);
-        let in_run = word >> 13 & 1 != 0 && beside & 1 << 13 != 0 && beside & 1 != 0;
-        let (at, old) = if in_run { (i ^ 1, beside) } else { (i, word) };
-        self.0.compare_exchange(node, at, old, old | notes).unwrap();
-        STORED.set(Some(i));
-    }
+/// A space that CPU 1 runs while CPU 0 changes it.
+struct Race {
+    frames: Arc<Ram>,
+    tlbs: Arc<SoftTlbs<AnyWalker>>,
+    tlb: SpaceTlb,
+    root: Pfn,
+    /// Slot operations of the verb so far.
+    ops: Arc<AtomicUsize>,
 }
 
-// SAFETY: all bits are the inner format's.
-unsafe impl<T: TinyFacts> PageTableFormat for Nosy<T> {
-    type Word = u64;
-    fn page_shift(self) -> u32 {
-        self.0.page_shift()
-    }
-    fn hardware_ad(self) -> HardwareAd {
-        self.0.hardware_ad()
-    }
-    fn break_before_make(self) -> bool {
-        self.0.break_before_make()
-    }
-    fn caches_invalid(self) -> bool {
-        self.0.caches_invalid()
-    }
-    fn nonpresent_bits(self) -> u32 {
-        self.0.nonpresent_bits()
-    }
-
-    fn levels(self) -> u8 {
-        self.0.levels()
-    }
-    fn index_bits(self, level: u8) -> u32 {
-        self.0.index_bits(level)
-    }
-    fn leaf_at(self, level: u8) -> bool {
-        self.0.leaf_at(level)
-    }
-    fn user_end(self) -> Vpn {
-        self.0.user_end()
-    }
-    fn kernel_root_index(self) -> usize {
-        self.0.kernel_root_index()
-    }
-    fn decode(self, word: u64, level: u8) -> Entry {
-        self.0.decode(word, level)
-    }
-    fn encode_leaf(self, pfn: Pfn, attrs: Attrs, level: u8) -> Result<u64, FormatError> {
-        self.0.encode_leaf(pfn, attrs, level)
-    }
-    fn encode_table(self, pfn: Pfn, level: u8, owner: TableOwner) -> Result<u64, FormatError> {
-        self.0.encode_table(pfn, level, owner)
-    }
-    fn encode_nonpresent(self, entry: NonPresent) -> Result<u64, FormatError> {
-        self.0.encode_nonpresent(entry)
-    }
-    fn next_page(self, word: u64, level: u8) -> u64 {
-        self.0.next_page(word, level)
-    }
-    fn write_protect(self, word: u64) -> u64 {
-        self.0.write_protect(word)
-    }
-    fn ad_settled(self, word: u64) -> bool {
-        self.0.ad_settled(word)
-    }
-    fn is_young(self, word: u64) -> bool {
-        self.0.is_young(word)
-    }
-    fn is_dirty(self, word: u64) -> bool {
-        self.0.is_dirty(word)
-    }
-    fn with_young(self, word: u64, young: AdBit) -> u64 {
-        self.0.with_young(word, young)
-    }
-    fn with_dirty(self, word: u64, dirty: AdBit) -> u64 {
-        self.0.with_dirty(word, dirty)
-    }
-    fn with_prot(self, word: u64, prot: Prot, level: u8) -> Result<u64, FormatError> {
-        self.0.with_prot(word, prot, level)
-    }
-
-    fn run_bits(self, level: u8) -> u32 {
-        self.0.run_bits(level)
-    }
-    fn is_run(self, word: u64) -> bool {
-        self.0.is_run(word)
-    }
-    fn with_run(self, word: u64, run: Run) -> u64 {
-        self.0.with_run(word, run)
-    }
-
-    fn load(self, node: &[Cell<Self>], i: usize) -> u64 {
-        let word = self.0.load(node, i);
-        // Present, writable, a leaf: bits 0, 1, 6.
-        if STORES.get() > 0 && word & 0x43 == 0x43 {
-            STORES.set(STORES.get() - 1);
-            if STORES.get() == 0 {
-                self.note(node, i, word);
-            }
+impl Race {
+    fn new(m: &Machine, ram: usize) -> Self {
+        // Most of the RAM is not the allocator's.
+        let frames = Frames::new(TestPlatform::new(m.format(), 64, ram));
+        let free = ram.min(1024) as u64;
+        frames.add_region(&NoContext, Pfn::new(64), free).unwrap();
+        let frames = Arc::new(frames);
+        let tlbs = Arc::new(SoftTlbs::new(m.walker(), 2, 0));
+        frames.platform().set_flush_hook(tlbs.clone());
+        frames.platform().arena().set_free_hook(tlbs.clone());
+        let root = PageTable::create(&Cx::new(&frames), TableOwner::User, 1).unwrap();
+        let tlb = SpaceTlb::new();
+        tlb.activate(1);
+        tlbs.load(1, Some(Loaded { root, asid: 0 }));
+        Self {
+            frames,
+            tlbs,
+            tlb,
+            root,
+            ops: Arc::default(),
         }
-        let due = INTRUDER.with_borrow_mut(|slot| {
-            let intruder = slot.as_mut()?;
-            intruder.loads -= 1;
-            if intruder.loads == 0 {
-                slot.take()
-            } else {
-                None
-            }
+    }
+
+    fn with<R>(&self, verb: impl FnOnce(PageTable<'_, '_, TestPlatform<AnyFormat>>) -> R) -> R {
+        let cx = Cx::new(&self.frames);
+        verb(PageTable::view(&cx, self.root, TableOwner::User, 1))
+    }
+
+    fn map(&self, pages: PageRange, first: Pfn, attrs: Attrs) {
+        self.with(|table| {
+            let mut cursor = CursorMut::new(table, &self.tlb, pages);
+            let owed = cursor.map(first, attrs).unwrap();
+            owed.settle(table.cx(), &self.tlb);
         });
-        if let Some(intruder) = due {
-            (intruder.run)();
-        }
-        word
+    }
+
+    fn unmap(&self, pages: PageRange) {
+        self.with(|table| {
+            let mut gather = TlbGather::new(table.cx(), &self.tlb);
+            let mut cursor = CursorMut::new(table, &self.tlb, pages);
+            cursor.unmap(&mut gather).unwrap();
+            let _released = gather.finish();
+        });
+    }
+
+    fn protect(&self, pages: PageRange, prot: Prot) {
+        self.with(|table| {
+            let mut cursor = CursorMut::new(table, &self.tlb, pages);
+            cursor.protect(prot).unwrap();
+        });
+    }
+
+    /// Runs a verb beside an access to the page that `place` chooses, right
+    /// after its nth slot operation; returns where it went through, and where it
+    /// led.
+    fn beside(
+        &self,
+        nth: usize,
+        access: Access,
+        place: impl Fn(Slot<'_>) -> usize + Send + Sync + 'static,
+        verb: impl FnOnce(),
+    ) -> Option<(usize, Pfn)> {
+        let went = Arc::new(Mutex::new(None));
+        let (ops, tlbs, frames) = (self.ops.clone(), self.tlbs.clone(), self.frames.clone());
+        let into = went.clone();
+        ops.store(0, Ordering::SeqCst);
+        let format = self.frames.platform().format();
+        format.intrude(move |_: AnyFormat, slot: Slot<'_>| {
+            if ops.fetch_add(1, Ordering::SeqCst) + 1 != nth {
+                return;
+            }
+            let page = place(slot);
+            let ram = frames.platform().arena();
+            let got = tlbs.access(ram, 1, Vpn::new(page), access, Mode::User, |f| f);
+            *into.lock().unwrap() = got.ok().map(|frame| (page, frame));
+        });
+        verb();
+        format.leave();
+        went.lock().unwrap().take()
+    }
+
+    /// Returns how many slot operations a verb takes that nobody disturbs.
+    fn count(&self, verb: impl FnOnce()) -> usize {
+        self.beside(usize::MAX, Access::Read, |_| 0, verb);
+        self.ops.load(Ordering::SeqCst)
     }
 }
 
-fn machine<T: TinyFacts>(format: Tiny<u64, T>) -> &'static Frames<Platform<T>> {
-    Box::leak(Box::new(TestPlatform::machine(Nosy(format), 64, 256)))
+/// What hardware does not note is noted by software: nobody resolves faults.
+fn attrs(m: &Machine) -> Attrs {
+    let fresh = Attrs::user(Prot::RW);
+    match m.walker().sets() {
+        Sets::Both => fresh,
+        Sets::Accessed => fresh.with(AttrFlags::DIRTY),
+        Sets::Nothing => fresh.with(AttrFlags::ACCESSED | AttrFlags::DIRTY),
+    }
 }
 
-fn one(page: usize) -> PageRange {
-    PageRange::new(Vpn::new(page), Vpn::new(page + 1))
+/// ostd, aarch64-paging, svsm#1189: a load, a store by hardware, our store.
+/// What hardware noted is known when all is unmapped, and what software noted
+/// stays.
+#[test]
+fn what_is_noted_between_two_slot_operations_is_not_lost() {
+    on_every_machine(notes_survive);
 }
 
-/// Four pages (half a table) with cached frames in a row, the verb beside a store through
-/// any of them after the nth load of a leaf, for each n there is: what hardware
-/// noted is known when all is unmapped, and what software noted stays.
-fn notes_survive<T: TinyFacts>(format: Tiny<u64, T>, attrs: Attrs) {
-    let frames = machine(format);
-    let cx = Cx::new(frames);
-    let tlb = SpaceTlb::new();
-    let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
-    let table = PageTable::view(&cx, root, TableOwner::User, 1);
-    let four = PageRange::new(Vpn::new(4), Vpn::new(8));
-    // Single frames, four in a row and aligned.
-    let singles: Vec<_> = (0..12).map(|_| frames.alloc(&cx, 0).unwrap()).collect();
-    let row = |i: &usize| (0..4).all(|k| singles.contains(&singles[*i].saturating_add(k)));
-    let aligned = |i: &usize| singles[*i].as_u64() % 4 == 0;
-    let first = singles[(0..12).filter(aligned).find(row).unwrap()];
-    let pfns: Vec<_> = (0..4).map(|k| first.saturating_add(k)).collect();
-    let unmap = |range| {
-        let mut gather = TlbGather::new(&cx, &tlb);
-        CursorMut::new(table, &tlb, range)
-            .unmap(&mut gather)
-            .unwrap();
-        let _released = gather.finish();
-    };
-    // Stores after the nth load; true when it came to that.
-    let races = |name: &str, nth: usize, verb: &dyn Fn()| {
-        for &pfn in &pfns {
+/// A run of pages (four, where there are no runs) with cached frames in a row.
+fn notes_survive(m: &Machine) {
+    let race = Race::new(m, 1024);
+    let frames = &*race.frames;
+    let n = 4.max(1 << m.format().run_bits(1));
+    let whole = range(n, n);
+    let singles: BTreeSet<_> = (0..3 * n)
+        .map(|_| frames.alloc(&NoContext, 0).unwrap())
+        .collect();
+    let row = |first: Pfn| (0..n).map(move |k| first.saturating_add(k as u64));
+    let good =
+        |first: &&Pfn| first.as_u64() % n as u64 == 0 && row(**first).all(|f| singles.contains(&f));
+    let first = *singles.iter().find(good).unwrap();
+    let (attrs, sets) = (attrs(m), m.walker().sets());
+    let map = || {
+        for pfn in row(first) {
             let page = frames.page(pfn).unwrap();
             page.user().init(PageFlags::UPTODATE, 1, 0);
             page.get_refs(1).unwrap();
             page.user().add_maps(1).unwrap();
         }
-        let mut cursor = CursorMut::new(table, &tlb, four);
-        cursor.map(first, attrs).unwrap().settle(&cx, &tlb);
-        STORED.set(None);
-        STORES.set(nth);
-        verb();
-        STORES.set(0);
-        let stored = STORED.get();
-        unmap(four);
-        for (slot, &pfn) in pfns.iter().enumerate() {
-            let page = frames.page(pfn).unwrap();
-            assert_eq!((page.refs(), page.user().maps()), (1, 0));
-            let through = stored == Some(4 + slot);
-            let by = |ad: HardwareAd| through && T::AD == ad;
-            let young = by(HardwareAd::Both) || by(HardwareAd::Accessed);
-            let noted = |flag| attrs.flags.contains(flag);
-            let what = format!("{format:?}: {name}, load {nth}, page {slot}");
-            assert!(
-                page.has(PageFlags::REFERENCED) || !(young || noted(AttrFlags::ACCESSED)),
-                "{what}: an access is lost"
-            );
-            assert!(
-                page.has(PageFlags::DIRTY) || !(by(HardwareAd::Both) || noted(AttrFlags::DIRTY)),
-                "{what}: a store is lost"
-            );
-        }
-        stored.is_some()
+        race.map(whole, first, attrs);
     };
-    let protect = |range, prot| CursorMut::new(table, &tlb, range).protect(prot).unwrap();
+    let one = range(n + 1, 1);
     let verbs: [(&str, &dyn Fn()); 8] = [
-        ("protect", &|| protect(one(5), Prot::READ)),
-        ("protect none", &|| protect(one(5), Prot::NONE)),
-        ("protect all", &|| protect(one(5), Prot::RWX)),
-        ("protect whole", &|| protect(four, Prot::READ)),
-        ("protect none whole", &|| protect(four, Prot::NONE)),
-        ("unmap", &|| unmap(one(5))),
-        ("unmap whole", &|| unmap(four)),
+        ("protect", &|| race.protect(one, Prot::READ)),
+        ("protect none", &|| race.protect(one, Prot::NONE)),
+        ("protect all", &|| race.protect(one, Prot::RWX)),
+        ("protect whole", &|| race.protect(whole, Prot::READ)),
+        ("protect none whole", &|| race.protect(whole, Prot::NONE)),
+        ("unmap", &|| race.unmap(one)),
+        ("unmap whole", &|| race.unmap(whole)),
         ("there and back", &|| {
-            protect(one(6), Prot::NONE);
-            protect(one(6), Prot::RW);
+            race.protect(one, Prot::NONE);
+            race.protect(one, Prot::RW);
         }),
     ];
+    let mut random = Random::new(1);
     for (name, verb) in verbs {
-        let windows = (1..200).take_while(|&nth| races(name, nth, verb)).count();
-        assert!(windows > 0, "{name}");
-        assert!(windows < 199, "{name} does not end");
-    }
-}
-
-/// ostd, aarch64-paging, svsm#1189: a load, a store by hardware, our store.
-#[test]
-fn what_is_noted_between_a_load_and_a_store_is_not_lost() {
-    let fresh = Attrs::user(Prot::RW);
-    let noted = fresh.with(AttrFlags::ACCESSED | AttrFlags::DIRTY);
-    for runs in 0..=2 {
-        notes_survive(Tiny::<_, SetsBoth>::new(3, 3).with_runs(runs), fresh);
-        notes_survive(
-            Tiny::<_, SetsBothBreaking>::new(3, 3).with_runs(runs),
-            fresh,
-        );
-        let dirty = fresh.with(AttrFlags::DIRTY);
-        notes_survive(Tiny::<_, SetsAccessed>::new(3, 3).with_runs(runs), dirty);
-        notes_survive(Tiny::<_, SetsNothing>::new(3, 3).with_runs(runs), noted);
-    }
-}
-
-/// A block that is shattered while hardware stores through it.
-fn shatters<T: TinyFacts>() {
-    let frames = machine(Tiny::<_, T>::new(3, 2));
-    let cx = Cx::new(frames);
-    let tlb = SpaceTlb::new();
-    let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
-    let table = PageTable::view(&cx, root, TableOwner::User, 1);
-    let block = frames.alloc(&cx, 2).unwrap();
-    let attrs = Attrs::user(Prot::RW).with(AttrFlags::SPECIAL);
-    let four = PageRange::new(Vpn::new(8), Vpn::new(12));
-    for nth in 1..40 {
-        CursorMut::new(table, &tlb, four)
-            .map(block, attrs)
-            .unwrap()
-            .settle(&cx, &tlb);
-        STORED.set(None);
-        STORES.set(nth);
-        CursorMut::new(table, &tlb, one(9))
-            .protect(Prot::RWX)
-            .unwrap();
-        STORES.set(0);
-        // What is stored through the new entries concerns one page only.
-        let stored = STORED.get();
-        let (word, level) = table.translate(Vpn::new(9)).unwrap();
-        assert_eq!(level, 1);
-        // The block is the third entry of its table, the page the second.
-        let through = stored == Some(2) || stored == Some(1);
-        assert!(!through || cx.format().is_dirty(word), "load {nth}");
-        let mut gather = TlbGather::new(&cx, &tlb);
-        CursorMut::new(table, &tlb, four)
-            .unmap(&mut gather)
-            .unwrap();
-        let _released = gather.finish();
-        if stored.is_none() {
-            assert!(nth > 4);
-            return;
+        map();
+        let count = race.count(verb);
+        race.unmap(whole);
+        let mut stores = 0;
+        for nth in windows(count, &mut random) {
+            let any = n + random.below(n as u64) as usize;
+            // The page whose entry the slot is, or another; by a CPU that
+            // remembers nothing, or that loaded from it before.
+            for (same, warm) in [(true, false), (true, true), (false, false)] {
+                map();
+                let load = |page| {
+                    let ram = frames.platform().arena();
+                    let tlbs = &race.tlbs;
+                    tlbs.access(ram, 1, page, Access::Read, Mode::User, |f| f)
+                };
+                if warm {
+                    assert!(whole.iter().all(|page| load(page).is_ok()));
+                }
+                let place = move |slot: Slot<'_>| match slot.index {
+                    i if same && (n..2 * n).contains(&i) => i,
+                    _ if same => n + 1,
+                    _ => any,
+                };
+                let went = race.beside(nth, Access::Write, place, verb);
+                race.unmap(whole);
+                stores += usize::from(went.is_some());
+                for (page, pfn) in whole.iter().zip(row(first)) {
+                    let record = frames.page(pfn).unwrap();
+                    assert_eq!((record.refs(), record.user().maps()), (1, 0));
+                    let stored = went.filter(|w| w.0 == page.as_usize());
+                    let what = format!("{name}, window {nth}, page {page}, warm {warm}");
+                    assert!(stored.is_none_or(|w| w.1 == pfn), "{what}: {stored:?}");
+                    let noted = |flag| attrs.flags.contains(flag);
+                    let young = (warm || stored.is_some()) && sets != Sets::Nothing;
+                    assert!(
+                        record.has(PageFlags::REFERENCED) || !(young || noted(AttrFlags::ACCESSED)),
+                        "{what}: an access is lost"
+                    );
+                    let dirty = stored.is_some() && sets == Sets::Both;
+                    assert!(
+                        record.has(PageFlags::DIRTY) || !(dirty || noted(AttrFlags::DIRTY)),
+                        "{what}: a store is lost"
+                    );
+                }
+            }
         }
+        assert!(stores > 0, "{name}: no store went through");
     }
-    panic!("hardware never stopped");
 }
 
+/// A block that is cut while hardware notes in it: each page of it keeps what
+/// was noted, whichever entry led there.
 #[test]
 fn a_block_is_shattered_while_hardware_stores_through_it() {
-    shatters::<SetsBoth>();
-    shatters::<SetsBothBreaking>();
+    on_every_machine(shatters);
+}
+
+fn shatters(m: &Machine) {
+    let sets = m.walker().sets();
+    let b = m.format().entry_pages(2);
+    // Only a store needs frames in RAM (its instructions may be code), and only
+    // where hardware notes stores does it say more than a load.
+    let (access, ram) = match sets {
+        Sets::Both => (Access::Write, 1024 + 2 * b),
+        _ => (Access::Read, 1024),
+    };
+    let race = Race::new(m, ram);
+    let block = Pfn::new((64 + 1024_usize).next_multiple_of(b) as u64);
+    let attrs = attrs(m).with(AttrFlags::SPECIAL);
+    let all = range(2 * b, b);
+    let target = 2 * b + b / 4 + 1;
+    let one = range(target, 1);
+    let verbs: [(&str, &dyn Fn()); 2] = [
+        ("fewer rights", &|| race.protect(one, Prot::READ)),
+        ("unmap", &|| race.unmap(one)),
+    ];
+    let mut random = Random::new(2);
+    for (name, verb) in verbs {
+        race.map(all, block, attrs);
+        let level = race.with(|t| t.translate(Vpn::new(target)).map(|(_, level)| level));
+        assert_eq!(level, Some(2));
+        let count = race.count(verb);
+        race.unmap(all);
+        let mut noted = 0;
+        for nth in windows(count, &mut random) {
+            let any = 2 * b + random.below(b as u64) as usize;
+            for page in [target, any] {
+                race.map(all, block, attrs);
+                let went = race.beside(nth, access, move |_| page, verb);
+                let what = format!("{name}, window {nth}, page {page:#x}");
+                if let Some((_, pfn)) = went {
+                    noted += 1;
+                    assert_eq!(pfn, block.saturating_add((page - 2 * b) as u64), "{what}");
+                }
+                // What a visit says: hardware may have noted in another entry
+                // of the page's run.
+                let mut found = None;
+                race.with(|table| {
+                    Cursor::new(table, range(page, 1)).visit(|v| found = Some(v.entry));
+                });
+                let gone = name == "unmap" && page == target;
+                assert_eq!(found.is_none(), gone, "{what}");
+                let Some(Entry::Leaf { attrs: left, .. }) = found else {
+                    race.unmap(all);
+                    continue;
+                };
+                for (flag, by_hardware) in [
+                    (AttrFlags::ACCESSED, sets != Sets::Nothing),
+                    (AttrFlags::DIRTY, sets == Sets::Both),
+                ] {
+                    let noted = (went.is_some() && by_hardware) || attrs.flags.contains(flag);
+                    let kept = left.flags.contains(flag);
+                    assert!(kept || !noted, "{what}: {flag:?} is lost");
+                }
+                race.unmap(all);
+            }
+        }
+        assert!(noted > 0, "{name}: no access went through");
+    }
+}
+
+type Gather = TlbGather<'static, 'static, TestPlatform<AnyFormat>>;
+
+thread_local! {
+    /// What CPU 1 gathered: it waits until CPU 0 is not pinned any more.
+    static GATHERED: RefCell<Option<Gather>> = const { RefCell::new(None) };
 }
 
 /// Protocol: whoever locks a table tests DEAD and starts again from the root.
 #[test]
 fn a_table_dies_between_the_descent_and_the_lock() {
-    let frames = machine(Tiny::<_, SetsBoth>::new(3, 2));
+    on_every_machine(dies);
+}
+
+fn dies(m: &Machine) {
+    let format = m.format();
+    let frames: &'static Ram = Box::leak(Box::new(TestPlatform::machine(format, 64, 256)));
     let cx = Cx::new(frames);
-    let tlb: &'static SpaceTlb = Box::leak(Box::new(SpaceTlb::new()));
+    let tlb: &'static SpaceTlb = Box::leak(Box::default());
     let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
     let table = PageTable::view(&cx, root, TableOwner::User, 1);
     let attrs = Attrs::user(Prot::RW);
     let fresh = || frames.alloc(&cx, 0).unwrap();
-    CursorMut::new(table, tlb, one(5))
-        .map_each(&[fresh()], attrs)
-        .unwrap()
-        .settle(&cx, tlb);
-    // The descent of the map below loads two words; after the second, CPU 1
-    // unmaps the only page and unlinks the tables. What it gathered waits
-    // until CPU 0 is not pinned any more.
-    let (send, gathered) = std::sync::mpsc::channel();
-    let run = Box::new(move || {
+    let map = |page, pfn| {
+        CursorMut::new(table, tlb, range(page, 1))
+            .map_each(&[pfn], attrs)
+            .unwrap()
+            .settle(&cx, tlb);
+    };
+    map(5, fresh());
+    // The descent of the map below loads a word of each level but the lowest;
+    // after the last, CPU 1 unmaps the only page and unlinks the tables.
+    let below = usize::from(format.levels()) - 1;
+    let loads = AtomicUsize::new(0);
+    format.intrude(move |_: AnyFormat, slot: Slot<'_>| {
+        let counts = usize::from(slot.op == SlotOp::Load);
+        if loads.fetch_add(counts, Ordering::SeqCst) + counts != below || counts == 0 {
+            return;
+        }
         on_cpu(1, || {
-            let cx: &'static Cx<'static, Platform<SetsBoth>> = Box::leak(Box::new(Cx::new(frames)));
+            let cx: &'static Cx<'static, _> = Box::leak(Box::new(Cx::new(frames)));
             let table = PageTable::view(cx, root, TableOwner::User, 1);
             let mut gather = TlbGather::new(cx, tlb);
-            CursorMut::new(table, tlb, one(5))
-                .unmap(&mut gather)
-                .unwrap();
-            send.send(gather).unwrap();
+            let mut cursor = CursorMut::new(table, tlb, range(5, 1));
+            cursor.unmap(&mut gather).unwrap();
+            GATHERED.set(Some(gather));
         });
     });
     let pfn = fresh();
-    INTRUDER.set(Some(Intruder { loads: 2, run }));
-    CursorMut::new(table, tlb, one(6))
-        .map_each(&[pfn], attrs)
-        .unwrap()
-        .settle(&cx, tlb);
-    let released = gathered.recv().unwrap().finish();
-    assert_eq!((released.kernel_pages, released.tables), (1, 2));
+    map(6, pfn);
+    format.leave();
+    let released = GATHERED.take().expect("nobody came in").finish();
+    assert_eq!((released.kernel_pages, released.tables), (1, below));
     let (word, level) = table
         .translate(Vpn::new(6))
         .expect("mapped into a dead table");
-    assert!(matches!(cx.format().decode(word, level), Entry::Leaf { pfn: p, .. } if p == pfn));
+    assert!(matches!(format.decode(word, level), Entry::Leaf { pfn: p, .. } if p == pfn));
     assert_eq!(table.translate(Vpn::new(5)), None);
 }
