@@ -4,10 +4,11 @@
 //! The merge rules are those that Linux's selftests check on a live kernel
 //! (tools/testing/selftests/mm/merge.c); the scripts follow E2, C1, A1 and I.
 
-use mm_core::addr::VirtAddr;
+use mm_core::addr::{Pfn, VirtAddr, Vpn};
 use mm_core::error::MmError;
-use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::format::Entry;
+use mm_core::prot::{MemType, Prot};
+use mm_core::space::{Advice, Backing, MapFlags, MapRequest};
 use mm_core::vma::VmaFlags;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::random::Random;
@@ -375,5 +376,36 @@ fn scripts_of_every_verb_agree_with_a_map_of_pages() {
         for seed in machine.seeds(2) {
             play(machine, seed, 250);
         }
+    });
+}
+
+#[test]
+fn a_device_over_the_only_pages_of_a_table_is_there() {
+    on_every_machine(|machine| {
+        let w = machine.world(1024, 1, 1);
+        let s = w.space();
+        let page = machine.page_size();
+        let at = VirtAddr::new(0x40000 * page);
+        let area = MapRequest::anonymous(4 * page, Prot::RW).fixed(at);
+        s.map(&area).unwrap();
+        w.poke(0, &s, at.as_usize(), 1).unwrap();
+        // The table goes with its last page, and must come again.
+        let device = Backing::Device {
+            pfn: Pfn::new(0x4000),
+            mem: MemType::Device,
+        };
+        s.map(&MapRequest {
+            backing: device,
+            ..area
+        })
+        .unwrap();
+        for i in 0..4 {
+            let entry = s.entry(Vpn::new(0x40000 + i));
+            let there =
+                matches!(entry, Entry::Leaf { pfn, .. } if pfn == Pfn::new(0x4000 + i as u64));
+            assert!(there, "page {i}: {entry:?}");
+        }
+        drop(s);
+        w.assert_empty();
     });
 }

@@ -17,6 +17,7 @@ use super::{AddressSpace, Backing, Layout, MapFlags, MapRequest};
 use crate::addr::{VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
+use crate::fault::WordOf;
 use crate::format::{AttrFlags, Attrs, PageTableFormat};
 use crate::object::PagerFacts;
 use crate::platform::Platform;
@@ -140,16 +141,21 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Ok(going);
             }
         }
+        let word = if device {
+            self.device_word(cx, &new.spec)?
+        } else {
+            None
+        };
         let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
-        if device {
+        if word.is_some() {
             self.make_tables(cx, range)?;
         }
         edit.mark();
         if removed > 0 {
             self.zap_now(cx, range);
         }
-        if device {
-            self.enter_device(cx, range, &new.spec)?;
+        if let Some(word) = word {
+            self.enter_device(cx, range, &new.spec, word)?;
         }
         let done = edit.commit();
         self.count(&delta);
@@ -277,7 +283,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             .ok_or(MmError::NoGap(request.len))
     }
 
-    /// Makes the tables of a range, so that entering pages cannot fail later.
+    /// Makes the tables of a range, so that there is memory for them before
+    /// anything changes.
     // Out of line, so that its gather is not part of its callers' frames.
     #[inline(never)]
     fn make_tables(&self, cx: &Cx<'m, P>, range: PageRange) -> Result<(), MmError> {
@@ -297,7 +304,28 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Ok(())
     }
 
+    /// Returns the entry of the first page of a device, or `None` where it
+    /// allows nothing.
+    // Out of line: few mappings are of devices.
+    #[inline(never)]
+    fn device_word(&self, cx: &Cx<'m, P>, spec: &VmaSpec) -> Result<Option<WordOf<P>>, MmError> {
+        let prot = spec.flags.page_prot(DirtyTracking::None) | (spec.flags.prot() & Prot::WRITE);
+        if prot.is_empty() {
+            return Ok(None);
+        }
+        let attrs = Attrs::user(prot)
+            .with(AttrFlags::SPECIAL | AttrFlags::ACCESSED | AttrFlags::DIRTY)
+            .with_mem(spec.mem);
+        let first = crate::addr::Pfn::new(spec.pgoff as u64);
+        let word = cx.format().encode_leaf(first, attrs, 1);
+        word.map(Some).map_err(|_| MmError::NotSupported)
+    }
+
     /// Enters the frames of a device.
+    ///
+    /// A table that was made for it is gone where what was zapped before were
+    /// its only pages: then it is made again. If somebody else took all memory
+    /// in between, the range is left without pages.
     // Out of line: few mappings are of devices.
     #[inline(never)]
     fn enter_device(
@@ -305,21 +333,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         cx: &Cx<'m, P>,
         range: PageRange,
         spec: &VmaSpec,
+        mut word: WordOf<P>,
     ) -> Result<(), MmError> {
-        let prot = spec.flags.page_prot(DirtyTracking::None) | (spec.flags.prot() & Prot::WRITE);
-        if prot.is_empty() {
-            return Ok(());
-        }
-        let attrs = Attrs::user(prot)
-            .with(AttrFlags::SPECIAL | AttrFlags::ACCESSED | AttrFlags::DIRTY)
-            .with_mem(spec.mem);
         let format = cx.format();
-        let first = crate::addr::Pfn::new(spec.pgoff as u64);
-        let mut word = format
-            .encode_leaf(first, attrs, 1)
-            .map_err(|_| MmError::NotSupported)?;
-        if prot.contains(Prot::EXEC) {
+        if spec.flags.contains(VmaFlags::EXEC) {
             // Nobody counts these frames: whatever is there now.
+            let first = crate::addr::Pfn::new(spec.pgoff as u64);
             for nth in 0..range.pages() as u64 {
                 cx.platform().sync_code(first.saturating_add(nth));
             }
@@ -328,9 +347,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut owed = MapFlush::NONE;
         let mut at = range.start();
         while at < range.end() {
-            // The tables were made before: nothing fails here.
-            let Some(leaf) = table.lock_leaf(at) else {
-                break;
+            let leaf = match table.lock_leaf_or_create(at, &self.node().tlb) {
+                Ok(leaf) => leaf,
+                Err(error) => {
+                    self.zap_now(cx, PageRange::new(range.start(), at));
+                    return Err(error.into());
+                }
             };
             let part = leaf.range().intersect(range.from(at));
             let entered = leaf.install_run(part.start(), part.pages(), word);
