@@ -23,7 +23,8 @@ pub struct Extensions {
     /// to fault instead (Svade).
     pub sets_ad: bool,
     /// An entry that became valid is seen without a fence, within bounded time:
-    /// a fault before that is spurious, and its retry succeeds.
+    /// a fault before that is spurious, and its retry succeeds. The kernel's own
+    /// entries, too: only for kernels that try their own faults again.
     pub svvptc: bool,
     /// Fences may be split, so that many addresses cost one wait.
     pub svinval: bool,

@@ -66,6 +66,15 @@ pub fn flush_broadcast(emit: &mut impl Emit, features: TlbFeatures, flush: Flush
     flush_within(emit, features, flush, Reach::InnerShareable);
 }
 
+/// Makes new entries visible to walks: a walk may overtake the stores, and then
+/// find what stood there before. Users that come too early fault once
+/// more and are told that all is well; the kernel has no such second chance, so
+/// it publishes what it mapped for itself before the first access.
+pub fn publish(emit: &mut impl Emit) {
+    emit.dsb(Waits::Stores, Reach::InnerShareable);
+    emit.isb();
+}
+
 /// Loads the root of a space (a frame's address) with its ASID on this CPU.
 ///
 /// # Safety
@@ -73,6 +82,8 @@ pub fn flush_broadcast(emit: &mut impl Emit, features: TlbFeatures, flush: Flush
 /// only. With [`Tags::OfSpaces`], nothing of another space is remembered under
 /// the ASID.
 pub unsafe fn switch_space(emit: &mut impl Emit, root: u64, asid: u16, tags: Tags) {
+    // A fresh root was just cleared: no walk may find what its frame held before.
+    emit.dsb(Waits::Stores, Reach::InnerShareable);
     // SAFETY: the caller's promise; with shared tags, what is remembered is
     // dropped below, before user code runs.
     unsafe { emit.write_ttbr0(registers::ttbr(root, asid)) };
@@ -266,6 +277,15 @@ mod tests {
         );
     }
 
+    /// DDI 0487 K11.5 "Changing translation tables": a walk is sure to see a
+    /// store only after a DSB.
+    #[test]
+    fn new_entries_wait_for_their_store() {
+        let mut log = Log::default();
+        publish(&mut log);
+        assert_eq!(log.0, ["dsb ishst", "isb"]);
+    }
+
     /// DDI 0487 D8.16.2 "ASID usage": one write, then a context synchronisation;
     /// where the ASID stays, what it tags is dropped after the new root is in force.
     #[test]
@@ -278,11 +298,12 @@ mod tests {
         };
         assert_eq!(
             run(7, Tags::OfSpaces),
-            ["msr ttbr0_el1 0x7000041234000", "isb"]
+            ["dsb ishst", "msr ttbr0_el1 0x7000041234000", "isb"]
         );
         assert_eq!(
             run(0, Tags::Shared),
             [
+                "dsb ishst",
                 "msr ttbr0_el1 0x41234000",
                 "isb",
                 "tlbi aside1 0x0",

@@ -171,8 +171,10 @@ pub fn publish(emit: &mut impl Emit) {
 ///
 /// The two stand in two registers, and a walk between the writes would fill the
 /// TLB with one space's pages under the other's tag. So the CPU passes through
-/// ASID 0, which no space has (B3.10.4, "using a reserved ASID").
+/// ASID 0, which no space has (B3.10.4, "using a reserved ASID"). The barrier
+/// before is for a root that was just made: no walk finds what its frames held.
 pub fn switch(emit: &mut impl Emit, ttbr0: u32, asid: u8) {
+    emit.barrier(Barrier::DsbIshst);
     emit.op(Op::Contextidr, 0);
     emit.barrier(Barrier::Isb);
     emit.op(Op::Ttbr0, ttbr0);
@@ -309,7 +311,7 @@ mod tests {
     fn a_switch_passes_through_the_reserved_asid() {
         assert_eq!(
             log(|log| switch(log, 0x4000_406a, 7)),
-            "CONTEXTIDR 0x0; ISB; TTBR0 0x4000406a; ISB; CONTEXTIDR 0x7; ISB"
+            "DSB ISHST; CONTEXTIDR 0x0; ISB; TTBR0 0x4000406a; ISB; CONTEXTIDR 0x7; ISB"
         );
     }
 
