@@ -1,6 +1,6 @@
 //! Counters of one machine: what happened, never what is.
 
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{Ordering, Tally};
 use core::fmt;
 
 macro_rules! counters {
@@ -61,23 +61,14 @@ counters! {
 /// The counters of one machine.
 #[derive(Debug)]
 pub struct Stats {
-    counts: [AtomicUsize; ALL.len()],
+    counts: [Tally; ALL.len()],
 }
 
 impl Stats {
-    #[cfg(not(loom))]
     /// Makes counters at zero.
     pub const fn new() -> Self {
         Self {
-            counts: [const { AtomicUsize::new(0) }; ALL.len()],
-        }
-    }
-
-    #[cfg(loom)]
-    /// Makes counters at zero.
-    pub fn new() -> Self {
-        Self {
-            counts: core::array::from_fn(|_| AtomicUsize::new(0)),
+            counts: [const { Tally::new(0) }; ALL.len()],
         }
     }
 
@@ -101,7 +92,6 @@ impl Stats {
     }
 }
 
-#[cfg(not(loom))]
 impl Default for Stats {
     fn default() -> Self {
         Self::new()

@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each model uses its part")]
 
 use loom::sync::atomic::{AtomicU32, Ordering};
+use mm_core::Mm;
 use mm_core::addr::Pfn;
 use mm_core::format::tiny::{SetsBoth, Tiny};
 use mm_core::format::{
@@ -193,13 +194,14 @@ unsafe impl PhysMemory for Memory {
         self.view(pfn)
     }
     fn make_slab<T: Node>(&self, pfn: Pfn) {
-        self.add(pfn, (0..4).map(|_| T::new()).collect(), |_| ());
+        // Loom's nodes are larger than a page: a handle has no bits for slots.
+        self.add(pfn, vec![T::new()], |_| ());
     }
     fn slab<T: Node>(&self, pfn: Pfn) -> &[T] {
         self.view(pfn)
     }
-    fn node<T: Node>(&self, pfn: Pfn, slot: usize) -> &T {
-        &self.view(pfn)[slot % 4]
+    fn node<T: Node>(&self, pfn: Pfn, _slot: usize) -> &T {
+        &self.view(pfn)[0]
     }
     fn make_records(&self, pfn: Pfn, _frames: usize) {
         self.add(pfn, (0..4).map(|_| Page::new()).collect(), |_| ());
@@ -260,18 +262,44 @@ impl Machine {
 
     /// As [`Self::boot`], with a format of one's own.
     pub fn boot_as(frames: usize, format: Small) -> Frames<Self> {
-        let machine = Frames::new(Self {
+        let machine = Frames::new(Self::new(frames, format));
+        machine
+            .add_region(&NoContext, Pfn::new(0), frames as u64)
+            .unwrap();
+        machine
+    }
+
+    /// Makes a machine that knows none of its frames yet.
+    fn new(frames: usize, format: Small) -> Self {
+        Self {
             memory: Memory {
                 views: (0..frames).map(|_| Mutex::default()).collect(),
             },
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
             remembered: loom::sync::Mutex::new(None),
-        });
-        machine
+        }
+    }
+
+    /// Runs a model on the memory of a machine of `frames` frames, with
+    /// two-level tables of four entries; checks that all of it is free in the end.
+    pub fn with_mm(frames: usize, model: impl FnOnce(&'static Mm<Self>)) {
+        let format = Small(Tiny::new(2, 2), Replacing::InPlace);
+        let mm = Box::into_raw(Box::new(Mm::new(Self::new(frames, format))));
+        // SAFETY: it is dropped below, after the model and all of its threads,
+        // which it joins.
+        let shared = unsafe { &*mm };
+        shared
+            .frames()
             .add_region(&NoContext, Pfn::new(0), frames as u64)
             .unwrap();
-        machine
+        let before = shared.frames().free_frames();
+        model(shared);
+        shared.drain();
+        assert!(shared.usage().is_clean(), "{:?}", shared.usage());
+        assert_eq!(shared.frames().free_frames(), before, "frames are lost");
+        // SAFETY: made by `into_raw` above; nobody has it any more.
+        drop(unsafe { Box::from_raw(mm) });
     }
 
     /// Makes every free frame one that was a table before.

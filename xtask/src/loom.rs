@@ -16,11 +16,33 @@ use crate::suites::{Counts, Suites, count};
 pub struct Options {
     /// Runs only the model of this name; all when absent.
     name: Option<String>,
+    /// Runs each mutant against the model that must catch it, instead of the library as it is.
+    #[arg(long)]
+    mutants: bool,
 }
+
+/// Preemptions that are enough to catch every mutant.
+const MUTANT_PREEMPTIONS: &str = "2";
+
+/// What `cfg(mm_mutant = "...")` breaks, and the target and test that notice.
+const MUTANTS: &[(&str, &str, &str)] = &[
+    ("mark_without_wait", "loom_fault", "fault_and_unmap"),
+    ("no_recheck", "vma_mark", ""),
+    ("change_what_is_busy", "loom_fault", "unmap_and_fork"),
+    ("replaced_is_gone", "loom_fault", "fault_and_fixed_map"),
+];
 
 /// Runs the models and prints the table.
 pub fn command(options: &Options) -> Result<()> {
     let mut suites = Suites::default();
+    if options.mutants {
+        for (mutant, target, test) in MUTANTS {
+            if options.name.as_ref().is_none_or(|only| only == mutant) {
+                suites.run(&format!("mutant {mutant}"), || caught(mutant, target, test));
+            }
+        }
+        return suites.finish();
+    }
     for name in models()? {
         if options.name.as_ref().is_none_or(|only| *only == name) {
             suites.run(&format!("loom {name}"), || model(&name));
@@ -43,6 +65,32 @@ fn model(name: &str) -> Result<Counts> {
     Ok(count(&listen(cargo_test()?.arg("--test").arg(name))?))
 }
 
+/// Breaks one line, and fails unless the model does.
+fn caught(mutant: &str, target: &str, test: &str) -> Result<Counts> {
+    let broken = || -> Result<_> {
+        let mut command = cargo_test()?;
+        command
+            .env(
+                "RUSTFLAGS",
+                format!("--cfg loom --cfg mm_mutant=\"{mutant}\""),
+            )
+            .env("LOOM_MAX_PREEMPTIONS", MUTANT_PREEMPTIONS)
+            .args(["--test", target]);
+        Ok(command)
+    };
+    // That it does not compile would prove nothing.
+    command::run(broken()?.arg("--no-run"))?;
+    let heard = listen(broken()?.arg(test))?;
+    let counts = count(&heard);
+    if heard.success || counts.failed == 0 {
+        bail!("the mutant {mutant} passes {target} {test}");
+    }
+    Ok(Counts {
+        passed: 1,
+        ..Counts::default()
+    })
+}
+
 fn cargo_test() -> Result<std::process::Command> {
     let mut command = command::cargo();
     command
@@ -50,6 +98,8 @@ fn cargo_test() -> Result<std::process::Command> {
         // Optimised, yet with every assertion: lock ranks are checked in the models too.
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
+        // Whole verbs look at more than loom expects of a model.
+        .env("LOOM_MAX_BRANCHES", "20000")
         .env(
             "LOOM_MAX_PREEMPTIONS",
             std::env::var("LOOM_MAX_PREEMPTIONS").unwrap_or("3".into()),

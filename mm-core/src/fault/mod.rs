@@ -262,7 +262,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// table.
     fn install(&self, word: WordOf<P>, still: impl Fn() -> bool) -> Result<Installed, OutOfMemory> {
         let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
-        if !matches!(leaf.entry(self.page), Entry::Empty) || !still() {
+        let empty = matches!(leaf.entry(self.page), Entry::Empty);
+        if !empty || !still() {
             return Ok(Installed::Raced);
         }
         let owed = leaf.install(self.page, word);

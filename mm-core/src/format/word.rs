@@ -54,6 +54,12 @@ macro_rules! word {
                 bits as Self
             }
         }
+        cell!($word, $cell);
+    };
+}
+
+macro_rules! cell {
+    ($word:ty, $cell:ty) => {
         impl WordCell for $cell {
             type Word = $word;
             #[inline]
@@ -81,5 +87,8 @@ macro_rules! word {
     };
 }
 word!(u32, AtomicU32);
+// Of the page map, which models take as it is.
+#[cfg(loom)]
+cell!(u32, crate::sync::Fixed32);
 #[cfg(any(loom, target_has_atomic = "64"))]
 word!(u64, AtomicU64);

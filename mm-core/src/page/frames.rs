@@ -21,7 +21,7 @@ use crate::error::OutOfMemory;
 use crate::format::PageTableFormat;
 use crate::page::epoch::Epochs;
 use crate::platform::{PhysMemory, Platform};
-use crate::sync::{AtomicU32, AtomicUsize, Class, Context, Mutex, Ordering};
+use crate::sync::{AtomicU32, Class, Context, Mutex, Ordering, Tally};
 
 /// The frames of one machine, beside the platform that reaches them.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub struct Frames<P: Platform> {
     epochs: Epochs,
     zero: AtomicU32,
     kernel_root: AtomicU32,
-    total: AtomicUsize,
-    free: AtomicUsize,
-    allocations: AtomicUsize,
-    frees: AtomicUsize,
-    refused: AtomicUsize,
+    total: Tally,
+    free: Tally,
+    allocations: Tally,
+    frees: Tally,
+    refused: Tally,
 }
 
 /// Numbers about the frames of a machine, in frames unless said otherwise.
@@ -68,11 +68,11 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
-            total: AtomicUsize::new(0),
-            free: AtomicUsize::new(0),
-            allocations: AtomicUsize::new(0),
-            frees: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
+            total: Tally::new(0),
+            free: Tally::new(0),
+            allocations: Tally::new(0),
+            frees: Tally::new(0),
+            refused: Tally::new(0),
         }
     }
 
@@ -87,11 +87,11 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
-            total: AtomicUsize::new(0),
-            free: AtomicUsize::new(0),
-            allocations: AtomicUsize::new(0),
-            frees: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
+            total: Tally::new(0),
+            free: Tally::new(0),
+            allocations: Tally::new(0),
+            frees: Tally::new(0),
+            refused: Tally::new(0),
         }
     }
 

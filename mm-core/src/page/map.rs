@@ -18,7 +18,7 @@
 use crate::addr::Pfn;
 use crate::page::{Kind, Page};
 use crate::platform::PhysMemory;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{Fixed32, Ordering};
 
 const ROOTS: usize = 32;
 /// log2 of the bytes of a record.
@@ -29,7 +29,7 @@ const ENTRY_SHIFT: u32 = 2;
 /// The records of all frames of a machine, by frame number.
 #[derive(Debug)]
 pub struct PageMap {
-    roots: [AtomicU32; ROOTS],
+    roots: [Fixed32; ROOTS],
 }
 
 /// Why a region was not added.
@@ -95,7 +95,7 @@ impl Cut {
 }
 
 /// Reads the frame that a word names; zero is none.
-fn named(word: &AtomicU32) -> Option<Pfn> {
+fn named(word: &Fixed32) -> Option<Pfn> {
     // Acquire: what the frame holds is seen as it was built.
     match word.load(Ordering::Acquire) {
         0 => None,
@@ -104,19 +104,10 @@ fn named(word: &AtomicU32) -> Option<Pfn> {
 }
 
 impl PageMap {
-    #[cfg(not(loom))]
     /// Makes a map without frames.
     pub const fn new() -> Self {
         Self {
-            roots: [const { AtomicU32::new(0) }; ROOTS],
-        }
-    }
-
-    #[cfg(loom)]
-    /// Makes a map without frames.
-    pub fn new() -> Self {
-        Self {
-            roots: core::array::from_fn(|_| AtomicU32::new(0)),
+            roots: [const { Fixed32::new(0) }; ROOTS],
         }
     }
 
@@ -224,12 +215,12 @@ impl PageMap {
         let Some(root) = self.roots.get(cut.root(section)) else {
             return;
         };
-        let upper = named_or_made(root, take, |pfn| memory.make_words::<AtomicU32>(pfn, 0));
-        let Some(entry) = memory.words::<AtomicU32>(upper, 0).get(cut.leaf(section)) else {
+        let upper = named_or_made(root, take, |pfn| memory.make_words::<Fixed32>(pfn, 0));
+        let Some(entry) = memory.words::<Fixed32>(upper, 0).get(cut.leaf(section)) else {
             return;
         };
-        let lower = named_or_made(entry, take, |pfn| memory.make_words::<AtomicU32>(pfn, 0));
-        let Some(entry) = memory.words::<AtomicU32>(lower, 0).get(cut.leaf(group)) else {
+        let lower = named_or_made(entry, take, |pfn| memory.make_words::<Fixed32>(pfn, 0));
+        let Some(entry) = memory.words::<Fixed32>(lower, 0).get(cut.leaf(group)) else {
             return;
         };
         named_or_made(entry, take, |pfn| memory.make_records(pfn, 1));
@@ -240,7 +231,7 @@ impl PageMap {
     fn directory<M: PhysMemory>(&self, memory: &M, cut: Cut, section: u32) -> Option<Pfn> {
         let upper = self.roots.get(cut.root(section)).and_then(named)?;
         memory
-            .words::<AtomicU32>(upper, 0)
+            .words::<Fixed32>(upper, 0)
             .get(cut.leaf(section))
             .and_then(named)
     }
@@ -250,7 +241,7 @@ impl PageMap {
     fn records<M: PhysMemory>(&self, memory: &M, cut: Cut, group: u32) -> Option<Pfn> {
         let lower = self.directory(memory, cut, cut.section(group))?;
         memory
-            .words::<AtomicU32>(lower, 0)
+            .words::<Fixed32>(lower, 0)
             .get(cut.leaf(group))
             .and_then(named)
     }
@@ -261,7 +252,7 @@ impl PageMap {
     clippy::cast_possible_truncation,
     reason = "spare frames lie in a checked region"
 )]
-fn named_or_made(word: &AtomicU32, take: &mut impl FnMut() -> Pfn, make: impl FnOnce(Pfn)) -> Pfn {
+fn named_or_made(word: &Fixed32, take: &mut impl FnMut() -> Pfn, make: impl FnOnce(Pfn)) -> Pfn {
     if let Some(pfn) = named(word) {
         return pfn;
     }

@@ -91,7 +91,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// The space lock for writing.
     pub(super) fn is_settled(&self, cx: &Cx<'m, P>, layout: &Layout, range: PageRange) -> bool {
-        if layout.busy == 0 {
+        if layout.busy == 0 || cfg!(mm_mutant = "change_what_is_busy") {
             return true;
         }
         let nodes = Nodes::new(cx, self.mm);
@@ -164,7 +164,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let vma = nodes.vma(handle);
             vma.write_mark(cx);
             vma.set_dying();
-            if new.is_some() {
+            if new.is_some() && !cfg!(mm_mutant = "replaced_is_gone") {
                 vma.set_replaced();
             }
         }

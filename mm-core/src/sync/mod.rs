@@ -36,7 +36,7 @@ pub use imp::AtomicU64;
 pub use imp::BitLock;
 #[cfg(not(loom))]
 pub use imp::Once;
-pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence, spin_hint};
+pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Fixed32, Ordering, Tally, fence, spin_hint};
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};

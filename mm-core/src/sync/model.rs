@@ -5,6 +5,11 @@ use super::Context;
 
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
+/// A word that is written before anybody else looks: models take it as it is.
+pub use core::sync::atomic::AtomicU32 as Fixed32;
+/// A count that nothing is decided by: models do not interleave it.
+pub use core::sync::atomic::AtomicUsize as Tally;
+
 /// Lets another thread of the model run.
 pub fn spin_hint() {
     loom::thread::yield_now();

@@ -6,6 +6,11 @@ use super::Context;
 pub use core::sync::atomic::AtomicU64;
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
+/// A word that is written before anybody else looks: models take it as it is.
+pub use core::sync::atomic::AtomicU32 as Fixed32;
+/// A count that nothing is decided by: models do not interleave it.
+pub use core::sync::atomic::AtomicUsize as Tally;
+
 pub use spin::Once;
 
 /// Tells the CPU that this is a wait loop.

@@ -2,7 +2,7 @@
 
 use crate::addr::{VirtAddr, Vpn};
 use crate::format::PageTableFormat;
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{Ordering, Tally};
 
 /// The bounds of one space, set when it is made and copied by fork.
 ///
@@ -74,19 +74,19 @@ impl SpaceLimits {
 
 /// A count of pages that several CPUs change.
 #[derive(Debug)]
-pub struct PageCount(AtomicUsize);
+pub struct PageCount(Tally);
 
 impl PageCount {
     #[cfg(not(loom))]
     /// Makes a count of zero.
     pub const fn new() -> Self {
-        Self(AtomicUsize::new(0))
+        Self(Tally::new(0))
     }
 
     #[cfg(loom)]
     /// Makes a count of zero.
     pub fn new() -> Self {
-        Self(AtomicUsize::new(0))
+        Self(Tally::new(0))
     }
 
     /// Returns the count.

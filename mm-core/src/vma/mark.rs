@@ -87,6 +87,7 @@ impl Mark {
         let was = self.0.fetch_or(WRITER, Ordering::Acquire);
         debug_assert!(was & COUNT != 0, "marked a free node");
         let mut spins = 0u32;
+        #[cfg(not(mm_mutant = "mark_without_wait"))]
         while self.0.load(Ordering::Acquire) & COUNT > 1 {
             cx.relax(spins);
             spins = spins.saturating_add(1);

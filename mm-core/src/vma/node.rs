@@ -313,7 +313,10 @@ impl Vma {
             cx,
             rank,
         };
-        (self.space() == space && self.range().contains(page)).then_some(guard)
+        let is_it = self.space() == space && self.range().contains(page);
+        #[cfg(mm_mutant = "no_recheck")]
+        let is_it = is_it || self.is_attached();
+        is_it.then_some(guard)
     }
 
     /// Sets the write mark and waits until no reader is inside. The mark
