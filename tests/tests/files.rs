@@ -8,6 +8,7 @@ use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::world::{Stopped, World};
+use std::sync::Arc;
 
 fn world(machine: &Machine, seed: u64) -> World {
     machine.world(2048, 4, seed)
@@ -239,6 +240,32 @@ fn g5_lesson_60_truncation_unmaps_private_copies_too() {
             "growth shows zeros"
         );
         drop((s, t, file));
+        w.assert_empty();
+    });
+}
+
+#[test]
+fn a_truncation_while_a_fork_flushes_is_paid_back_once() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 11);
+        let file = Arc::new(w.file(1, &text(6, page)));
+        let s = w.space();
+        let a = s
+            .map(&MapRequest::private(&file, 0, 6 * page, Prot::RW))
+            .unwrap()
+            .as_usize();
+        for n in 0..6 {
+            w.poke(0, &s, a + n * page, 0x77).unwrap();
+        }
+        let again = file.clone();
+        w.platform().interrupt_flush(move || {
+            again.set_size(2 * page as u64).unwrap();
+        });
+        let child = s.fork().unwrap();
+        assert_eq!((s.counts().anon.get(), child.counts().anon.get()), (2, 2));
+        assert_eq!(w.platform().charged(), 4, "two pages in each");
+        drop((s, child, file));
         w.assert_empty();
     });
 }

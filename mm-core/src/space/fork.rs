@@ -40,7 +40,7 @@ use crate::range::PageRange;
 use crate::stats::Counter;
 use crate::table::LeafGuard;
 use crate::tlb::TlbGather;
-use crate::vma::{Delta, Vma, VmaFlags, duplicate};
+use crate::vma::{Counts, Delta, Vma, VmaFlags, duplicate};
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Makes a copy of the space. Threads of the parent may go on running.
@@ -70,11 +70,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return Err(error.into());
         }
         let mut gather = TlbGather::new(&cx, &node.tlb);
-        let copied = self.copy_areas(&cx, &nodes, &child, &mut gather);
+        let mut shared = 0usize;
+        let copied = self.copy_areas(&cx, &nodes, &child, &mut gather, &mut shared);
         // Also after a failure: entries have lost WRITE.
         self.released(gather.finish());
         self.unmark_all(&nodes);
-        let shared = child.node().counts.anon.get();
+        // What a truncation took from the child meanwhile it paid back itself.
         self.mm.platform().uncharge(charged.saturating_sub(shared));
         drop(layout);
         copied?;
@@ -107,6 +108,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         nodes: &Nodes<'_, 'm, P>,
         child: &Self,
         gather: &mut TlbGather<'_, 'm, P>,
+        shared: &mut usize,
     ) -> Result<(), OutOfMemory> {
         let (parent, node) = (self.node(), child.node());
         let mut at = parent.vmas.first(nodes);
@@ -119,13 +121,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let twin = duplicate(nodes, handle, &node.vmas)?;
             child.count(&Delta::of_area(nodes.vma(twin)));
             if has_entries(vma) {
-                self.copy_entries(cx, child, vma, gather)?;
+                self.copy_entries(cx, child, vma, gather, shared)?;
             }
         }
         Ok(())
     }
 
-    /// Copies the entries of one area, one table page at a time.
+    /// Copies the entries of one area, one table page at a time; `shared`
+    /// counts its anonymous pages.
     // Out of line, so that its locals are not in one frame with the gather.
     #[inline(never)]
     fn copy_entries(
@@ -134,6 +137,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         child: &Self,
         vma: &Vma,
         gather: &mut TlbGather<'_, 'm, P>,
+        shared: &mut usize,
     ) -> Result<(), OutOfMemory> {
         let (from, to) = (self.table(cx), child.table(cx));
         let range = vma.range();
@@ -158,9 +162,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                     gather,
                     copied: Copied::default(),
                 };
-                let (copied, outcome) = copy.run(part, vma);
-                child.node().counts.anon.add(copied.anon);
-                child.node().counts.file.add(copied.file);
+                let (copied, outcome) = copy.run(part, vma, &child.node().counts);
+                *shared = shared.saturating_add(copied.anon);
                 self.mm
                     .stats()
                     .add(Counter::ForkPages, copied.anon.saturating_add(copied.file));
@@ -196,7 +199,21 @@ struct LeafCopy<'a, 'c, 'g, 'm, P: Platform> {
 }
 
 impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
-    fn run(mut self, range: PageRange, vma: &Vma) -> (Copied, Result<(), OutOfMemory>) {
+    fn run(
+        mut self,
+        range: PageRange,
+        vma: &Vma,
+        counts: &Counts,
+    ) -> (Copied, Result<(), OutOfMemory>) {
+        let outcome = self.copy(range, vma);
+        // Before the child's table is unlocked: from then on a truncation finds
+        // the entries, and takes them from the counts.
+        counts.anon.add(self.copied.anon);
+        counts.file.add(self.copied.file);
+        (self.copied, outcome)
+    }
+
+    fn copy(&mut self, range: PageRange, vma: &Vma) -> Result<(), OutOfMemory> {
         let format = self.cx.format();
         for page in range.iter() {
             let word = self.old.word(page);
@@ -213,9 +230,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
                 }
                 _ => continue,
             };
-            if let Err(error) = self.share(pfn) {
-                return (self.copied, Err(error));
-            }
+            self.share(pfn)?;
             if !np && !vma.flags().contains(VmaFlags::PFN_MAP) {
                 self.protect(page);
             }
@@ -231,7 +246,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
             // The child's CPUs have not run it: nothing invalid is remembered.
             let _owed = self.new.install(page, word);
         }
-        (self.copied, Ok(()))
+        Ok(())
     }
 
     /// Returns an entry of the child without the right to execute what fetches
