@@ -6,7 +6,7 @@ use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::fault::{Fault, FaultOutcome, Mode};
 use mm_core::platform::Platform;
 use mm_core::prot::{Access, MemType, Prot};
-use mm_core::space::{Backing, MapRequest};
+use mm_core::space::{Advice, Backing, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::on_every_machine;
 use mm_testkit::platform::on_cpu;
@@ -110,6 +110,47 @@ fn a_fault_does_not_wait_for_a_writer_of_the_space() {
         );
         assert!(w.peek(1, &s, at + page_size).is_ok());
         drop(s);
+        w.assert_empty();
+    });
+}
+
+/// Machines that remember invalid entries flush after they map: in the middle
+/// of that the page is there already, and may be dropped.
+#[test]
+fn a_page_is_counted_before_it_can_be_dropped() {
+    on_every_machine(|machine| {
+        let page_size = machine.page_size();
+        let w = machine.world(1024, 1, 1);
+        let s = w.space();
+        let file = w.file(1, &vec![1; page_size]);
+        let areas = [
+            MapRequest::anonymous(page_size, Prot::RW),
+            MapRequest::private(&file, 0, page_size, Prot::RW),
+        ];
+        for area in areas {
+            let at = s.map(&area).unwrap();
+            for access in [Access::Read, Access::Write] {
+                // Whatever has to be read is read, and the area has its anon_vma.
+                w.poke(0, &s, at.as_usize(), 1).unwrap();
+                s.advise(at, page_size, Advice::DontNeed).unwrap();
+                let other = s.clone();
+                w.platform().interrupt_flush(move || {
+                    let _dropped = other.advise(at, page_size, Advice::DontNeed);
+                });
+                let fault = Fault {
+                    addr: at,
+                    access,
+                    mode: Mode::User,
+                };
+                let outcome = s.fault(&fault);
+                assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+                s.advise(at, page_size, Advice::DontNeed).unwrap();
+                assert_eq!((s.counts().anon.get(), s.counts().file.get()), (0, 0));
+            }
+            s.unmap(at, page_size).unwrap();
+        }
+        w.platform().interrupt_flush(|| ());
+        drop((s, file));
         w.assert_empty();
     });
 }

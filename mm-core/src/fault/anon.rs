@@ -41,21 +41,24 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         counter: Counter,
         still: impl Fn() -> bool,
     ) -> Step<'m, P> {
+        // Before it is there: whoever zaps it at once counts it down.
+        self.node.counts.anon.add(1);
         let installed = match self.encode_own(pfn) {
             Ok(word) => self.install(word, still).map_err(Into::into),
             Err(stop) => Err(stop),
         };
         match installed {
             Ok(Installed::Here) => {
-                self.node.counts.anon.add(1);
                 self.mm.stats().count(counter);
                 Ok(Resolution::Minor)
             }
             Ok(Installed::Raced) => {
+                self.node.counts.anon.sub(1);
                 self.drop_own_page(pfn);
                 Ok(Resolution::Minor)
             }
             Err(stop) => {
+                self.node.counts.anon.sub(1);
                 self.drop_own_page(pfn);
                 Err(stop)
             }

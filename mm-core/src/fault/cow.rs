@@ -130,11 +130,13 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     #[inline(never)]
     fn exchange(&self, word: WordOf<P>, new: Pfn, entry: WordOf<P>) -> Step<'m, P> {
         let mut gather = TlbGather::new(self.cx, &self.node.tlb);
+        // Before it is there: whoever zaps it at once counts it down.
+        self.node.counts.anon.add(1);
         if !self.exchange_entry(&mut gather, word, entry) {
+            self.node.counts.anon.sub(1);
             self.drop_own_page(new);
             return Ok(Resolution::Minor);
         }
-        self.node.counts.anon.add(1);
         self.node.released(self.cx.platform(), gather.finish());
         self.mm.stats().count(Counter::CowCopy);
         Ok(Resolution::Minor)

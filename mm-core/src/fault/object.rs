@@ -177,9 +177,10 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
                 installed = installed.saturating_add(1);
             }
         }
+        // Before they can be zapped, which counts them down.
+        self.node.counts.file.add(installed);
         drop(leaf);
         self.settle(owed);
-        self.node.counts.file.add(installed);
         let stats = self.mm.stats();
         stats.count(Counter::FaultFile);
         stats.add(Counter::FaultAround, installed.saturating_sub(1));
