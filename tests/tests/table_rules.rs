@@ -4,43 +4,41 @@
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
 use mm_core::error::OutOfMemory;
-use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny};
 use mm_core::format::{
     AttrFlags, Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat, TableOwner,
 };
 use mm_core::page::Frames;
-use mm_core::platform::{CpuSet, Flush};
+use mm_core::platform::{CpuSet, Flush, Platform as _};
 use mm_core::prot::{Access, MemType, Prot};
 use mm_core::range::PageRange;
-use mm_core::sync::AtomicU64;
 use mm_core::table::{Cursor, CursorMut, Harvest, PageTable, TableError, Why};
 use mm_core::tlb::{BATCH, SpaceTlb, TlbGather};
+use mm_testkit::format::{AnyFormat, AnyWalker, Slot};
 use mm_testkit::machine::on_every_machine;
-use mm_testkit::mmu::{LongModeWalker, Mode, Refusal, Sets, TinyWalker};
+use mm_testkit::mmu::{Mode, Refusal, Roots, Sets};
 use mm_testkit::platform::{FlushHook, TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
-use mm_x86_64::{FourLevel, Paging};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-type Long = Paging<FourLevel>;
-type X86 = TestPlatform<Long>;
+type Ram = Frames<TestPlatform<AnyFormat>>;
 
 fn range(first: usize, end: usize) -> PageRange {
     PageRange::new(Vpn::new(first), Vpn::new(end))
 }
 
 /// A space on a machine, as the tests need it.
-struct Space<'m, F: PageTableFormat> {
-    frames: &'m Frames<TestPlatform<F>>,
+struct Space<'m> {
+    frames: &'m Ram,
     tlb: SpaceTlb,
     root: Pfn,
 }
 
-impl<'m, F: PageTableFormat> Space<'m, F> {
-    fn new(frames: &'m Frames<TestPlatform<F>>) -> Self {
+impl<'m> Space<'m> {
+    fn new(frames: &'m Ram) -> Self {
         let root = PageTable::create(&Cx::new(frames), TableOwner::User, 1).unwrap();
         Self {
             frames,
@@ -49,11 +47,14 @@ impl<'m, F: PageTableFormat> Space<'m, F> {
         }
     }
 
-    fn cx(&self) -> Cx<'m, TestPlatform<F>> {
+    fn cx(&self) -> Cx<'m, TestPlatform<AnyFormat>> {
         Cx::new(self.frames)
     }
 
-    fn table<'c>(&self, cx: &'c Cx<'m, TestPlatform<F>>) -> PageTable<'c, 'm, TestPlatform<F>> {
+    fn table<'c>(
+        &self,
+        cx: &'c Cx<'m, TestPlatform<AnyFormat>>,
+    ) -> PageTable<'c, 'm, TestPlatform<AnyFormat>> {
         PageTable::view(cx, self.root, TableOwner::User, 1)
     }
 
@@ -96,6 +97,19 @@ impl<'m, F: PageTableFormat> Space<'m, F> {
 
     fn flushes(&self) -> Vec<(CpuSet, Flush)> {
         self.frames.platform().take_log().flushes
+    }
+
+    /// Runs the space on a CPU.
+    fn run(&self, tlbs: &SoftTlbs<AnyWalker>, cpu: usize) {
+        self.tlb.activate(cpu);
+        let root = self.root;
+        tlbs.load(cpu, Some(Loaded { root, asid: 0 }));
+    }
+
+    /// Runs it there no more.
+    fn idle(&self, tlbs: &SoftTlbs<AnyWalker>, cpu: usize) {
+        tlbs.load(cpu, None);
+        self.tlb.deactivate(cpu);
     }
 
     fn destroy(self) {
@@ -156,57 +170,62 @@ fn f2_a_table_outlives_the_readers_that_may_be_in_it() {
 /// F3, Theseus#32: one round for a whole verb, naming exactly what is needed.
 #[test]
 fn f3_each_verb_flushes_once_and_only_what_lost_rights() {
-    let frames = TestPlatform::machine(Long::default(), 64, 4096);
-    let space = Space::new(&frames);
-    space.tlb.activate(2);
-    space.tlb.activate(5);
-    let both = cpus(&[2, 5]);
-    let precise = |a, b| Flush {
-        pages: Some(range(a, b)),
-        tables: false,
-        asid: Some(0),
-    };
-    space.map_fresh(range(0, 1100));
-    assert_eq!(space.flushes(), [], "x86 does not remember invalid entries");
-    space.protect(range(0, 1100), Prot::RWX).unwrap();
-    assert_eq!(
-        space.flushes(),
-        [],
-        "rights that grow are found out by faults"
-    );
-    space.protect(range(7, 9), Prot::READ).unwrap();
-    assert_eq!(space.flushes(), [(both, precise(7, 9))]);
-    space.protect(range(7, 9), Prot::READ).unwrap();
-    assert_eq!(space.flushes(), [], "nothing changed");
-    space.protect(range(0, 1100), Prot::READ).unwrap();
-    let all = Flush {
-        pages: None,
-        tables: false,
-        asid: Some(0),
-    };
-    assert_eq!(space.flushes(), [(both, all)]);
-    assert_eq!(space.unmap(range(3, 4)).unwrap(), 1);
-    assert_eq!(space.flushes(), [(both, precise(3, 4))]);
-    // A page and a table whole.
-    assert_eq!(space.unmap(range(500, 1100)).unwrap(), 600);
-    let tables = Flush {
-        pages: None,
-        tables: true,
-        asid: Some(0),
-    };
-    assert_eq!(space.flushes(), [(both, tables)]);
-    assert_eq!(space.unmap(range(500, 1100)).unwrap(), 0);
-    assert_eq!(space.flushes(), [], "there was nothing");
-    space.tlb.deactivate(5);
-    assert_eq!(space.unmap(range(0, 1)).unwrap(), 1);
-    assert_eq!(space.flushes(), [(cpus(&[2]), precise(0, 1))]);
-    space.tlb.deactivate(2);
-    space.destroy();
-    assert_eq!(
-        frames.platform().take_log().flushes,
-        [],
-        "no CPU has it loaded"
-    );
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let space = Space::new(&frames);
+        space.tlb.activate(2);
+        space.tlb.activate(5);
+        let both = cpus(&[2, 5]);
+        let flush = |pages, tables| Flush {
+            pages,
+            tables,
+            asid: Some(0),
+        };
+        let precise = |a, b| flush(Some(range(a, b)), false);
+        // Two tables and a piece; frames that fit no block and no run.
+        let table = format.entry_pages(2);
+        let all = range(0, 2 * table + 40);
+        let first = Pfn::new(16 * table as u64 + 1);
+        space.map(all, first, SPECIAL_RW).unwrap();
+        let made = space.flushes();
+        if format.caches_invalid() {
+            let local = (cpus(&[0]), flush(None, false));
+            assert_eq!(made, [local], "the mapping CPU, for the whole verb");
+        } else {
+            assert_eq!(made, [], "nobody remembers invalid entries");
+        }
+        space.protect(all, Prot::RWX).unwrap();
+        assert_eq!(
+            space.flushes(),
+            [],
+            "rights that grow are found out by faults"
+        );
+        space.protect(range(7, 9), Prot::READ).unwrap();
+        assert_eq!(space.flushes(), [(both, precise(7, 9))]);
+        space.protect(range(7, 9), Prot::READ).unwrap();
+        assert_eq!(space.flushes(), [], "nothing changed");
+        space.protect(all, Prot::READ).unwrap();
+        assert_eq!(space.flushes(), [(both, flush(None, false))]);
+        space.unmap(range(3, 4)).unwrap();
+        assert_eq!(space.flushes(), [(both, precise(3, 4))]);
+        // Pages and a table whole.
+        let rest = range(table - 12, all.end().as_usize());
+        space.unmap(rest).unwrap();
+        assert_eq!(space.flushes(), [(both, flush(None, true))]);
+        space.unmap(rest).unwrap();
+        assert_eq!(space.flushes(), [], "there was nothing");
+        space.tlb.deactivate(5);
+        space.unmap(range(0, 1)).unwrap();
+        assert_eq!(space.flushes(), [(cpus(&[2]), precise(0, 1))]);
+        space.tlb.deactivate(2);
+        space.destroy();
+        assert_eq!(
+            frames.platform().take_log().flushes,
+            [],
+            "no CPU has it loaded"
+        );
+    });
 }
 
 /// F4: a CPU that kept tagged translations learns that it missed a flush.
@@ -231,121 +250,183 @@ fn f4_the_generation_tells_a_cpu_what_it_missed() {
     });
 }
 
-/// Looks at an entry whenever a flush is sent.
+/// Walks to a page whenever a flush is sent.
 #[derive(Debug)]
 struct Peek {
-    format: Tiny<u64, SetsAccessed>,
-    frames: &'static Frames<TestPlatform<Tiny<u64, SetsAccessed>>>,
+    walker: AnyWalker,
+    frames: Arc<Ram>,
     root: Pfn,
-    empty: AtomicUsize,
+    page: usize,
+    /// How often the page, and the block, was missing, and how often neither.
+    missing: [AtomicUsize; 2],
+    there: AtomicUsize,
 }
 
 impl FlushHook for Peek {
     fn flush(&self, _cpus: CpuSet, _flush: Flush) {
-        use mm_core::platform::PhysMemory;
-        let words: &[AtomicU64] = self.frames.memory().words(self.root, 0);
-        let table = self.format.load(words, 0);
-        let Entry::Table(level2) = self.format.decode(table, 3) else {
-            return;
+        let roots = Roots {
+            low: self.root.as_u64() << self.walker.page_shift(),
+            high: None,
         };
-        let words: &[AtomicU64] = self.frames.memory().words(level2, 0);
-        if self.format.load(words, 1) == 0 {
-            self.empty.fetch_add(1, Ordering::SeqCst);
-        }
+        let start = self.walker.start(roots, self.page).unwrap();
+        let (ram, mut trail) = (self.frames.platform().arena(), Vec::new());
+        let (page, mode) = (self.page, Mode::User);
+        let walk = self
+            .walker
+            .walk(ram, start, page, Access::Read, mode, &mut trail);
+        let count = match walk {
+            Err(Refusal::NotPresent(level)) => &self.missing[usize::from(level) - 1],
+            other => other.map(|_| &self.there).unwrap(),
+        };
+        count.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 /// F7: where the format demands it, a block becomes invalid and is flushed
-/// before the table takes its place.
+/// before the table takes its place. Elsewhere it is never missing.
 #[test]
 fn f7_a_block_is_shattered_by_way_of_an_invalid_entry() {
-    let format = Tiny::<u64, SetsAccessed>::new(3, 2);
-    let frames = &*Box::leak(Box::new(TestPlatform::machine(format, 64, 128)));
-    let space = Space::new(frames);
-    let cx = space.cx();
-    let block = frames.alloc(&cx, 4).unwrap();
-    space.map(range(0, 16), block, SPECIAL_RW).unwrap();
-    assert_eq!(space.entry(5).unwrap().1, 2);
-    space.tlb.activate(0);
-    let hook = Arc::new(Peek {
-        format,
-        frames,
-        root: space.root,
-        empty: AtomicUsize::new(0),
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = Arc::new(TestPlatform::machine(format, 64, 128));
+        let space = Space::new(&frames);
+        let b = format.entry_pages(2);
+        let noted = AttrFlags::ACCESSED | AttrFlags::DIRTY;
+        let block = Pfn::new(4 * b as u64);
+        space
+            .map(range(b, 2 * b), block, SPECIAL_RW.with(noted))
+            .unwrap();
+        let page = b + b / 4;
+        assert_eq!(space.entry(page).unwrap().1, 2);
+        space.tlb.activate(0);
+        let hook = Arc::new(Peek {
+            walker: m.walker(),
+            frames: frames.clone(),
+            root: space.root,
+            page,
+            missing: Default::default(),
+            there: AtomicUsize::new(0),
+        });
+        frames.platform().set_flush_hook(hook.clone());
+        space.protect(range(page, page + 1), Prot::READ).unwrap();
+        let missing = |level: usize| hook.missing[level - 1].load(Ordering::SeqCst);
+        let breaks = format.break_before_make();
+        // The pages of the block may be runs, and then that of the page breaks.
+        let run = breaks && format.run_bits(1) > 0;
+        let expect = (usize::from(breaks), usize::from(run));
+        assert_eq!((missing(2), missing(1)), expect);
+        assert!(
+            hook.there.load(Ordering::SeqCst) > 0,
+            "the right is flushed"
+        );
+        let level = |page| space.entry(page).unwrap().1;
+        assert_eq!((level(page), level(page - 1), level(2 * b - 1)), (1, 1, 1));
+        space.tlb.deactivate(0);
+        space.destroy();
+        // The hook and the machine hold each other.
+        frames.platform().set_flush_hook(Arc::new(Nobody));
     });
-    frames.platform().set_flush_hook(hook.clone());
-    space.protect(range(5, 6), Prot::RWX).unwrap();
-    assert_eq!(hook.empty.load(Ordering::SeqCst), 1);
-    assert_eq!(
-        (space.entry(4).unwrap().1, space.entry(9).unwrap().1),
-        (1, 2)
-    );
-    space.tlb.deactivate(0);
 }
 
-/// F7, nanos#1966: machines that remember invalid entries need a flush on map.
+struct Nobody;
+
+impl FlushHook for Nobody {
+    fn flush(&self, _cpus: CpuSet, _flush: Flush) {}
+}
+
+/// F7, nanos#1966: machines that remember invalid entries need a flush on map,
+/// the others see the page at once.
 #[test]
 fn f7_a_map_is_flushed_where_invalid_entries_are_remembered() {
-    let format = Tiny::<u64, SetsNothing>::new(2, 3);
-    let frames = TestPlatform::machine(format, 64, 128);
-    let tlbs = Arc::new(SoftTlbs::new(
-        TinyWalker::<AtomicU64>::new(2, 3, Sets::Nothing, true),
-        1,
-        0,
-    ));
-    frames.platform().set_flush_hook(tlbs.clone());
-    let space = Space::new(&frames);
-    let cx = space.cx();
-    space.tlb.activate(0);
-    tlbs.load(
-        0,
-        Some(Loaded {
-            root: space.root,
-            asid: 0,
-        }),
-    );
-    let ram = frames.platform().arena();
-    let look = || tlbs.access(ram, 0, Vpn::new(9), Access::Read, Mode::User, |pfn| pfn);
-    assert_eq!(look(), Err(Refusal::NotPresent(2)));
-    let pfn = frames.alloc(&cx, 0).unwrap();
-    let attrs = Attrs::user(Prot::READ).with(AttrFlags::ACCESSED);
-    let owed = CursorMut::new(space.table(&cx), &space.tlb, range(9, 10))
-        .map(pfn, attrs)
-        .unwrap();
-    assert_eq!(look(), Err(Refusal::NotPresent(1)), "remembered");
-    owed.settle(&cx, &space.tlb);
-    assert_eq!(look(), Ok(pfn));
-    tlbs.load(0, None);
-    space.tlb.deactivate(0);
-    space.destroy();
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 128);
+        let tlbs = Arc::new(SoftTlbs::new(m.walker(), 1, 0));
+        frames.platform().set_flush_hook(tlbs.clone());
+        let space = Space::new(&frames);
+        let cx = space.cx();
+        space.run(&tlbs, 0);
+        let ram = frames.platform().arena();
+        let look = || tlbs.access(ram, 0, Vpn::new(9), Access::Read, Mode::User, |pfn| pfn);
+        // A neighbour, so that the table is there and the page's entry empty.
+        space.map_fresh(range(8, 9));
+        assert_eq!(look(), Err(Refusal::NotPresent(1)));
+        let pfn = frames.alloc(&cx, 0).unwrap();
+        let attrs = Attrs::user(Prot::READ).with(AttrFlags::ACCESSED);
+        let owed = CursorMut::new(space.table(&cx), &space.tlb, range(9, 10))
+            .map(pfn, attrs)
+            .unwrap();
+        let remembers = m.walker().caches_invalid_at(1);
+        assert!(format.caches_invalid() || !remembers);
+        if remembers {
+            assert_eq!(look(), Err(Refusal::NotPresent(1)), "remembered");
+        } else {
+            assert_eq!(look(), Ok(pfn));
+        }
+        space.flushes();
+        owed.settle(&cx, &space.tlb);
+        assert_eq!(
+            space.flushes().len(),
+            usize::from(format.caches_invalid()),
+            "a flush is owed where the format says so"
+        );
+        assert_eq!(look(), Ok(pfn));
+        space.idle(&tlbs, 0);
+        space.destroy();
+    });
 }
 
 /// F8: a full batch means another round, and nothing is dropped.
 #[test]
 fn f8_a_full_batch_flushes_and_goes_on() {
-    let frames = TestPlatform::machine(Long::default(), 64, 1024);
-    let space = Space::new(&frames);
-    space.tlb.activate(0);
-    for memory in ["there is", "there is none"] {
-        let before = frames.free_frames();
-        space.map_fresh(range(1, 200));
-        space.flushes();
-        if memory == "there is none" {
-            frames.platform().fail_from(1, u64::MAX);
+    const PAGES: usize = 199;
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 1024);
+        let space = Space::new(&frames);
+        space.tlb.activate(0);
+        // All but the first of each table, so that no table goes as a whole.
+        let table = format.entry_pages(2);
+        let mut pieces = Vec::new();
+        let mut left = PAGES;
+        for first in (1..).step_by(table) {
+            let pages = left.min(table - 1);
+            pieces.push(range(first, first + pages));
+            left -= pages;
+            if left == 0 {
+                break;
+            }
         }
-        assert_eq!(space.unmap(range(1, 200)).unwrap(), 199);
-        frames.platform().fail_none();
-        let rounds = if memory == "there is" {
-            1
-        } else {
-            199_usize.div_ceil(BATCH)
-        };
-        // The last round frees the tables, which are empty only then.
-        assert_eq!(space.flushes().len(), rounds, "memory: {memory}");
-        assert_eq!(frames.free_frames(), before);
-    }
-    space.tlb.deactivate(0);
-    space.destroy();
+        for memory in ["there is", "there is none"] {
+            let before = frames.free_frames();
+            pieces.iter().for_each(|piece| space.map_fresh(*piece));
+            space.flushes();
+            let room = if memory == "there is none" {
+                frames.platform().fail_from(1, u64::MAX);
+                BATCH
+            } else {
+                BATCH + format.entries(1)
+            };
+            let cx = space.cx();
+            let mut gather = TlbGather::new(&cx, &space.tlb);
+            for piece in &pieces {
+                CursorMut::new(space.table(&cx), &space.tlb, *piece)
+                    .unmap(&mut gather)
+                    .unwrap();
+            }
+            assert_eq!(gather.finish().kernel_pages, PAGES);
+            frames.platform().fail_none();
+            // The last round frees the tables, which are empty only then.
+            assert_eq!(
+                space.flushes().len(),
+                PAGES.div_ceil(room),
+                "memory: {memory}"
+            );
+            assert_eq!(frames.free_frames(), before);
+        }
+        space.tlb.deactivate(0);
+        space.destroy();
+    });
 }
 
 /// x86_64 crate, redox rmm: a table is linked zeroed. Free frames hold poison.
@@ -370,23 +451,36 @@ fn a_fresh_table_is_empty_when_it_becomes_visible() {
 /// that came after a harvest is in the next.
 #[test]
 fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
-    let frames = TestPlatform::machine(Long::default(), 64, 256);
-    let tlbs = Arc::new(SoftTlbs::new(LongModeWalker::new(4), 3, 0));
-    frames.platform().set_flush_hook(tlbs.clone());
-    let space = Space::new(&frames);
-    space.map_fresh(range(0, 1));
-    space.tlb.activate(0);
-    tlbs.load(
-        0,
-        Some(Loaded {
-            root: space.root,
-            asid: 0,
-        }),
-    );
+    on_every_machine(|m| {
+        if m.walker().sets() != Sets::Both {
+            return m.skip("hardware sets no dirty bit");
+        }
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 256);
+        let tlbs = Arc::new(SoftTlbs::new(m.walker(), 3, 0));
+        frames.platform().set_flush_hook(tlbs.clone());
+        let space = Space::new(&frames);
+        space.map_fresh(range(0, 1));
+        space.run(&tlbs, 0);
+        // Between two slot operations the others get their turn.
+        let turns = AtomicUsize::new(0);
+        format.intrude(move |_: AnyFormat, _: Slot<'_>| {
+            if turns.fetch_add(1, Ordering::Relaxed) % 8 == 0 {
+                std::thread::yield_now();
+            }
+        });
+        store_while_harvesting(&space, &tlbs);
+        format.leave();
+        space.idle(&tlbs, 0);
+        space.destroy();
+    });
+}
+
+fn store_while_harvesting(space: &Space<'_>, tlbs: &SoftTlbs<AnyWalker>) {
     let (stores, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|s| {
         s.spawn(|| {
-            let ram = frames.platform().arena();
+            let ram = space.frames.platform().arena();
             while !stop.load(Ordering::SeqCst) {
                 let store = || stores.fetch_add(1, Ordering::SeqCst);
                 let _ = tlbs.access(ram, 0, Vpn::new(0), Access::Write, Mode::User, |_| store());
@@ -400,10 +494,17 @@ fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
                 }
             });
         });
-        on_cpu(2, || {
+        let harvests = || {
             let cx = space.cx();
             let mut after = stores.load(Ordering::SeqCst);
-            for round in 0..20_000 {
+            let mut round = 0;
+            // The others are threads, which may be slow to begin.
+            while round < 1000 || stores.load(Ordering::SeqCst) < 200 {
+                if round > 1000 {
+                    std::thread::yield_now();
+                }
+                round += 1;
+                assert!(round < 10_000_000, "nobody stores");
                 let before = stores.load(Ordering::SeqCst);
                 let mut dirty = false;
                 CursorMut::new(space.table(&cx), &space.tlb, range(0, 1))
@@ -411,13 +512,14 @@ fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
                 assert!(dirty || before == after, "round {round}: a store is lost");
                 after = stores.load(Ordering::SeqCst);
             }
-            stop.store(true, Ordering::SeqCst);
-        });
-        assert!(stores.load(Ordering::SeqCst) > 0);
+        };
+        // A failure must end the others too.
+        let result = catch_unwind(AssertUnwindSafe(|| on_cpu(2, harvests)));
+        stop.store(true, Ordering::SeqCst);
+        if let Err(panic) = result {
+            resume_unwind(panic);
+        }
     });
-    tlbs.load(0, None);
-    space.tlb.deactivate(0);
-    space.destroy();
 }
 
 /// page-table-generic, patina#1238: one page out of a block.
@@ -691,50 +793,57 @@ fn empty_tables_are_freed_at_once() {
     });
 }
 
-/// Three CPUs map and unmap pages of one leaf table's neighbourhood: tables
-/// are linked, found dead, and freed under each other's feet.
+/// Three CPUs map and unmap pages of the same few tables: those are linked,
+/// found dead, and freed under each other's feet.
 #[test]
 fn neighbours_share_tables_and_lose_no_page() {
-    for seed in 0..4 {
-        let format = Tiny::<u64, SetsBoth>::new(4, 2);
-        let frames = TestPlatform::machine(format, 64, 1024);
-        let walker = TinyWalker::<AtomicU64>::new(4, 2, Sets::Both, false);
-        let tlbs = Arc::new(SoftTlbs::new(walker, 3, seed));
-        frames.platform().set_flush_hook(tlbs.clone());
-        frames.platform().arena().set_free_hook(tlbs.clone());
-        let before = frames.free_frames();
-        let space = Space::new(&frames);
-        std::thread::scope(|s| {
-            for cpu in 0..3usize {
-                let (space, tlbs) = (&space, &tlbs);
-                s.spawn(move || on_cpu(cpu, || neighbour(space, tlbs, cpu, seed)));
-            }
-        });
-        space.destroy();
-        assert_eq!(frames.free_frames(), before, "seed {seed}");
-    }
+    on_every_machine(|m| {
+        for seed in m.seeds(1) {
+            let frames = TestPlatform::machine(m.format(), 64, 512);
+            let tlbs = Arc::new(SoftTlbs::new(m.walker(), 3, seed));
+            frames.platform().set_flush_hook(tlbs.clone());
+            frames.platform().arena().set_free_hook(tlbs.clone());
+            let before = frames.free_frames();
+            let space = Space::new(&frames);
+            std::thread::scope(|s| {
+                for cpu in 0..3usize {
+                    let (space, tlbs) = (&space, &tlbs);
+                    s.spawn(move || on_cpu(cpu, || neighbour(space, tlbs, cpu, seed)));
+                }
+            });
+            space.destroy();
+            assert_eq!(frames.free_frames(), before, "seed {seed}");
+        }
+    });
 }
 
-/// Owns every third page.
-fn neighbour<W: mm_testkit::mmu::Walker>(
-    space: &Space<'_, Tiny<u64, SetsBoth>>,
-    tlbs: &SoftTlbs<W>,
-    cpu: usize,
-    seed: u64,
-) {
+/// The nth of 20 pages of a CPU: two in each of ten tables, four of which hang
+/// in one table of the level above where there are so many levels.
+fn place(format: AnyFormat, nth: usize, cpu: usize) -> usize {
+    let table = format.entry_pages(2);
+    let far = format.entry_pages(format.levels());
+    let far = if far > table && 3 * far <= format.user_end().as_usize() {
+        far
+    } else {
+        4 * table
+    };
+    let (k, second) = (nth / 2, nth % 2);
+    k / 4 * far + k % 4 * table + 3 * second + cpu
+}
+
+fn neighbour(space: &Space<'_>, tlbs: &SoftTlbs<AnyWalker>, cpu: usize, seed: u64) {
+    let format = space.frames.platform().format();
+    // What hardware may not set is set: nobody resolves faults.
+    let attrs = Attrs::user(Prot::RW).with(match tlbs.walker().sets() {
+        Sets::Both => AttrFlags::empty(),
+        _ => AttrFlags::ACCESSED | AttrFlags::DIRTY,
+    });
     let mut random = Random::new(seed * 3 + cpu as u64);
     let mut mine: BTreeMap<usize, Pfn> = BTreeMap::new();
-    space.tlb.activate(cpu);
-    tlbs.load(
-        cpu,
-        Some(Loaded {
-            root: space.root,
-            asid: 0,
-        }),
-    );
+    space.run(tlbs, cpu);
     let ram = space.frames.platform().arena();
-    for _ in 0..3000 {
-        let page = random.below(20) as usize * 3 + cpu;
+    for _ in 0..1500 {
+        let page = place(format, random.below(20) as usize, cpu);
         let one = range(page, page + 1);
         match random.below(4) {
             0 if !mine.contains_key(&page) => {
@@ -743,7 +852,7 @@ fn neighbour<W: mm_testkit::mmu::Walker>(
                     continue;
                 };
                 let cursor = &mut CursorMut::new(space.table(&cx), &space.tlb, one);
-                match cursor.map_each(&[pfn], Attrs::user(Prot::RW)) {
+                match cursor.map_each(&[pfn], attrs) {
                     Ok(owed) => {
                         owed.settle(&cx, &space.tlb);
                         mine.insert(page, pfn);
@@ -780,15 +889,15 @@ fn neighbour<W: mm_testkit::mmu::Walker>(
                     mine.get(&page).copied(),
                     "seed {seed}, page {page}"
                 );
-                let other = Vpn::new(random.below(60) as usize);
+                let (nth, whose) = (random.below(20) as usize, random.below(3) as usize);
+                let other = Vpn::new(place(format, nth, whose));
                 tlbs.speculate(ram, cpu, other);
                 let cx = space.cx();
                 space.table(&cx).translate(other);
             }
         }
     }
-    tlbs.load(cpu, None);
-    space.tlb.deactivate(cpu);
+    space.idle(tlbs, cpu);
     for (page, pfn) in mine {
         let Some((Entry::Leaf { pfn: found, .. }, 1)) = space.entry(page) else {
             panic!("seed {seed}: page {page} is lost")
@@ -799,5 +908,6 @@ fn neighbour<W: mm_testkit::mmu::Walker>(
 
 #[test]
 fn a_gather_is_small_enough_for_a_kernel_stack() {
-    assert!(size_of::<TlbGather<'_, '_, X86>>() <= 640);
+    // Words of 64 bits are the largest.
+    assert!(size_of::<TlbGather<'_, '_, TestPlatform<AnyFormat>>>() <= 640);
 }
