@@ -9,7 +9,7 @@
 //!
 //! Nothing of the kernel stands in TTBR0: between spaces an empty table is loaded there.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::ops::Range;
 
 use mm_arm::aarch64::native::Native;
@@ -37,6 +37,7 @@ static TLB: Once<SpaceTlb> = Once::new();
 static EMPTY: Once<u64> = Once::new();
 
 unsafe extern "C" {
+    fn replace_kernel_root();
     static kernel_start: u8;
     static kernel_text_end: u8;
     static kernel_trampoline: u8;
@@ -117,24 +118,41 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
     EMPTY.call_once(|| empty.addr(PAGE_SHIFT).as_u64());
     // SAFETY: the table maps the kernel's image and all RAM as the boot tables did, and it is
     // never freed; from here on the user half is empty.
-    unsafe { switch_on(frames.platform(), root) }
+    unsafe { switch_on(frames.platform(), root, empty, facts) }
 }
 
 /// Loads the kernel's table and what the format needs of TCR_EL1.
 ///
+/// The boot tables map the same addresses by other sizes of blocks, and no TLB may hold both
+/// (D8.16.1): so the CPU goes through an empty table, for which it runs at its physical address.
+///
 /// # Safety
 ///
-/// The table maps what runs; it stays alive.
-unsafe fn switch_on(platform: &Virt, root: Pfn) {
+/// The table maps what runs; it stays alive. TTBR0 names the boot table, which maps the image's
+/// GiB where it is, and `empty` a table without entries.
+unsafe fn switch_on(platform: &Virt, root: Pfn, empty: Pfn, facts: &Facts) {
     // SAFETY: EL1.
     let mut native = unsafe { Native::new() };
     let tcr = registers::tcr(platform.format(), native.mmfr0()) | registers::TCR_USER_TAGS;
-    // SAFETY: EMPTY is a table without entries; TCR differs from the boot tables' in what hardware
-    // notes, and in users' tags and ASIDs, of which none is in use; then the caller's promise.
+    let here = replace_kernel_root as *const () as usize - KERNEL_BASE;
+    let physical = facts.image.start + here as u64;
+    // SAFETY: TCR differs from the boot tables' in what hardware notes, and in users' tags and
+    // ASIDs, of which none is in use. The code touches no memory, interrupts are off, and it comes
+    // back to a table that maps this function; then EMPTY is a table without entries.
     unsafe {
+        asm!(
+            "msr tcr_el1, {tcr}",
+            "dsb ishst",
+            "isb",
+            "blr {physical}",
+            tcr = in(reg) tcr,
+            physical = in(reg) physical,
+            in("x0") registers::ttbr(root.addr(PAGE_SHIFT).as_u64(), 0),
+            in("x1") registers::ttbr(empty.addr(PAGE_SHIFT).as_u64(), 0),
+            out("x30") _,
+            options(nostack, preserves_flags)
+        );
         forget_user_root(&mut native);
-        asm!("msr tcr_el1, {}", "isb", in(reg) tcr, options(nostack, preserves_flags));
-        native.switch_kernel_root(root.addr(PAGE_SHIFT).as_u64());
     }
     let everything = Flush {
         pages: None,
@@ -143,6 +161,24 @@ unsafe fn switch_on(platform: &Virt, root: Pfn) {
     };
     tlb::flush_local(&mut native, platform.tlb(), everything);
 }
+
+global_asm!(
+    r#"
+    .pushsection .text.replace_kernel_root, "ax", @progbits
+    .balign 64
+    .global replace_kernel_root
+replace_kernel_root:                /* x0: the new root, x1: an empty one */
+    msr     ttbr1_el1, x1
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    msr     ttbr1_el1, x0
+    isb
+    ret
+    .popsection
+    "#
+);
 
 /// # Safety
 ///
@@ -186,9 +222,12 @@ pub fn map(memory: &'static Frames<Virt>, address: usize, frames: &[Pfn]) -> Res
     let (table, tlb) = table(&cx).ok_or(())?;
     let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
     let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
-    mapped
+    let mapped = mapped
         .map(|flush| flush.settle_everywhere(&cx, tlb))
-        .map_err(|_| ())
+        .map_err(|_| ());
+    // SAFETY: EL1.
+    tlb::publish(&mut unsafe { Native::new() });
+    mapped
 }
 
 /// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.
