@@ -95,6 +95,8 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
     // never freed.
     unsafe { platform::load_root(root.addr(PAGE_SHIFT).as_u64()) };
+    // The boot table's entries were global, and all of it could be executed.
+    platform::forget_all();
 }
 
 /// Maps what is never unmapped and has no page records.

@@ -120,6 +120,12 @@ pub unsafe fn load_root(root: u64) {
     }
 }
 
+/// Drops everything that this CPU remembers of any table.
+pub fn forget_all() {
+    // SAFETY: supervisor mode.
+    tlb::flush_everything(&mut unsafe { Native::new() }, Reach::Local);
+}
+
 /// Makes new kernel entries visible to walks. (User entries wait for the return to user mode.)
 pub fn publish() {
     // SAFETY: supervisor mode.
