@@ -212,7 +212,12 @@ fn choose_mmu(facts: &Facts) -> Mmu {
     };
     assert!(mode as u64 <= deepest, "this hart has no {mode:?}");
     let probed = Probed::from_satp(RV64.value(mode, 0, Pfn::new(0)));
-    let extensions = Extensions::from_isa(facts.isa);
+    // Svvptc lets a new entry be seen late, by a fault that only has to be tried again. The
+    // kernel's own faults are bugs, and a fresh kernel stack must be there: so fences stay.
+    let extensions = Extensions {
+        svvptc: false,
+        ..Extensions::from_isa(facts.isa)
+    };
     log::info!("mmu: {mode:?}, {extensions:?}");
     Mmu {
         format: Paging::new(probed.expect("a mode of 64-bit harts"), extensions),

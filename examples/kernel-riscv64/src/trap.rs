@@ -181,6 +181,10 @@ return_to_user:
     mv sp, a0
     ld t0, 0(sp)
     csrw sepc, t0
+    .option push
+    .option arch, +a
+    sc.d t0, t0, 0(sp)          /* a reservation does not span threads (A extension, LR and SC) */
+    .option pop
     li t0, {spp}
     csrc sstatus, t0
     li t0, {spie} | {fs}
