@@ -436,3 +436,39 @@ fn f6_e13_crossing_shootdowns_and_exits() {
         }
     });
 }
+
+/// A truncation finds the child's areas as soon as they are there, and frees a
+/// table of the child that is still empty: fork makes it again. The moment is
+/// short: tens of thousands of rounds meet it, these only now and then.
+#[test]
+fn forks_lose_no_page_to_truncations() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(2048, 2, 1);
+        let (s, file) = (w.space(), w.file(1, &vec![1; page]));
+        let at = 0x40000 * page;
+        let cut = MapRequest::private(&file, 0, page, Prot::RW).fixed(va(at));
+        s.map(&cut).unwrap();
+        let own = MapRequest::anonymous(page, Prot::RW).fixed(va(at + 2 * page));
+        s.map(&own).unwrap();
+        w.poke(0, &s, at + 2 * page, 7).unwrap();
+        let end = AtomicBool::new(false);
+        let lost = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                on_cpu(1, || {
+                    while !end.load(Ordering::Relaxed) {
+                        file.set_size(0).unwrap();
+                        file.set_size(page as u64).unwrap();
+                    }
+                });
+            });
+            let is_whole = |child: Space| child.counts().anon.get() == 1;
+            let lost = (0..300).filter(|_| !is_whole(s.fork().unwrap())).count();
+            end.store(true, Ordering::Relaxed);
+            lost
+        });
+        assert_eq!(lost, 0, "children without the page");
+        drop((s, file));
+        w.assert_empty();
+    });
+}

@@ -151,10 +151,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             // The child's table is made while no table is locked. The marks
             // keep faults out, so the parent's is the same afterwards, or empty.
             drop(to.lock_leaf_or_create(part.start(), &child.node().tlb)?);
-            if let (Some(old), Some(new)) = (
-                from.lock_leaf(part.start()),
-                to.lock_leaf_fresh(part.start()),
-            ) {
+            if let Some(old) = from.lock_leaf(part.start()) {
+                let Some(new) = to.lock_leaf_fresh(part.start()) else {
+                    // A truncation took the child's for an empty one: again.
+                    continue;
+                };
                 let copy = LeafCopy {
                     cx,
                     old,

@@ -69,15 +69,19 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         self.lock_level(page, 1)
     }
 
-    /// As [`Self::lock_leaf`], for a table of a space that nobody else knows
-    /// yet (fork's child): its lock may be taken whatever tables are held.
+    /// As [`Self::lock_leaf`], for a table of a space that nobody runs yet
+    /// (fork's child): its lock may be taken whatever tables are held. `None`
+    /// also where a truncation, which finds the child's areas through their
+    /// object, has just freed the table because it is empty.
     ///
     /// # Locks
-    /// Takes the table's lock (inner), which nobody can hold.
+    /// Takes the table's lock (inner); whoever has it waits for no table of
+    /// another space.
     pub(crate) fn lock_leaf_fresh(&self, page: Vpn) -> Option<LeafGuard<'c, 'm, P>> {
         let pin = self.cx.pin();
         let found = self.descend(&pin, page, 1);
-        TableGuard::lock_fresh(self, &found, page).filter(|guard| guard.level() == 1)
+        TableGuard::lock_fresh(self, &found, page)
+            .filter(|guard| guard.level() == 1 && !guard.is_dead())
     }
 
     /// Locks the table of a level that spans a page, if there is one.
