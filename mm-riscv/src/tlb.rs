@@ -18,7 +18,10 @@
 //! The fence is local. Other harts are asked through the firmware (SBI
 //! RFENCE), which returns when they are done; a data fence goes before, so that
 //! they see the stores whose translations they drop. The same holds for
-//! FENCE.I, which is local, too (Unprivileged ISA, "Zifencei").
+//! FENCE.I, which is local, too (Unprivileged ISA, "Zifencei"). The firmware
+//! interrupts the harts in machine mode, which supervisors cannot shut out: a
+//! hart that spins with interrupts off still serves it, and one that waits for
+//! its own request serves those of others meanwhile (OpenSBI: `sbi_tlb_sync`).
 
 use mm_core::platform::Flush;
 use mm_core::range::PageRange;
@@ -150,18 +153,28 @@ pub fn sync_code(emit: &mut impl Emit, others: impl IntoIterator<Item = usize>) 
 /// What this hart may remember under the tag of a root that is loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remembered {
-    /// What is true of this root, or nothing: the tag is its own.
+    /// What is true of this root: it was loaded under this tag before, and each
+    /// change since then was sent here.
     Own,
-    /// Another root's translations: the tag was used before, or is the only
-    /// one of a hart without ASIDs.
+    /// Nothing: the tag is the root's own and new on this hart.
+    Nothing,
+    /// Another root's translations, or old ones of this root: the tag was used
+    /// before, or is the only one of a hart without ASIDs.
     Other,
 }
 
 /// Loads a root: a value of [`crate::satp::Layout::value`].
 ///
-/// The write orders nothing (10.1.11): walks before the fence may use either
-/// root, so the fence of a used tag comes after it.
+/// The write orders nothing (10.1.11). So a fence goes before it, unless this
+/// hart walked the root already: it orders the stores that made the table,
+/// whoever did them, before the first walk; without it that walk, which is for
+/// the next instruction of the kernel, could find the root's frame as it was
+/// before. And walks before the write still use the old root, so the fence
+/// that drops a used tag comes after it.
 pub fn load_root(emit: &mut impl Emit, satp: u64, asid: u16, remembered: Remembered) {
+    if remembered != Remembered::Own {
+        emit.sfence_vma(None, Some(asid));
+    }
     emit.write_satp(satp);
     if remembered == Remembered::Other {
         emit.sfence_vma(None, Some(asid));

@@ -126,6 +126,36 @@ fn tables_and_many_pages_drop_the_whole_tag() {
     }
 }
 
+/// SBI 8.2: "size = -1: the whole address space"; a range of the ceiling is
+/// still named, one page more is not, and neither is one that moved tables.
+#[test]
+fn other_harts_drop_named_ranges_up_to_the_ceiling() {
+    let remote = |flush| {
+        let mut log = Log::with_modes(&[]);
+        flush_remote(&mut log, [0, 63], flush);
+        assert_eq!(log.ops.remove(0), "fence rw, rw");
+        log.ops
+    };
+    let both = "sbi rfence 0x8000000000000001+0";
+    let all = "0x0 0xffffffffffffffff";
+    assert_eq!(
+        remote(flush(Some(64), false, Some(0))),
+        [format!("{both} 0x10000 0x40000 0x0")]
+    );
+    assert_eq!(
+        remote(flush(Some(1), false, None)),
+        [format!("{both} 0x10000 0x1000 x0")]
+    );
+    for (flush, tag) in [
+        (flush(Some(65), false, Some(7)), "0x7"),
+        (flush(Some(1), true, Some(7)), "0x7"),
+        (flush(None, false, Some(0)), "0x0"),
+        (flush(None, true, None), "x0"),
+    ] {
+        assert_eq!(remote(flush), [format!("{both} {all} {tag}")]);
+    }
+}
+
 /// A hart without ASIDs: zero in a register spares the global entries.
 #[test]
 fn tag_zero_is_not_x0() {
@@ -175,14 +205,26 @@ fn code_is_shown_to_this_hart_and_to_the_others() {
 }
 
 /// "If the implementation does not provide ASIDs, ... after every satp write,
-/// software should execute SFENCE.VMA with rs1=x0."
+/// software should execute SFENCE.VMA with rs1=x0." And "writing satp does not
+/// imply any ordering constraints between page-table updates and subsequent
+/// address translations".
 #[test]
-fn a_used_tag_is_dropped_after_the_root_is_loaded() {
+fn a_new_root_is_ordered_before_and_a_used_tag_dropped_after_it_is_loaded() {
     let mut log = Log::with_modes(&[8]);
     load_root(&mut log, 8 << 60 | 7, 0, Remembered::Other);
     assert_eq!(
         log.ops,
-        ["csrw satp, 0x8000000000000007", "sfence.vma x0, 0x0"]
+        [
+            "sfence.vma x0, 0x0",
+            "csrw satp, 0x8000000000000007",
+            "sfence.vma x0, 0x0"
+        ]
+    );
+    log.ops.clear();
+    load_root(&mut log, 8 << 60 | 5 << 44 | 7, 5, Remembered::Nothing);
+    assert_eq!(
+        log.ops,
+        ["sfence.vma x0, 0x5", "csrw satp, 0x8000500000000007"]
     );
     log.ops.clear();
     load_root(&mut log, 8 << 60 | 5 << 44 | 7, 5, Remembered::Own);
