@@ -20,6 +20,13 @@
 //!   [`Arch::switch`] away and come back later), and its return restores the frame.
 //!   It may also never return: `exec` and `exit` end in [`Arch::enter_user`] or in a
 //!   last `switch`.
+//! * **Every CPU is like the first**: its own kernel stack, traps, timer tick. CPU 0 starts the
+//!   others ([`Arch::start_cpus`]); each ends its start in [`Kernel::run_secondary`]. What is done
+//!   once a tick for the machine (reads of the disk, alarms) CPU 0 does. Console input may be
+//!   announced on any CPU.
+//! * **Whoever waits in the kernel serves flushes**: see [`crate::sync`]. An architecture whose
+//!   CPUs must answer each other's flushes gives [`crate::sync::serve_with`] the function that
+//!   does it, has `Platform::relax` call it too, and locks with [`crate::sync::Mutex`] only.
 //! * **A new thread starts in a kernel function** and reaches user mode with
 //!   `enter_user`: fork's child with a clone of its parent's frame whose return value
 //!   is 0, exec with [`Frame::new`].
@@ -36,8 +43,8 @@
 
 /// What the portable kernel needs from one architecture.
 ///
-/// An instance, not a set of static hooks: a host test can make its own. One CPU is
-/// running now; everything that belongs to a CPU is named by [`Arch::cpu`].
+/// An instance, not a set of static hooks: a host test can make its own. Everything that
+/// belongs to a CPU is named by [`Arch::cpu`].
 pub trait Arch: Sync + Sized + 'static {
     /// What `mm-core` runs on.
     type Platform: mm_core::platform::Platform;
@@ -76,8 +83,24 @@ pub trait Arch: Sync + Sized + 'static {
 
     // ---- CPU and time -------------------------------------------------------
 
-    /// Names the running CPU: `0..MAX_CPUS`.
+    /// Names the running CPU: `0..MAX_CPUS`, without gaps; 0 is the one that booted.
     fn cpu(&self) -> usize;
+
+    /// Starts the machine's other CPUs, as many as there may be, and returns when each has
+    /// its own stack, traps and tick and is about to call [`Kernel::run_secondary`]: what a
+    /// start allocates is allocated by then. Called once, by CPU 0, after the kernel was
+    /// registered for traps. A CPU that does not come up is left out, with a message.
+    fn start_cpus(&self) {}
+
+    /// Interrupts another CPU: ends its [`Arch::wait_for_interrupt`], or brings it from user
+    /// mode to the kernel's door ([`Interrupt::Other`]). A CPU that is in the kernel takes the
+    /// interrupt later, as soon as it lets interrupts in.
+    fn kick(&self, _cpu: usize) {}
+
+    /// Counts the flushes that reached other CPUs, for the summary.
+    fn remote_flushes(&self) -> usize {
+        0
+    }
 
     /// Lets interrupts in, sleeps until at least one was handled, and shuts them
     /// again. The idle loop's body.
@@ -305,6 +328,10 @@ pub trait Kernel<A: Arch>: Sync {
     /// [`Arch::wait_for_interrupt`] or [`Arch::poll_interrupts`] of some thread: it notes
     /// what happened and wakes threads, and never switches.
     fn interrupt(&self, interrupt: Interrupt);
+
+    /// The life of a CPU that [`Arch::start_cpus`] started, on that CPU's own boot stack with
+    /// interrupts off: its idle loop, to which it comes back whenever it has no thread to run.
+    fn run_secondary(&'static self) -> !;
 }
 
 /// Why user mode entered the kernel.
@@ -343,7 +370,8 @@ pub enum Interrupt {
     Tick,
     /// The console has input; read it with [`Arch::console_read`] until it is empty.
     Input,
-    /// Nothing that concerns the portable part (spurious, or handled already).
+    /// Nothing to do now: spurious, handled already, or a [kick](Arch::kick), after which the
+    /// door and the idle loop look by themselves.
     Other,
 }
 

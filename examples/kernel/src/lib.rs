@@ -11,7 +11,8 @@
 //! | [`system`], [`run`], [`summary`] | the kernel as one value; boot to power-off |
 //! | [`memory`] | **the only user of mm-core**: spaces, faults, user access, files' pages |
 //! | [`disk`] | reads of the initramfs that finish at a later tick |
-//! | [`sched`] | run queues, sleeping, waking |
+//! | [`sched`] | run queues, sleeping, waking, balancing between CPUs |
+//! | [`sync`] | the kernel's lock, and why a flush never waits for ever |
 //! | [`task`] | processes, threads, fork, exec, exit, wait, signals |
 //! | [`fs`] | names, open files, descriptors |
 //! | [`pipe`], [`tty`], [`cpio`] | a pipe, a line discipline, an archive: pure state machines |
@@ -35,6 +36,7 @@ pub mod pipe;
 pub mod run;
 pub mod sched;
 pub mod summary;
+pub mod sync;
 pub mod syscall;
 pub mod system;
 pub mod task;

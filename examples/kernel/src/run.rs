@@ -15,7 +15,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use crate::arch::{Arch, Frame, Outcome};
 use crate::errno::Result;
@@ -38,6 +38,7 @@ const ENVIRONMENT: [&[u8]; 4] = [
 impl<A: Arch> System<A> {
     /// Runs everything: the boot thread's life after the machine is set up.
     pub fn run(&'static self) -> ! {
+        self.arch.start_cpus();
         self.note_boot();
         let started = self.build_tree().and_then(|()| self.start_first());
         match started {

@@ -1,5 +1,7 @@
 //! What a run did, and the proof that nothing is left of it.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::arch::Arch;
 use crate::system::System;
 
@@ -25,6 +27,7 @@ impl<A: Arch> System<A> {
         for line in alloc::format!("{}", self.counters()).lines() {
             self.log(format_args!("{line}"));
         }
+        self.summarize_cpus();
         self.log(format_args!("{waited:>10}  reads waited for"));
         self.log(format_args!("{allocated:>10}  frames allocated"));
         self.log(format_args!("{freed:>10}  frames freed"));
@@ -37,5 +40,30 @@ impl<A: Arch> System<A> {
             ));
         }
         leaked_frames == 0 && leaked_nodes == 0 && waited > 0
+    }
+
+    /// What each CPU did, on machines with several.
+    fn summarize_cpus(&self) {
+        let running = self.running_cpus();
+        if running < 2 {
+            return;
+        }
+        let load = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let counts = [
+            (running, "CPUs"),
+            (load(&self.moves.migrations), "migrations"),
+            (load(&self.moves.balanced), "tasks moved by the balancer"),
+            (load(&self.moves.kicks), "CPUs kicked"),
+            (self.arch.remote_flushes(), "flushes of other CPUs"),
+        ];
+        for (count, what) in counts {
+            self.log(format_args!("{count:>10}  {what}"));
+        }
+        for (number, cpu) in self.cpus.iter().enumerate().filter(|(_, cpu)| cpu.runs()) {
+            let ticks = load(&cpu.user_ticks);
+            self.log(format_args!(
+                "{ticks:>10}  ticks of user time on CPU {number}"
+            ));
+        }
     }
 }

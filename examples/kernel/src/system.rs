@@ -13,9 +13,11 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use spin::{Mutex, Once};
+use spin::Once;
+
+use crate::sync::Mutex;
 
 use crate::arch::{
     Arch, Boot, Exception, FaultAccess, Interrupt, Kernel, SignalDetail, SignalInfo, Trap,
@@ -23,7 +25,7 @@ use crate::arch::{
 use crate::disk::Disk;
 
 use crate::memory::{FileNode, MachineMemory, Outcome};
-use crate::sched::{Channel, Cpu};
+use crate::sched::{Channel, Cpu, Moves};
 use crate::task::signal::{self, Left, SIGALRM};
 use crate::task::{Process, Status, Task};
 use crate::tty::{Key, Tty};
@@ -36,6 +38,14 @@ pub struct System<A: Arch> {
     pub memory: MachineMemory<A>,
     /// Each CPU's run queue.
     pub cpus: Vec<Cpu<A>>,
+    /// What the scheduler did.
+    pub moves: Moves,
+    /// Held by who balances.
+    pub balancing: Mutex<()>,
+    /// No task is left: CPUs stop looking for one.
+    pub parking: AtomicBool,
+    /// CPUs that have stopped.
+    pub parked: AtomicUsize,
     /// Threads by number.
     pub tasks: Mutex<BTreeMap<u32, Arc<Task<A>>>>,
     /// Processes by number, zombies too.
@@ -67,6 +77,10 @@ impl<A: Arch> System<A> {
             arch,
             memory,
             cpus: (0..A::MAX_CPUS).map(|_| Cpu::new()).collect(),
+            moves: Moves::default(),
+            balancing: Mutex::new(()),
+            parking: AtomicBool::new(false),
+            parked: AtomicUsize::new(0),
             tasks: Mutex::new(BTreeMap::new()),
             processes: Mutex::new(BTreeMap::new()),
             last_number: Mutex::new(0),
@@ -234,6 +248,9 @@ impl<A: Arch> Kernel<A> for System<A> {
                     Left::Done
                 }
                 Trap::Interrupt(interrupt) => {
+                    if interrupt == Interrupt::Tick {
+                        self.count_user_tick();
+                    }
                     self.interrupt(interrupt);
                     Left::Done
                 }
@@ -245,13 +262,20 @@ impl<A: Arch> Kernel<A> for System<A> {
     fn interrupt(&self, interrupt: Interrupt) {
         match interrupt {
             Interrupt::Tick => {
-                let now = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-                self.finish_reads(now);
-                self.wake_late();
-                self.ring_alarms();
+                if self.arch.cpu() == 0 {
+                    let now = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+                    self.finish_reads(now);
+                    self.wake_late();
+                    self.ring_alarms();
+                }
+                self.count_tick();
             }
             Interrupt::Input => self.take_keys(),
             Interrupt::Other => (),
         }
+    }
+
+    fn run_secondary(&'static self) -> ! {
+        self.idle_secondary()
     }
 }

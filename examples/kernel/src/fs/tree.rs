@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use core::ops::Bound;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use super::device::Device;
 use super::proc::ProcFile;

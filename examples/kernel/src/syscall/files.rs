@@ -81,7 +81,7 @@ impl<A: Arch> Call<'_, A> {
         let writes = flags & flag::ACCESS != 0;
         let kind = match &node.kind {
             Kind::Directory(_) if writes || flags & flag::CREATE != 0 => return Err(Errno::EISDIR),
-            Kind::Directory(_) => FileKind::Directory(node, spin::Mutex::new(None)),
+            Kind::Directory(_) => FileKind::Directory(node, crate::sync::Mutex::new(None)),
             _ if flags & flag::DIRECTORY != 0 => return Err(Errno::ENOTDIR),
             Kind::Link(_) | Kind::Proc(ProcFile::Executable) => return Err(Errno::ELOOP),
             Kind::File(_) if writes && node.origin != Origin::Memory => return Err(Errno::EROFS),

@@ -50,11 +50,16 @@ impl<A: Arch> Call<'_, A> {
                         })
                     }
                 };
-                if self.system.load_user_word(&space, address)? != value as u32 {
-                    return Err(Errno::EAGAIN);
-                }
-                // Nothing runs on this CPU between the look above and the sleep below.
-                match self.system.sleep(channel, deadline) {
+                // The word is looked at after the sleep was announced: who changes it and
+                // wakes then finds this task.
+                let unchanged = || {
+                    if self.system.load_user_word(&space, address)? == value as u32 {
+                        Ok(())
+                    } else {
+                        Err(Errno::EAGAIN)
+                    }
+                };
+                match self.system.sleep_while(channel, deadline, unchanged)? {
                     Ok(()) => Ok(0),
                     Err(Cut::Timeout) => Err(Errno::ETIMEDOUT),
                     // A wait with a timeout must not start again with all of it.

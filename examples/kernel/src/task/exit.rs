@@ -60,7 +60,7 @@ impl<A: Arch> System<A> {
             self.finish_process(&task.process);
         }
         self.wake(Channel::Child(task.process.pid));
-        *task.state.lock() = State::Ended;
+        task.stand.lock().state = State::Ended;
     }
 
     fn finish_process(&self, process: &Arc<Process<A>>) {

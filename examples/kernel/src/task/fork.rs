@@ -10,13 +10,14 @@
 //! there on nothing fails.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicUsize};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use crate::arch::{Arch, Frame};
 use crate::errno::{Errno, Result};
 use crate::limits::TASKS;
-use crate::sched::{Channel, Patience, State};
+use crate::sched::{Channel, Patience, Stand};
 use crate::system::System;
 use crate::task::signal::Pending;
 use crate::task::{Files, Own, Process, Shared, Task};
@@ -197,8 +198,9 @@ impl<A: Arch> System<A> {
             system,
             process,
             thread,
-            state: Mutex::new(State::Ready),
-            cut: Mutex::new(None),
+            stand: Mutex::new(Stand::new()),
+            cpu: AtomicUsize::new(0),
+            on_cpu: AtomicBool::new(false),
             own,
         }))
     }

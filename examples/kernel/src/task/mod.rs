@@ -21,15 +21,16 @@ pub mod wait;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize};
 
-use spin::Mutex;
+use crate::sync::Mutex;
 
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenFile;
 use crate::fs::table::Table;
 use crate::memory::Space;
-use crate::sched::{Cut, State};
+use crate::sched::Stand;
 use crate::system::System;
 use signal::{Action, Pending, SIGNALS, Set};
 
@@ -67,9 +68,11 @@ pub struct Task<A: Arch> {
     /// Kernel stack and registers.
     pub thread: A::Thread,
     /// Where it stands, for the scheduler.
-    pub state: Mutex<State>,
-    /// What ended its last sleep, if that was not its channel.
-    pub cut: Mutex<Option<Cut>>,
+    pub stand: Mutex<Stand>,
+    /// The CPU that runs it, or ran it last.
+    pub cpu: AtomicUsize,
+    /// Its registers are in that CPU and not saved yet ([`crate::sched`]).
+    pub on_cpu: AtomicBool,
     /// What only it uses.
     pub own: Mutex<Own<A>>,
 }
