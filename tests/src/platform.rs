@@ -66,6 +66,8 @@ pub struct TestPlatform<F: PageTableFormat> {
     hook: Mutex<Option<Arc<dyn FlushHook>>>,
     at_allocation: Mutex<Option<(u64, Interruption)>>,
     at_flush: Mutex<Option<Interruption>>,
+    at_preemption: Mutex<Option<(u64, Interruption)>>,
+    has_preemption: AtomicBool,
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
@@ -100,6 +102,8 @@ impl<F: PageTableFormat> TestPlatform<F> {
             hook: Mutex::default(),
             at_allocation: Mutex::default(),
             at_flush: Mutex::default(),
+            at_preemption: Mutex::default(),
+            has_preemption: AtomicBool::new(false),
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
@@ -152,6 +156,33 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// Runs `f` in the middle of the next flush, before any CPU forgets.
     pub fn interrupt_flush(&self, f: impl FnOnce() + Send + 'static) {
         *self.at_flush.lock().unwrap() = Some(Box::new(f));
+    }
+
+    /// Runs `f` just before preemption is forbidden for the `nth` time from now
+    /// (one is the next): as if the verb were preempted there. No inner lock is held
+    /// and no epoch is pinned, but outer locks may be.
+    pub fn preempt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
+        *self.at_preemption.lock().unwrap() = Some((nth, Box::new(f)));
+        self.has_preemption.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes back a preemption that has not come; returns whether there was one.
+    pub fn preempt_no_more(&self) -> bool {
+        self.has_preemption.store(false, Ordering::SeqCst);
+        self.at_preemption.lock().unwrap().take().is_some()
+    }
+
+    fn preempted(&self) {
+        let mut slot = self.at_preemption.lock().unwrap();
+        if let Some((nth, _)) = slot.as_mut() {
+            *nth -= 1;
+        }
+        let due = slot.take_if(|(nth, _)| *nth == 0);
+        drop(slot);
+        if let Some((_, f)) = due {
+            self.has_preemption.store(false, Ordering::SeqCst);
+            f();
+        }
     }
 
     /// Begins to log the locks that are taken.
@@ -252,6 +283,10 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         CPU.get()
     }
     fn preempt_off(&self) {
+        let allowed = || self.preemption[CPU.get()].load(Ordering::SeqCst) == 0;
+        if self.has_preemption.load(Ordering::Relaxed) && allowed() {
+            self.preempted();
+        }
         self.preemption[CPU.get()].fetch_add(1, Ordering::SeqCst);
     }
     fn preempt_on(&self) {

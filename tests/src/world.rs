@@ -347,7 +347,9 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         let page = VirtAddr::new(addr).vpn(self.page_shift());
         let ram = self.platform().arena();
         let mut last = None;
-        for turn in 0..PATIENCE {
+        let mut turn = 0;
+        while turn < PATIENCE {
+            turn += 1;
             if turn > HASTE {
                 std::thread::yield_now();
             }
@@ -365,7 +367,13 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             };
             match on_cpu(cpu, || space.fault(&fault)) {
                 FaultOutcome::Resolved(_) => {}
-                FaultOutcome::Wait(ticket) => on_cpu(cpu, || self.serve(ticket)),
+                FaultOutcome::Wait(ticket) => {
+                    // How long another CPU's transfer takes is the host's choice.
+                    if matches!(ticket, Ticket::Join(_)) {
+                        turn -= 1;
+                    }
+                    on_cpu(cpu, || self.serve(ticket));
+                }
                 FaultOutcome::Signal(signal) => return Err(Stopped::Signal(signal)),
                 FaultOutcome::OutOfMemory => return Err(Stopped::OutOfMemory),
                 FaultOutcome::KernelBug => return Err(Stopped::KernelBug),

@@ -269,3 +269,58 @@ fn a_truncation_while_a_fork_flushes_is_paid_back_once() {
         w.assert_empty();
     });
 }
+
+/// A page is cut off and grown anew between the moment a fault finds it and the
+/// moment it would install it: what was cut off must not come back, and a store
+/// must go to the page that the file has now.
+#[test]
+fn g5_a_page_that_was_cut_off_is_not_mapped_when_the_file_has_grown_again() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        for (shared, store) in [(true, false), (true, true), (false, false), (false, true)] {
+            let mut met = 0;
+            for nth in 1.. {
+                let w = Arc::new(world(machine, nth));
+                let file = Arc::new(w.file(1, &vec![7; page]));
+                let (s, reader) = (w.space(), w.space());
+                let request = if shared {
+                    MapRequest::shared(&file, 0, page, Prot::RW)
+                } else {
+                    MapRequest::private(&file, 0, page, Prot::RW)
+                };
+                let a = s.map(&request).unwrap().as_usize();
+                // So that it is cached.
+                let b = reader.map(&request).unwrap().as_usize();
+                assert_eq!(w.peek(1, &reader, b), Ok(7));
+                let (w2, file2) = (w.clone(), file.clone());
+                w.platform().preempt_nth(nth, move || {
+                    w2.resize(&file2, 0);
+                    w2.resize(&file2, page);
+                });
+                if store {
+                    w.poke(0, &s, a + 1, 9).unwrap();
+                }
+                let got = w.peek(0, &s, a);
+                let interrupted = !w.platform().preempt_no_more();
+                if interrupted {
+                    met += 1;
+                    let how = format!("shared {shared}, store {store}, preempted at {nth}");
+                    assert_eq!(got, Ok(0), "{how}");
+                    let mut bytes = [0; 2];
+                    let read =
+                        w.finish(0, 0, 2, |at, _| Ok(file.read(at as u64, &mut bytes[at..])));
+                    assert_eq!(read, Ok(2), "{how}");
+                    let stored = w.peek(0, &s, a + 1).unwrap();
+                    assert!(stored == 0 || (store && stored == 9), "{how}: {stored}");
+                    assert_eq!(bytes, [0, if shared { stored } else { 0 }], "{how}");
+                }
+                drop((s, reader, file));
+                w.assert_empty();
+                if !interrupted {
+                    break;
+                }
+            }
+            assert!(met >= 3, "only {met} places to be preempted at");
+        }
+    });
+}

@@ -13,10 +13,19 @@ use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::world::{File, Space, Stopped, World};
-use std::sync::Barrier;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Once};
 
 fn world(machine: &Machine, cpus: usize, seed: u64) -> World {
+    static LOUD: Once = Once::new();
+    LOUD.call_once(|| {
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(&panic.to_string());
+            quiet(panic);
+        }));
+    });
     machine.world(4096, cpus, seed)
 }
 
@@ -37,10 +46,16 @@ struct Together<'a>(&'a Machine);
 impl Drop for Together<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("^^^ on the machine \"{}\"", self.0.name);
+            tell(&format!("^^^ on the machine \"{}\"", self.0.name));
             std::process::abort();
         }
     }
+}
+
+/// Says something that is not lost when the process aborts, as what the test
+/// harness captures is.
+fn tell(line: &str) {
+    let _unheard = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Adds one to the word, as a futex would: through the kernel.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
@@ -88,29 +89,73 @@ pub struct Heard {
     pub success: bool,
 }
 
+/// Lines by which one can tell why the commands that were listened to failed.
+static TELLING: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Returns the telling lines that were heard since the last call.
+pub fn telling() -> Vec<String> {
+    TELLING
+        .lock()
+        .map(|mut lines| std::mem::take(&mut *lines))
+        .unwrap_or_default()
+}
+
 /// Runs a command, shows its output line by line, and also returns it.
 pub fn listen(command: &mut Command) -> Result<Heard> {
     say(&text(command));
-    command.stdout(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot start {}", text(command)))?;
-    let mut output = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let mut lines = BufReader::new(stdout);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line);
-            print!("{text}");
-            output.push_str(&text);
-            line.clear();
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let output = std::thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            if let Some(stderr) = stderr {
+                let _shown = follow(stderr, |line| eprint!("{line}"));
+            }
+        });
+        let mut output = String::new();
+        if let Some(stdout) = stdout {
+            follow(stdout, |line| {
+                print!("{line}");
+                output.push_str(line);
+            })?;
         }
-    }
+        let _ended = errors.join();
+        Ok::<_, std::io::Error>(output)
+    })?;
     let status = child.wait()?;
     Ok(Heard {
         output,
         success: status.success(),
     })
+}
+
+/// Hands each line on, and keeps the telling ones.
+fn follow(from: impl Read, mut hand_on: impl FnMut(&str)) -> std::io::Result<()> {
+    let mut lines = BufReader::new(from);
+    let mut line = Vec::new();
+    // What a panic says stands on the line after the one that says where.
+    let mut after_panic = false;
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        hand_on(&text);
+        if after_panic || tells(&text) {
+            if let Ok(mut telling) = TELLING.lock() {
+                telling.push(text.trim_end().to_string());
+            }
+        }
+        after_panic = text.contains("panicked at");
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Returns whether a line says why something failed.
+fn tells(line: &str) -> bool {
+    let begins = ["error", "Caused by:", "^^^"];
+    let holds = ["panicked at", "... FAILED", "signal: ", "xtask: wrong: "];
+    begins.iter().any(|word| line.starts_with(word)) || holds.iter().any(|word| line.contains(word))
 }
 
 /// Runs a command silently and returns its standard output; its errors are part of the error.

@@ -1,5 +1,7 @@
 //! `cargo xtask publish --dry-run`: packs and compiles the libraries as they would be published.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -12,6 +14,9 @@ pub struct Options {
     #[arg(long)]
     dry_run: bool,
 }
+
+/// Seconds before each new try: a registry that does not answer is no fault of the packages.
+const PAUSES: [u64; 3] = [5, 20, 60];
 
 /// Packs the libraries.
 pub fn command(options: &Options) -> Result<()> {
@@ -30,5 +35,19 @@ pub fn dry_run() -> Result<()> {
             }
         }
     }
-    command::run(command::cargo().args(["publish", "--dry-run", "--workspace", "--allow-dirty"]))
+    let mut pauses = PAUSES.iter();
+    loop {
+        let mut publish = command::cargo();
+        publish.args(["publish", "--dry-run", "--workspace", "--allow-dirty"]);
+        if command::listen(&mut publish)?.success {
+            return Ok(());
+        }
+        let Some(seconds) = pauses.next() else {
+            bail!("cargo publish --dry-run failed: see its errors above");
+        };
+        command::say(&format!(
+            "it failed; it asks the registry several times, which may be what failed: again in {seconds} s"
+        ));
+        std::thread::sleep(Duration::from_secs(*seconds));
+    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::command::{Heard, say};
+use crate::command::{Heard, say, telling};
 
 /// What one suite counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -65,7 +65,14 @@ struct Row {
     counts: Counts,
     took: Duration,
     remark: String,
+    /// If it failed: what its commands said about that.
+    telling: Vec<String>,
 }
+
+/// Of a failed suite's telling lines the first so many are repeated at the end, each up to so many
+/// characters: where only the end of a log is kept, it must say what failed.
+const TOLD_LINES: usize = 8;
+const TOLD_CHARS: usize = 160;
 
 /// The error of a run whose table was printed: there is nothing to add to it.
 #[derive(Debug)]
@@ -90,6 +97,7 @@ impl Suites {
     pub fn run(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
         say(&format!("---- {name}"));
         let start = Instant::now();
+        drop(telling());
         let (counts, remark) = match body() {
             Ok(counts) => (counts, String::new()),
             Err(error) => {
@@ -114,6 +122,11 @@ impl Suites {
             counts,
             took,
             remark,
+            telling: if counts.failed == 0 {
+                Vec::new()
+            } else {
+                telling()
+            },
         });
     }
 
@@ -125,6 +138,7 @@ impl Suites {
             counts: Counts::default(),
             took: Duration::ZERO,
             remark: format!("NOT RUN: no {what}"),
+            telling: Vec::new(),
         });
     }
 
@@ -158,6 +172,12 @@ impl Suites {
             .map(|row| row.name.as_str())
             .collect();
         if !names.is_empty() {
+            for row in &self.rows {
+                for told in row.telling.iter().take(TOLD_LINES) {
+                    let told: String = told.chars().take(TOLD_CHARS).collect();
+                    println!("{}: {told}", row.name);
+                }
+            }
             println!("FAILED: {}", names.join(", "));
         }
         if sum == Counts::default() {

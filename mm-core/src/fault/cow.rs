@@ -54,6 +54,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Marks a page of a shared area dirty, then lets it be written to
     /// (Linux: do_page_mkwrite).
     fn write_to_shared(&self, word: WordOf<P>, pfn: Pfn) -> Step<'m, P> {
+        // Kept until the entry is writable: the same word is the same page then.
+        let mut _kept = None;
         if let Some(view) = self.object() {
             let pgoff = self.vma.pgoff_of(self.page) as u64;
             // Truncated meanwhile: the entry goes too.
@@ -61,6 +63,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             let page = page.ok_or(Stop::Retry)?;
             page.record().code_written();
             view.set_dirty(&page);
+            _kept = Some(page);
         }
         let leaf = self
             .table

@@ -24,9 +24,10 @@
 //! and backing, with or without the space lock ([`crate::space`] says when that
 //! is taken); the table lock keeps the entry; a reference keeps the page. A
 //! page that was found in an object is installed only if the object still
-//! reaches that far, tested under the table lock: truncation sets the size,
-//! then takes every table lock that maps it, so either it sees our entry or
-//! we see its size (`object` module).
+//! reaches that far and has not dropped it, tested under the table lock:
+//! truncation sets the size, then takes every table lock that maps it, then
+//! marks what it drops; so either it sees our entry, or we see its size, or,
+//! where the object has grown again, its mark (`object` module).
 //!
 //! Copy-on-write follows copy-then-publish (E11): the old entry is cleared and
 //! flushed on all CPUs before the new one is visible, all under the table lock,

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The page is looked up without the table lock, then installed under it if
-//! the object still reaches that far: see [`super`] for why that is enough
-//! against truncation.
+//! the object still has it: see [`super`] for why that is enough against
+//! truncation.
 
 use super::{Faulting, Resolution, Signal, Step, Stop};
 use crate::addr::Vpn;
@@ -64,9 +64,9 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
         };
         let shared = self.vma.flags().contains(VmaFlags::SHARED);
         if self.access == Access::Write && !shared {
-            self.copy_cached(&page, || view.reaches(pgoff))?;
+            self.copy_cached(&page, || page.is_held_by(view))?;
         } else {
-            self.map_cached(view, page, pgoff)?;
+            self.map_cached(view, page)?;
         }
         Ok(how)
     }
@@ -99,7 +99,6 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
         &self,
         view: ObjectView<'c, 'm, P>,
         page: CachedPage<'c, 'm, P>,
-        pgoff: u64,
     ) -> Result<(), Stop<'m, P>> {
         let stores = self.access == Access::Write;
         let mut pages = Pages::new();
@@ -120,7 +119,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             self.sync_if_code(page.pfn());
         }
         // Pages that are not needed are given back here, after the table is unlocked.
-        self.install_cached(view, &mut pages, pgoff)
+        self.install_cached(view, &mut pages)
     }
 
     /// Returns the pages around the fault that may be mapped with it: in an
@@ -139,13 +138,13 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
         &self,
         view: ObjectView<'c, 'm, P>,
         pages: &mut Pages<'c, 'm, P>,
-        pgoff: u64,
     ) -> Result<(), Stop<'m, P>> {
         let protected = self.protected_prot();
         let mut owed = MapFlush::NONE;
         let mut installed = 0usize;
         let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
-        if !view.reaches(pgoff) {
+        let own = pages.last().and_then(|(_, page)| page.as_ref());
+        if !own.is_some_and(|page| page.is_held_by(view)) {
             drop(leaf);
             return Err(Stop::Retry);
         }
@@ -169,7 +168,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             };
             let free = leaf.range().contains(at)
                 && matches!(leaf.entry(at), crate::format::Entry::Empty)
-                && view.reaches(self.vma.pgoff_of(at) as u64);
+                && page.is_held_by(view);
             let Ok(word) = word else { continue };
             if free && page.record().user().add_maps(1).is_ok() {
                 let _entered = slot.take().map(CachedPage::into_pfn);

@@ -54,6 +54,15 @@ impl<'m, P: Platform> CachedPage<'_, 'm, P> {
         pfn
     }
 
+    /// Returns whether the object still has this page. Takes no lock: whoever
+    /// installs a page asks under the lock of its page table. A truncation that
+    /// is not over finds the entry later; of one that is over, the size may have
+    /// grown again, but the page it dropped stays marked.
+    pub fn is_held_by(&self, view: ObjectView<'_, '_, P>) -> bool {
+        // In this order: who sees the grown size sees the mark.
+        view.reaches(self.page.user().index()) && !self.is_detached()
+    }
+
     pub(super) fn is_uptodate(&self) -> bool {
         self.page.has(PageFlags::UPTODATE)
     }
