@@ -277,11 +277,13 @@ fn a_truncation_while_a_fork_flushes_is_paid_back_once() {
 fn g5_a_page_that_was_cut_off_is_not_mapped_when_the_file_has_grown_again() {
     on_every_machine(|machine| {
         let page = machine.page_size();
+        let w = Arc::new(machine.world(256, 4, 1));
+        let mut key = 0;
         for (shared, store) in [(true, false), (true, true), (false, false), (false, true)] {
             let mut met = 0;
             for nth in 1.. {
-                let w = Arc::new(world(machine, nth));
-                let file = Arc::new(w.file(1, &vec![7; page]));
+                key += 1;
+                let file = Arc::new(w.file(key, &vec![7; page]));
                 let (s, reader) = (w.space(), w.space());
                 let request = if shared {
                     MapRequest::shared(&file, 0, page, Prot::RW)
