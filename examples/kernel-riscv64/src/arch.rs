@@ -6,7 +6,7 @@ use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, Sys
 use crate::frame::{self, UserFrame};
 use crate::platform::{Board, PAGE_SHIFT};
 use crate::thread::{self, Thread};
-use crate::{clock, cpu, devices, platform, signal};
+use crate::{clock, cpu, devices, harts, platform, signal};
 
 /// A 64-bit RISC-V board.
 pub struct Riscv64;
@@ -27,6 +27,18 @@ impl Arch for Riscv64 {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn start_cpus(&self) {
+        harts::start_all();
+    }
+
+    fn kick(&self, cpu: usize) {
+        harts::kick(cpu);
+    }
+
+    fn remote_flushes(&self) -> usize {
+        platform::remote_flushes()
     }
 
     fn wait_for_interrupt(&self) {

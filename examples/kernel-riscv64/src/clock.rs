@@ -18,7 +18,7 @@ const SBI_TIMER: usize = 0x5449_4d45;
 static HERTZ: AtomicU64 = AtomicU64::new(1);
 static BOOT_COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// Reads the counter's rate and starts this CPU's tick.
+/// Reads the counter's rate and starts the boot CPU's tick.
 ///
 /// # Panics
 ///
@@ -31,6 +31,11 @@ pub fn init(facts: &Facts) {
         "counter {} kHz, {TICKS_PER_SECOND} ticks per second",
         hertz / 1000
     );
+    start();
+}
+
+/// Starts this CPU's tick.
+pub fn start() {
     next_tick();
 }
 

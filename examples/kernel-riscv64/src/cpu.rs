@@ -5,9 +5,12 @@
 //! sscratch in user mode   ──► the same; 0 in the kernel, which tells the two apart at a trap
 //! ```
 //!
-//! One CPU is started now; the array is there for the others. A `PerCpu` is touched only by its
-//! own CPU, with interrupts off (see the portable kernel's `arch` module), which is why its cells
-//! need no lock.
+//! A `PerCpu` is touched only by its own CPU, with interrupts off (see the portable kernel's
+//! `arch` module), which is why its cells need no lock.
+//!
+//! CPU numbers are dense; hart numbers, by which the firmware and the device tree name CPUs, need
+//! not be. The boot hart, which can be any, is CPU 0; the others get theirs as they start
+//! (harts.rs).
 //!
 //! Source: RISC-V Privileged Architecture 20240411, chapter 10.
 
@@ -25,6 +28,7 @@ pub const MAX_CPUS: usize = tree::MAX_CPUS;
 const EMERGENCY_STACK_BYTES: usize = 8192;
 
 /// Bits of `sie` and `sip`.
+const SOFTWARE_INTERRUPT: usize = 1 << 1;
 pub const TIMER_INTERRUPT: usize = 1 << 5;
 pub const EXTERNAL_INTERRUPT: usize = 1 << 9;
 
@@ -69,8 +73,13 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 static HWCAP: AtomicUsize = AtomicUsize::new(0);
 
+/// The harts of the device tree, in its order.
+static TREE: Once<([usize; MAX_CPUS], usize)> = Once::new();
+
 /// Hart numbers by CPU number.
-static HARTS: Once<([usize; MAX_CPUS], usize)> = Once::new();
+static HARTS: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(NO_HART) }; MAX_CPUS];
+
+const NO_HART: usize = usize::MAX;
 
 impl PerCpu {
     const fn new() -> Self {
@@ -107,16 +116,38 @@ pub fn id() -> usize {
     current().id.get()
 }
 
-/// Returns the hart of a CPU.
+/// Returns the hart of a CPU that runs or starts.
 pub fn hart(cpu: usize) -> Option<usize> {
-    let (harts, count) = HARTS.get()?;
-    harts[..*count].get(cpu).copied()
+    let hart = HARTS.get(cpu)?.load(Ordering::Acquire);
+    (hart != NO_HART).then_some(hart)
+}
+
+/// Returns the harts that the device tree names.
+pub fn harts_of_tree() -> &'static [usize] {
+    TREE.get().map_or(&[], |(harts, count)| &harts[..*count])
 }
 
 /// Returns the CPUs that run.
 pub fn running() -> impl Iterator<Item = usize> {
-    let running = RUNNING.load(Ordering::Acquire);
+    let running = RUNNING.load(Ordering::SeqCst);
     (0..MAX_CPUS).filter(move |cpu| running >> cpu & 1 == 1)
+}
+
+/// Gives a hart the next number. Only the boot hart does this, for one hart at a time.
+pub fn announce(hart: usize) -> usize {
+    let number = running().count();
+    HARTS[number].store(hart, Ordering::Release);
+    number
+}
+
+/// Takes the number back from a hart that does not start.
+pub fn withdraw(number: usize) {
+    HARTS[number].store(NO_HART, Ordering::Release);
+}
+
+/// Says that this CPU runs.
+pub fn arrive(number: usize) {
+    RUNNING.fetch_or(1 << number, Ordering::SeqCst);
 }
 
 /// Returns what Linux passes to programs as AT_HWCAP: a bit for each single-letter extension.
@@ -135,31 +166,34 @@ fn single_letters(isa: &str) -> usize {
         .fold(0, |bits, letter| bits | 1 << (letter - b'a'))
 }
 
-/// Names the CPUs, and sets up the one that is running.
+/// Notes the harts, and sets up the one that is running, as CPU 0.
 ///
 /// # Panics
 ///
-/// When the device tree does not have this hart, or the hart no paging.
+/// When the device tree does not have this hart.
 pub fn init(facts: &Facts, hart: usize) {
-    let (harts, count) = HARTS.call_once(|| {
+    TREE.call_once(|| {
         let mut harts = [0; MAX_CPUS];
         for (place, &name) in harts.iter_mut().zip(facts.cpus()) {
             *place = name as usize;
         }
         (harts, facts.cpus().len())
     });
-    let id = harts[..*count].iter().position(|&other| other == hart);
-    let id = id.expect("the running hart is in the device tree");
+    let known = harts_of_tree().contains(&hart);
+    assert!(known, "hart {hart}, which runs, is not in the device tree");
     HWCAP.store(single_letters(facts.isa), Ordering::Relaxed);
-    start(id);
-    log::info!("cpu {id}: hart {hart} of {count}, {}", facts.isa);
+    let number = announce(hart);
+    start(number);
+    arrive(number);
+    listen();
+    let count = harts_of_tree().len();
+    log::info!("hart {hart} of {count} boots, {}", facts.isa);
 }
 
 /// Sets up the CPU that is running, as number `id`. Runs once on each.
-fn start(id: usize) {
+pub fn start(id: usize) {
     let cpu = &CPUS.0[id];
     cpu.id.set(id);
-    RUNNING.fetch_or(1 << id, Ordering::AcqRel);
     cpu.emergency
         .set(cpu.stack.0.as_ptr() as usize + EMERGENCY_STACK_BYTES);
     // SAFETY: tp is the kernel's for this purpose; the counters are for user mode to read, and
@@ -167,8 +201,22 @@ fn start(id: usize) {
     unsafe {
         asm!("mv tp, {}", in(reg) core::ptr::from_ref(cpu), options(nomem, nostack, preserves_flags));
         asm!("csrw scounteren, {}", in(reg) COUNTER_TIME, options(nomem, nostack, preserves_flags));
-        asm!("csrw sie, {}", in(reg) TIMER_INTERRUPT | EXTERNAL_INTERRUPT, options(nomem, nostack, preserves_flags));
+        asm!("csrw sie, {}", in(reg) TIMER_INTERRUPT | SOFTWARE_INTERRUPT, options(nomem, nostack, preserves_flags));
     }
+}
+
+/// Lets devices interrupt this CPU: the boot CPU only.
+fn listen() {
+    // SAFETY: the interrupt has a handler (trap.rs).
+    unsafe {
+        asm!("csrs sie, {}", in(reg) EXTERNAL_INTERRUPT, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Takes back the interrupt by which another CPU called.
+pub fn end_call() {
+    // SAFETY: the bit is the supervisor's to clear; what the caller wrote before is seen after.
+    unsafe { asm!("csrc sip, {}", "fence rw, rw", in(reg) SOFTWARE_INTERRUPT, options(nostack)) }
 }
 
 /// Lets interrupts in for a moment: those that are pending are handled.

@@ -32,7 +32,8 @@ static BOARD: Once<Board> = Once::new();
 /// What the interrupt handler and the way out need.
 struct Board {
     plic: Option<Plic>,
-    contexts: [Option<usize>; cpu::MAX_CPUS],
+    /// The PLIC's name of the boot CPU's supervisor: devices interrupt it alone.
+    context: Option<usize>,
     serial_interrupt: u32,
     finisher: Option<Registers>,
     boot_time: u64,
@@ -44,24 +45,21 @@ fn registers(device: Device) -> Registers {
     unsafe { Registers::new(memory::direct(device.base)) }
 }
 
-/// Gives the console its port, and notes the rest.
+/// Gives the console its port, and notes the rest. `hart` is the boot hart.
 ///
 /// # Panics
 ///
 /// When there is no serial port.
-pub fn init(facts: &Facts) {
+pub fn init(facts: &Facts, hart: usize) {
     let serial = facts.ns16550.expect("a serial port");
     CONSOLE.init(Ns16550::new(registers(serial)));
     let boot_time = facts
         .clock
         .map_or(0, |(kind, device)| clock::read(kind, registers(device)));
-    let mut contexts = [None; cpu::MAX_CPUS];
-    for (id, context) in contexts.iter_mut().enumerate() {
-        *context = facts.plic_context(id);
-    }
+    let place = facts.cpus().iter().position(|&name| name == hart as u64);
     BOARD.call_once(|| Board {
         plic: facts.plic.map(|device| Plic::new(registers(device))),
-        contexts,
+        context: place.and_then(|place| facts.plic_context(place)),
         serial_interrupt: serial.interrupt,
         finisher: facts.finisher.map(registers),
         boot_time,
@@ -77,7 +75,7 @@ pub fn used(facts: &Facts) -> impl Iterator<Item = Device> {
         .flatten()
 }
 
-/// Lets the serial port interrupt this CPU when input arrives.
+/// Lets the serial port interrupt the boot CPU when input arrives.
 pub fn listen() {
     let Some((board, plic, context)) = interrupts() else {
         log::warn!("no interrupt controller: there will be no input");
@@ -110,7 +108,7 @@ pub fn interrupt() -> Interrupt {
 
 fn interrupts() -> Option<(&'static Board, Plic, usize)> {
     let board = BOARD.get()?;
-    Some((board, board.plic?, board.contexts[cpu::id()]?))
+    Some((board, board.plic?, board.context?))
 }
 
 /// Writes bytes to the console as they are.

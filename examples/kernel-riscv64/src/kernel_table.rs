@@ -102,6 +102,15 @@ pub fn init(frames: &'static Frames<Board>, facts: &Facts) {
     platform::forget_all();
 }
 
+/// Counts this CPU in, which runs on the table already: from here on it is told of every change,
+/// and what it remembers from before is dropped.
+pub fn join(cpu: usize) {
+    if let Some(tlb) = TLB.get() {
+        tlb.activate(cpu);
+    }
+    platform::forget_all();
+}
+
 /// Maps `frames` at `address`, read-write. On success the table owns them.
 pub fn map(memory: &'static Frames<Board>, address: usize, frames: &[Pfn]) -> Result<(), ()> {
     let cx = Cx::new(memory);

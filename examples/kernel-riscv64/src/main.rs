@@ -4,7 +4,7 @@
 //!
 //! 1. `boot`: the firmware enters at `boot_start`, which turns paging on and calls [`kernel_main`].
 //! 2. `memory`: the kernel's view of physical memory; the device tree's facts come from mm-virt.
-//! 3. `cpu`: per-CPU data, and what of the hart is switched on.
+//! 3. `cpu`: per-CPU data, and what of the hart is switched on; `harts`: how the others start.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
 //! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, floating-point state.
@@ -21,6 +21,7 @@ mod cpu;
 mod devices;
 mod fp;
 mod frame;
+mod harts;
 mod kernel_table;
 mod memory;
 mod platform;
@@ -49,7 +50,7 @@ extern "C" fn kernel_main(hart: usize, tree: u64) -> ! {
     // maps at `direct`, and `Facts` keeps it out of the memory that is given away.
     let facts = unsafe { Facts::read(memory::direct(tree) as *const u8, tree) };
     let mut facts = facts.expect("a device tree");
-    devices::init(&facts);
+    devices::init(&facts, hart);
     log::info!("mm example kernel on riscv64");
     log::info!("command line: {:?}", facts.command_line);
     cpu::init(&facts, hart);

@@ -9,6 +9,8 @@
 //! command line: mmu=sv39 ...    ─┘
 //! ```
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use mm_core::addr::Pfn;
 use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
@@ -44,6 +46,9 @@ static HEAP_FRAMES: Once<Frames<Board>> = Once::new();
 
 #[global_allocator]
 static HEAP: FrameHeap<Board> = FrameHeap::new(|| HEAP_FRAMES.get());
+
+/// Flushes that were sent to other harts.
+static REMOTE_FLUSHES: AtomicUsize = AtomicUsize::new(0);
 
 /// The mode, and what the harts can do. The same on every CPU.
 static PAGING: Once<Mmu> = Once::new();
@@ -85,6 +90,7 @@ unsafe impl Platform for Board {
         let (mut native, here) = (native(), cpu::id());
         let others = || cpus.iter().filter(|&cpu| cpu != here);
         if others().next().is_some() {
+            REMOTE_FLUSHES.fetch_add(1, Ordering::Relaxed);
             flush_remote(&mut native, others().filter_map(cpu::hart), flush);
         }
         if cpus.contains(here) {
@@ -110,6 +116,16 @@ pub fn sync_all_code() {
     sync_code(&mut native(), others.filter_map(cpu::hart));
 }
 
+/// Makes what was written before this CPU ran visible to its instruction fetches.
+pub fn sync_own_code() {
+    sync_code(&mut native(), []);
+}
+
+/// Orders what this CPU wrote before what it asks the firmware for.
+pub fn publish_stores() {
+    native().fence();
+}
+
 /// Makes the table with this root the CPU's.
 ///
 /// # Safety
@@ -125,6 +141,17 @@ pub unsafe fn load(root: Pfn) {
             Remembered::Other,
         );
     }
+}
+
+/// The value of `satp` for the kernel's own table.
+///
+/// # Panics
+///
+/// When there is no such table yet.
+pub fn kernel_satp() -> usize {
+    let mmu = PAGING.get().expect("the mode is chosen");
+    let root = frames().and_then(Frames::kernel_root);
+    RV64.value(mmu.mode, 0, root.expect("the kernel's table")) as usize
 }
 
 /// Drops everything that this CPU remembers of any table.
@@ -145,6 +172,11 @@ pub fn frames() -> Option<&'static Frames<Board>> {
 /// Has `waker` called whenever a transfer ends.
 pub fn set_waker(waker: fn(TicketKey)) {
     WAKER.call_once(|| waker);
+}
+
+/// Returns how many flushes were sent to other harts.
+pub fn remote_flushes() -> usize {
+    REMOTE_FLUSHES.load(Ordering::Relaxed)
 }
 
 /// Gives back the heap's empty slabs.

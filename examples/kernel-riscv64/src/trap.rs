@@ -29,7 +29,7 @@ use crate::arch::Riscv64;
 use crate::cpu::{EMERGENCY_OFFSET, KERNEL_STACK_OFFSET, SPARE_OFFSET, USER_STACK_OFFSET};
 use crate::frame::{FRAME_BYTES, UserFrame};
 use crate::stack::STACK_SHIFT;
-use crate::{clock, devices};
+use crate::{clock, cpu, devices};
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
 
 static KERNEL: Once<&'static dyn Kernel<Riscv64>> = Once::new();
@@ -62,7 +62,8 @@ pub unsafe fn leave(frame: *const UserFrame) -> ! {
     unsafe { return_to_user(frame) }
 }
 
-fn kernel() -> &'static dyn Kernel<Riscv64> {
+/// Returns the portable kernel.
+pub fn kernel() -> &'static dyn Kernel<Riscv64> {
     *KERNEL
         .get()
         .expect("a trap came before the kernel was registered")
@@ -110,6 +111,10 @@ fn interrupt(which: fault::Interrupt) -> Interrupt {
             Interrupt::Tick
         }
         fault::Interrupt::External => devices::interrupt(),
+        fault::Interrupt::Software => {
+            cpu::end_call();
+            Interrupt::Other
+        }
         _ => Interrupt::Other,
     }
 }
