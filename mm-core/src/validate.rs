@@ -64,7 +64,7 @@ pub enum SpaceFlaw {
     Frame(Vpn, Pfn),
     /// The zero page is writable, dirty or counted (E8).
     Zero(Vpn),
-    /// A page does not say that it belongs where it is mapped.
+    /// A page does not say that it belongs where it is mapped, or was truncated.
     Owner(Vpn, Pfn),
     /// A private page is writable but not this entry's alone (E1).
     Shared(Vpn, Pfn),
@@ -287,7 +287,7 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
         let user = record.user();
         if user.index() != vma.pgoff_of(page) as u64
             || user.owner() == 0
-            || (!anon && user.owner() != vma.object_raw())
+            || (!anon && (user.owner() != vma.object_raw() || record.has(PageFlags::DETACHED)))
             || (anon && vma.flags().contains(VmaFlags::SHARED))
         {
             return Err(SpaceFlaw::Owner(page, pfn));

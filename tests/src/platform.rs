@@ -68,6 +68,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     at_flush: Mutex<Option<Interruption>>,
     at_preemption: Mutex<Option<(u64, Interruption)>>,
     has_preemption: AtomicBool,
+    relaxes: AtomicU64,
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
@@ -104,6 +105,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             at_flush: Mutex::default(),
             at_preemption: Mutex::default(),
             has_preemption: AtomicBool::new(false),
+            relaxes: AtomicU64::new(0),
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
@@ -170,6 +172,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
     pub fn preempt_no_more(&self) -> bool {
         self.has_preemption.store(false, Ordering::SeqCst);
         self.at_preemption.lock().unwrap().take().is_some()
+    }
+
+    /// Returns how many turns all wait loops have taken.
+    pub fn relaxes(&self) -> u64 {
+        self.relaxes.load(Ordering::Relaxed)
     }
 
     fn preempted(&self) {
@@ -299,6 +306,7 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     }
     fn relax(&self, spins: u32) {
         assert!(spins < 50_000_000, "a wait does not end");
+        self.relaxes.fetch_add(1, Ordering::Relaxed);
         std::thread::yield_now();
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {

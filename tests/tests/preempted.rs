@@ -1,0 +1,305 @@
+//! Every verb, preempted wherever it can be, by every other verb.
+//!
+//! One CPU runs a verb; at the nth place where preemption is allowed it stops,
+//! another CPU runs a whole other verb, then the first goes on. That is done
+//! for each n up to the verb's last place, so of all schedules with one
+//! preemption none is left out. Where the other verb waits for a lock that the
+//! first one holds, the first goes on at once and the two end together.
+//!
+//! Afterwards everything is checked against everything, stores that nothing
+//! took back must be there, and a child's memory must be as it was at the fork.
+
+use mm_core::addr::VirtAddr;
+use mm_core::platform::MAX_CPUS;
+use mm_core::prot::Prot;
+use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_testkit::machine::{machines, on_every_machine};
+use mm_testkit::platform::on_cpu;
+use mm_testkit::world::{File, Space, Stopped, World};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+const FIRST: usize = 0x400;
+/// Pages of each of the three areas: anonymous, private file, shared file.
+const PAGES: usize = 4;
+/// What a verb stores, always at the same place of a page.
+const STORED: u8 = 9;
+/// Turns of wait loops after which the other verb counts as waiting.
+const WAITS: u64 = 100;
+/// One in so many pairs is tried on each machine, so that each pair is tried on
+/// several; all on all in a long run.
+const SHARE: usize = 8;
+
+/// One space with three areas, and a child of it in half of the runs.
+struct Scene {
+    w: Arc<World>,
+    page: usize,
+    s: Space,
+    child: Option<Space>,
+    private: File,
+    shared: File,
+}
+
+impl Scene {
+    fn new(w: &Arc<World>, key: u64, with_child: bool) -> Self {
+        let page = w.page_size();
+        let (private, shared) = (
+            w.file(key, &vec![7; PAGES * page]),
+            w.file(key + 1, &vec![5; PAGES * page]),
+        );
+        let s = w.space();
+        let fixed = |r: MapRequest<'_, '_, _>, area: usize| {
+            let at = VirtAddr::new((FIRST + area * PAGES) * page);
+            s.map(&r.fixed(at)).unwrap();
+        };
+        let len = PAGES * page;
+        fixed(MapRequest::anonymous(len, Prot::RW), 0);
+        fixed(MapRequest::private(&private, 0, len, Prot::RW), 1);
+        fixed(MapRequest::shared(&shared, 0, len, Prot::RW), 2);
+        let mut scene = Self {
+            w: w.clone(),
+            page,
+            s,
+            child: None,
+            private,
+            shared,
+        };
+        for n in [0, 2, 5, 9] {
+            scene.w.poke(0, &scene.s, scene.at(n), 1).unwrap();
+        }
+        for n in [4, 8] {
+            scene.w.peek(0, &scene.s, scene.at(n)).unwrap();
+        }
+        scene.child = with_child.then(|| scene.s.fork().unwrap());
+        scene
+    }
+
+    /// Returns the address of a page's byte.
+    fn at(&self, n: usize) -> usize {
+        (FIRST + n) * self.page + n
+    }
+
+    fn range(&self, from: usize) -> VirtAddr {
+        VirtAddr::new((FIRST + from) * self.page)
+    }
+}
+
+/// What a verb may do to the memory of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Looks,
+    Stores(usize),
+    /// Takes pages or rights away: a store may be refused, or be gone.
+    Takes,
+}
+
+struct Verb {
+    name: &'static str,
+    kind: Kind,
+    run: fn(&Scene, usize) -> Result<(), Stopped>,
+}
+
+const fn verb(
+    name: &'static str,
+    kind: Kind,
+    run: fn(&Scene, usize) -> Result<(), Stopped>,
+) -> Verb {
+    Verb { name, kind, run }
+}
+
+fn load(c: &Scene, cpu: usize, n: usize) -> Result<(), Stopped> {
+    c.w.peek(cpu, &c.s, c.at(n)).map(|_| ())
+}
+
+fn store(c: &Scene, cpu: usize, n: usize) -> Result<(), Stopped> {
+    c.w.poke(cpu, &c.s, c.at(n), STORED)
+}
+
+fn protect(c: &Scene, cpu: usize, (from, pages): (usize, usize), prot: Prot) {
+    // Holes that an unmap left are an error, after the part before them.
+    let _holes = on_cpu(cpu, || c.s.protect(c.range(from), pages * c.page, prot));
+}
+
+fn unmap(c: &Scene, cpu: usize, from: usize, pages: usize) {
+    on_cpu(cpu, || c.s.unmap(c.range(from), pages * c.page)).unwrap();
+}
+
+fn cut(c: &Scene, cpu: usize, file: &File, pages: usize) {
+    on_cpu(cpu, || {
+        c.w.resize(file, pages * c.page);
+        c.w.resize(file, PAGES * c.page);
+    });
+}
+
+/// Forks, and compares what the child has with what the parent had.
+fn fork(c: &Scene, cpu: usize) {
+    let child = on_cpu(cpu, || c.s.fork()).unwrap();
+    let first = c.w.peek(cpu, &child, c.at(0));
+    assert!(
+        matches!(first, Ok(0 | 1 | STORED) | Err(Stopped::Signal(_))),
+        "{first:?}"
+    );
+    assert_eq!(first, c.w.peek(cpu, &child, c.at(0)), "a fork moves on");
+    on_cpu(cpu, || drop(child));
+}
+
+const VERBS: &[Verb] = &[
+    verb("load, untouched", Kind::Looks, |c, cpu| load(c, cpu, 1)),
+    verb("load, file", Kind::Looks, |c, cpu| load(c, cpu, 6)),
+    verb("store, touched", Kind::Stores(0), |c, cpu| store(c, cpu, 0)),
+    verb("store, untouched", Kind::Stores(1), |c, cpu| {
+        store(c, cpu, 1)
+    }),
+    verb("store, private file", Kind::Stores(4), |c, cpu| {
+        store(c, cpu, 4)
+    }),
+    verb("store, shared file", Kind::Stores(8), |c, cpu| {
+        store(c, cpu, 8)
+    }),
+    verb("user copy", Kind::Stores(2), |c, cpu| {
+        let at = VirtAddr::new(c.at(2));
+        let done = c.w.finish(cpu, 0, 1, |_, _| c.s.write(at, &[STORED]));
+        done.map(|_| ()).map_err(|_| Stopped::KernelBug)
+    }),
+    verb("unmap", Kind::Takes, |c, cpu| {
+        unmap(c, cpu, 0, PAGES);
+        Ok(())
+    }),
+    verb("unmap, across", Kind::Takes, |c, cpu| {
+        unmap(c, cpu, 1, 8);
+        Ok(())
+    }),
+    verb("fixed map", Kind::Takes, |c, cpu| {
+        let r = MapRequest::anonymous(6 * c.page, Prot::RW).fixed(c.range(0));
+        on_cpu(cpu, || c.s.map(&r)).unwrap();
+        Ok(())
+    }),
+    verb("map beside", Kind::Looks, |c, cpu| {
+        let r = MapRequest::anonymous(2 * c.page, Prot::RW)
+            .fixed(c.range(3 * PAGES))
+            .with(MapFlags::NO_RESERVE);
+        on_cpu(cpu, || c.s.map(&r)).unwrap();
+        Ok(())
+    }),
+    verb("protect, read", Kind::Takes, |c, cpu| {
+        protect(c, cpu, (0, 10), Prot::READ);
+        Ok(())
+    }),
+    verb("protect, none and back", Kind::Takes, |c, cpu| {
+        protect(c, cpu, (1, 2), Prot::NONE);
+        protect(c, cpu, (1, 2), Prot::RW);
+        Ok(())
+    }),
+    verb("forget", Kind::Takes, |c, cpu| {
+        let _holes = on_cpu(cpu, || c.s.advise(c.range(0), 9 * c.page, Advice::DontNeed));
+        Ok(())
+    }),
+    verb("fork", Kind::Looks, |c, cpu| {
+        fork(c, cpu);
+        Ok(())
+    }),
+    verb("cut the private file", Kind::Takes, |c, cpu| {
+        cut(c, cpu, &c.private, 0);
+        Ok(())
+    }),
+    verb("cut the shared file", Kind::Takes, |c, cpu| {
+        cut(c, cpu, &c.shared, 1);
+        Ok(())
+    }),
+];
+
+/// Runs `a` on one CPU and `b` in the middle of it on another; returns whether
+/// `a` has an nth place.
+fn meet(c: &Scene, a: &Verb, b: &Verb, nth: u64, how: &str) -> bool {
+    let platform = c.w.platform();
+    let (begin, begun) = channel::<()>();
+    let ended = Arc::new(AtomicBool::new(false));
+    let (one, other) = std::thread::scope(|scope| {
+        let done = ended.clone();
+        let other = scope.spawn(move || {
+            // Closed: the place was not reached.
+            let outcome = begun.recv().ok().map(|()| (b.run)(c, 1));
+            done.store(true, Ordering::SeqCst);
+            outcome
+        });
+        platform.preempt_nth(nth, move || {
+            let (turns, since) = (platform.relaxes(), Instant::now());
+            begin.send(()).expect("it waits for its turn");
+            while !ended.load(Ordering::SeqCst)
+                && platform.relaxes() < turns + WAITS
+                && since.elapsed() < Duration::from_millis(20)
+            {
+                std::thread::yield_now();
+            }
+        });
+        let one = on_cpu(0, || (a.run)(c, 0));
+        // Drops the sender, too, if it was not used.
+        platform.preempt_no_more();
+        (one, other.join().expect("the other verb"))
+    });
+    let Some(other) = other else {
+        return false;
+    };
+    for (verb, outcome, beside) in [(a, one, b), (b, other, a)] {
+        assert!(
+            outcome.is_ok() || beside.kind == Kind::Takes,
+            "{how}: {} ended with {outcome:?}",
+            verb.name
+        );
+        if let (Kind::Stores(n), true) = (verb.kind, beside.kind != Kind::Takes) {
+            assert_eq!(c.w.peek(0, &c.s, c.at(n)), Ok(STORED), "{how}: lost");
+        }
+    }
+    true
+}
+
+fn pair(w: &Arc<World>, key: &mut u64, a: &Verb, b: &Verb, with_child: bool) -> u64 {
+    for nth in 1.. {
+        *key += 2;
+        let how = format!("{} preempted at {nth} by {}", a.name, b.name);
+        let c = Scene::new(w, *key, with_child);
+        let met = meet(&c, a, b, nth, &how);
+        if let Some(child) = &c.child {
+            for (n, byte) in [(0, 1), (1, 0), (2, 1), (4, 7), (5, 1)] {
+                let cut = [a.name, b.name].contains(&"cut the private file");
+                let private = n >= PAGES;
+                if !(cut && private) {
+                    assert_eq!(w.peek(2, child, c.at(n)), Ok(byte), "{how}: child's {n}");
+                }
+            }
+        }
+        let spaces = std::iter::once(&c.s).chain(&c.child);
+        w.check(spaces).unwrap_or_else(|e| panic!("{how}: {e}"));
+        drop(c);
+        w.assert_empty();
+        if !met {
+            return nth - 1;
+        }
+    }
+    0
+}
+
+#[test]
+fn every_verb_is_preempted_everywhere_by_every_other() {
+    const { assert!(MAX_CPUS > 3) };
+    on_every_machine(|machine| {
+        let w = Arc::new(machine.world(512, 3, 1));
+        let number = machines().iter().position(|m| m.name == machine.name);
+        let share = if std::env::var_os("MM_LONG").is_some() {
+            1
+        } else {
+            SHARE
+        };
+        let (mut key, mut met) = (0, 0);
+        for (i, a) in VERBS.iter().enumerate() {
+            for (j, b) in VERBS.iter().enumerate() {
+                if (i * VERBS.len() + j + number.unwrap()) % share == 0 {
+                    met += pair(&w, &mut key, a, b, (i + j) % 2 == 0);
+                }
+            }
+        }
+        assert!(met > 100, "only {met} meetings");
+    });
+}
