@@ -6,9 +6,8 @@
 //!               so that a trap needs no lookup)
 //! ```
 //!
-//! One CPU is started now; the array is there for the others. A `PerCpu` is touched only by
-//! its own CPU, with interrupts off (see the portable kernel's `arch` module), which is why its
-//! cells need no lock.
+//! A `PerCpu` is touched only by its own CPU, with interrupts off (see the portable kernel's
+//! `arch` module), which is why its cells need no lock.
 //!
 //! Source: Arm ARM DDI 0487, D17.2 (ID registers, CPACR, SCTLR), D8.4.5 (PAN).
 
@@ -44,6 +43,8 @@ pub struct Features {
     pub pan: bool,
     /// RNDR: random numbers.
     pub random: bool,
+    /// A performance monitor.
+    pub monitor: bool,
     /// Linux' AT_HWCAP.
     pub hwcap: u64,
 }
@@ -104,11 +105,16 @@ pub fn init(id: usize) {
             "msr tpidr_el1, {cpu}",
             "msr tpidrro_el0, xzr",
             "msr cpacr_el1, {fp}",
+            "msr mdscr_el1, xzr",
             "isb",
             cpu = in(reg) cpu as *const PerCpu,
             fp = in(reg) 3_u64 << 20,
             options(nostack, preserves_flags)
         );
+        // Their values after a reset are unknown: programs read no event counters, nothing steps.
+        if features.monitor {
+            asm!("msr pmuserenr_el0, xzr", options(nostack, preserves_flags));
+        }
         if features.pan {
             // The second instruction is `msr pan, #1`, which older assemblers do not know.
             asm!("msr sctlr_el1, {}", ".inst 0xd500419f", "isb", in(reg) sctlr,
@@ -140,6 +146,8 @@ fn read_features() -> Features {
     Features {
         pan: registers::has_pan(read_register!("id_aa64mmfr1_el1")),
         random: field(isar0, 60) != 0,
+        // 15 is a monitor of somebody's own design, without this register.
+        monitor: !matches!(field(read_register!("id_aa64dfr0_el1"), 8), 0 | 15),
         // FP and ASIMD are there unless the field is 15; the others as Linux numbers them.
         hwcap: [
             (field(pfr0, 16) != 15, 0),
