@@ -7,7 +7,11 @@
 //! ```
 //!
 //! [`Gic::init`] runs once, [`Gic::init_cpu`] once on each CPU. An interrupt is handled between
-//! [`Gic::acknowledge`] and [`Gic::end`].
+//! [`Gic::acknowledge`] and [`Gic::end`], on the CPU that acknowledged it. Registers of the first
+//! 32 interrupts are banked: each CPU reads and writes its own.
+//!
+//! The controller numbers its CPU interfaces in its own way: a CPU asks which one it is
+//! ([`Gic::interface`]), and others are called by that answer ([`Gic::send`]).
 
 use crate::mmio::Registers;
 
@@ -79,13 +83,28 @@ impl Gic {
         self.cpu.write(CPU_CONTROL, 1);
     }
 
-    /// Enables an interrupt; one of a device (from [`FIRST_SHARED`]) is sent to CPU 0.
+    /// Returns the calling CPU's interface, as a set of one bit.
+    ///
+    /// The target bytes of the first 32 interrupts say it (4.3.12); not all of them need be
+    /// there, and on a controller of one CPU none is.
+    pub fn interface(&self) -> u8 {
+        let words = (0..FIRST_SHARED as usize).step_by(4);
+        let targets = words.map(|at| self.distributor.read(TARGETS + at));
+        let bits = targets.fold(0, |bits, word| bits | word);
+        let [a, b, c, d] = bits.to_le_bytes();
+        match a | b | c | d {
+            0 => 1,
+            interface => interface,
+        }
+    }
+
+    /// Enables an interrupt; one of a device (from [`FIRST_SHARED`]) is sent to the calling CPU.
     /// For a number below, it is the calling CPU's own.
     pub fn enable(&self, number: u32) {
         let at = number as usize;
         self.distributor.write_byte(PRIORITY + at, PRIORITY_MIDDLE);
         if number >= FIRST_SHARED {
-            self.distributor.write_byte(TARGETS + at, 1);
+            self.distributor.write_byte(TARGETS + at, self.interface());
         }
         self.distributor
             .write(SET_ENABLE + at / 32 * 4, 1 << (at % 32));
@@ -102,11 +121,41 @@ impl Gic {
         self.cpu.write(CPU_END, taken.0);
     }
 
-    /// Sends the software interrupt `number` (below 16) to every CPU of the bit set `cpus`
-    /// (bit n: CPU interface n). What was written before must be made visible by the caller's
-    /// barrier.
-    pub fn send(&self, number: u32, cpus: u8) {
+    /// Sends the software interrupt `number` (below 16) to every CPU whose [`Gic::interface`] is
+    /// in the set. What was written before must be made visible by the caller's barrier.
+    pub fn send(&self, number: u32, interfaces: u8) {
         self.distributor
-            .write(GENERATE, u32::from(cpus) << 16 | number & 0xf);
+            .write(GENERATE, u32::from(interfaces) << 16 | number & 0xf);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registers as plain memory: a distributor and a CPU interface.
+    fn machine(registers: &mut [u32; 0x400]) -> Gic {
+        let base = registers.as_mut_ptr().expose_provenance();
+        // SAFETY: memory of the test, alive while the controller is used; nothing else touches it.
+        unsafe { Gic::new(Registers::new(base), Registers::new(base)) }
+    }
+
+    #[test]
+    fn a_cpu_finds_its_interface_where_some_targets_are_missing() {
+        let mut registers = [0; 0x400];
+        assert_eq!(machine(&mut registers).interface(), 1, "one CPU");
+        registers[TARGETS / 4 + 7] = 0x0400_0000;
+        assert_eq!(machine(&mut registers).interface(), 4);
+    }
+
+    #[test]
+    fn devices_call_the_cpu_that_enabled_them() {
+        let mut registers = [0; 0x400];
+        registers[TARGETS / 4] = 0x0202_0202;
+        machine(&mut registers).enable(33);
+        assert_eq!(registers[TARGETS / 4 + 8], 0x0200, "byte 33");
+        assert_eq!(registers[SET_ENABLE / 4 + 1], 2);
+        machine(&mut registers).send(3, 0b1010);
+        assert_eq!(registers[GENERATE / 4], 0x000a_0003);
     }
 }

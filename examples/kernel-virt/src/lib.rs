@@ -15,6 +15,7 @@
 //! | [`mmio`] | registers at an address: the only unsafe code of the drivers | all |
 //! | [`console`] | log, output, input ring over any serial port | all |
 //! | [`pl011`], [`gic`] | serial port, interrupt controller (GICv2) | AArch64, Armv7 |
+//! | [`psci`] | the firmware's power calls, which start CPUs | AArch64, Armv7 |
 //! | [`ns16550`], [`plic`] | serial port, interrupt controller | RISC-V |
 //! | [`clock`] | the date (PL031, Goldfish) | all |
 //! | [`finisher`] | power-off with an exit status | RISC-V |
@@ -31,5 +32,6 @@ pub mod mmio;
 pub mod ns16550;
 pub mod pl011;
 pub mod plic;
+pub mod psci;
 pub mod random;
 pub mod tree;

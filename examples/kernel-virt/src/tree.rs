@@ -176,6 +176,17 @@ impl Facts {
         self.cpus.get(..self.cpu_count).unwrap_or(&[])
     }
 
+    /// The hardware's names of the CPUs other than `boot`, which the kernel numbers 0: the n-th of
+    /// these is its CPU n + 1.
+    pub fn other_cpus(&self, boot: u64) -> impl Iterator<Item = u64> + '_ {
+        let others = self
+            .cpus()
+            .iter()
+            .copied()
+            .filter(move |&name| name != boot);
+        others.take(MAX_CPUS - 1)
+    }
+
     /// The PLIC's context for the supervisor of CPU `cpu`.
     pub fn plic_context(&self, cpu: usize) -> Option<usize> {
         self.plic_contexts.get(cpu).copied().flatten()

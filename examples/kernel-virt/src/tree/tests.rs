@@ -171,6 +171,8 @@ fn a_riscv_machine() {
     let fdt = root(vec![memory(), cpus, soc, reserved]);
     let facts = Facts::of(fdt, 0x4f00_0000).unwrap();
     assert_eq!(facts.cpus(), [1, 2], "hart 0 is off");
+    assert!(facts.other_cpus(2).eq([1]), "the boot CPU is not the first");
+    assert!(facts.other_cpus(9).eq([1, 2]));
     assert_eq!(facts.timebase, Some(10_000_000));
     assert_eq!(
         (facts.isa, facts.mmu_type),
