@@ -3,7 +3,7 @@
 use crate::frame::UserFrame;
 use crate::platform::{self, VA_BITS, Virt};
 use crate::thread::{self, Thread};
-use crate::{clock, cpu, devices, kernel_table, power, signal};
+use crate::{clock, cpu, devices, kernel_table, power, signal, smp};
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An AArch64 machine.
@@ -25,6 +25,18 @@ impl Arch for Aarch64 {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn start_cpus(&self) {
+        smp::start();
+    }
+
+    fn kick(&self, cpu: usize) {
+        devices::kick(cpu);
+    }
+
+    fn remote_flushes(&self) -> usize {
+        platform::remote_flushes()
     }
 
     fn wait_for_interrupt(&self) {

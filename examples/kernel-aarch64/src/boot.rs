@@ -1,4 +1,5 @@
-//! From the loader's entry to [`kernel_main`](crate::kernel_main).
+//! From the loader's entry to [`kernel_main`](crate::kernel_main), and from the firmware's to
+//! [`secondary_main`](crate::smp::secondary_main).
 //!
 //! The loader (QEMU's `-kernel`, or any that boots Linux) puts the image at a multiple of 2 MiB
 //! and jumps to its first instruction, translation off, `x0` = physical address of the device
@@ -12,7 +13,12 @@
 //! 0xffff_8000_0000_0000            1 GiB from the image on
 //! ```
 //!
-//! An image that was started by a hypervisor's loader on EL2 goes down to EL1 first.
+//! A CPU that was started on EL2 goes down to EL1 first.
+//!
+//! The other CPUs start at `boot_secondary` when the kernel's own table stands (smp.rs). They load
+//! it at once: only for the jump to its addresses TTBR0 names the boot table of the image's GiB.
+//! Until translation is on, they read nothing but the image as it was loaded, because what the
+//! first CPU wrote since then may be in its caches only; all they are told is in `x0`.
 //!
 //! Sources: Linux `Documentation/arch/arm64/booting.rst`; Arm ARM DDI 0487, D8.2, D1.
 
@@ -54,6 +60,10 @@ image_header:
 boot_entry:
     mov     x20, x0                 /* device tree */
     adrp    x21, kernel_start       /* where we are */
+    bl      boot_lower
+    b       boot_first
+
+boot_lower:                         /* from EL2 to EL1; all exceptions masked */
     mrs     x1, CurrentEL
     cmp     x1, #(2 << 2)
     b.ne    1f
@@ -74,7 +84,9 @@ boot_entry:
     eret
 1:  msr     daifset, #0xf
     msr     spsel, #1
+    ret
 
+boot_first:
     adrp    x1, kernel_bss_start
     add     x1, x1, :lo12:kernel_bss_start
     adrp    x2, kernel_end
@@ -125,7 +137,10 @@ boot_entry:
     cmp     x1, x2
     b.lo    4b
     dsb     sy
+    ldr     x30, =boot_high
+    /* falls into */
 
+boot_translate:                     /* x4: the upper half's root; goes on at x30 */
     ldr     x1, ={mair}
     msr     mair_el1, x1
     ldr     x1, ={tcr}
@@ -146,8 +161,15 @@ boot_entry:
     ldr     x1, ={sctlr}
     msr     sctlr_el1, x1
     isb
-    ldr     x1, =boot_high
-    br      x1
+    ret
+
+    .global boot_secondary
+boot_secondary:                     /* x0: the kernel's root, and the CPU's number below it */
+    mov     x20, x0
+    bl      boot_lower
+    and     x4, x20, #0xfffffffffffff000
+    ldr     x30, =boot_secondary_high
+    b       boot_translate
 
 boot_map_gib:                       /* x1: a table of GiB, x2: an address */
     lsr     x3, x2, #30
@@ -165,6 +187,16 @@ boot_high:
     mov     x29, xzr
     mov     x30, xzr
     bl      kernel_main
+    brk     #1
+
+boot_secondary_high:
+    and     x0, x20, #0xfff
+    ldr     x1, ={stacks}
+    ldr     x1, [x1, x0, lsl #3]
+    mov     sp, x1
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      {secondary_main}
     brk     #1
     .ltorg
     .popsection
@@ -190,4 +222,6 @@ boot_stack_top:
     tcr = const BOOT_TCR,
     sctlr = const SCTLR,
     stack = const BOOT_STACK_BYTES,
+    stacks = sym crate::smp::STACKS,
+    secondary_main = sym crate::smp::secondary_main,
 );

@@ -19,7 +19,7 @@ static BOOT_COUNTER: AtomicU64 = AtomicU64::new(0);
 static BOOT_TIME: AtomicU64 = AtomicU64::new(0);
 static RANDOM: Random = Random::new();
 
-/// Reads the date, starts the tick, lets programs read the counter.
+/// Reads the date. Called once.
 pub fn init(facts: &Facts) {
     let hertz = read_register!("cntfrq_el0").max(TICKS_PER_SECOND);
     HERTZ.store(hertz, Ordering::Relaxed);
@@ -30,6 +30,14 @@ pub fn init(facts: &Facts) {
     }
     RANDOM.seed(facts.tree.seed);
     RANDOM.seed(counter() ^ boot_time());
+    log::info!(
+        "counter {} MHz, {TICKS_PER_SECOND} ticks per second",
+        hertz / 1_000_000
+    );
+}
+
+/// Starts this CPU's tick, lets programs on it read the counter.
+pub fn start() {
     // SAFETY: EL0 may read the virtual counter and nothing else; the timer is on, not masked.
     unsafe {
         asm!(
@@ -38,10 +46,6 @@ pub fn init(facts: &Facts) {
             options(nostack, preserves_flags)
         );
     }
-    log::info!(
-        "counter {} MHz, {TICKS_PER_SECOND} ticks per second",
-        hertz / 1_000_000
-    );
 }
 
 /// Sets the next tick: the interrupt's work. A machine that stood still gets one tick, not all

@@ -1,4 +1,10 @@
 //! The devices of the machine: the serial port and the interrupt controller.
+//!
+//! Devices interrupt the first CPU. Each CPU has its own timer, and takes [`RESCHEDULE`] from the
+//! others.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use mm_kernel::arch::Interrupt;
 use mm_virt::console::Console;
@@ -8,6 +14,7 @@ use mm_virt::pl011::Pl011;
 use mm_virt::tree::Device;
 use spin::Once;
 
+use crate::cpu::MAX_CPUS;
 use crate::memory::{Facts, direct};
 use crate::{clock, power};
 
@@ -22,6 +29,12 @@ struct Lines {
 
 static LINES: Once<Lines> = Once::new();
 
+/// The software interrupt by which a CPU has another look at its run queue.
+const RESCHEDULE: u32 = 0;
+
+/// The interrupt controller's name of each CPU; nothing before it came.
+static INTERFACES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+
 /// Finds the devices: from here on there is a log.
 ///
 /// # Panics
@@ -34,7 +47,6 @@ pub fn init(facts: &Facts) {
     let gic = facts.tree.gic.expect("the device tree names no GICv2");
     let gic = Gic::new(registers(&gic.distributor), registers(&gic.cpu));
     gic.init();
-    gic.init_cpu();
     let [_, _, timer, _] = facts.tree.timer_interrupts;
     LINES.call_once(|| Lines {
         gic,
@@ -43,13 +55,33 @@ pub fn init(facts: &Facts) {
     });
 }
 
-/// Lets the timer and the serial port interrupt.
+/// Lets the serial port interrupt this CPU.
 pub fn listen() {
     if let Some(lines) = LINES.get() {
-        lines.gic.enable(lines.timer);
         lines.gic.enable(lines.serial);
     }
     CONSOLE.listen();
+}
+
+/// Lets this CPU be interrupted, by its timer and by others. Runs once on each CPU.
+pub fn init_cpu(cpu: usize) {
+    if let Some(lines) = LINES.get() {
+        lines.gic.init_cpu();
+        lines.gic.enable(lines.timer);
+        lines.gic.enable(RESCHEDULE);
+        INTERFACES[cpu].store(lines.gic.interface(), Ordering::Release);
+    }
+}
+
+/// Interrupts another CPU.
+pub fn kick(cpu: usize) {
+    if let (Some(lines), Some(interface)) = (LINES.get(), INTERFACES.get(cpu)) {
+        // SAFETY: a barrier: what was written before is there when the interrupt comes.
+        unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+        lines
+            .gic
+            .send(RESCHEDULE, interface.load(Ordering::Acquire));
+    }
 }
 
 /// Takes the most urgent interrupt.
@@ -67,6 +99,7 @@ pub fn interrupt() -> Interrupt {
         CONSOLE.drain();
         Interrupt::Input
     } else {
+        // Nobody's, or RESCHEDULE: that it came is all that it says.
         Interrupt::Other
     };
     lines.gic.end(taken);

@@ -36,6 +36,9 @@ static TLB: Once<SpaceTlb> = Once::new();
 /// Physical address of the table that TTBR0 names while no space is loaded.
 static EMPTY: Once<u64> = Once::new();
 
+/// Physical address of the first byte of the image.
+static IMAGE: Once<u64> = Once::new();
+
 unsafe extern "C" {
     fn replace_kernel_root();
     static kernel_start: u8;
@@ -53,6 +56,7 @@ unsafe extern "C" {
 ///
 /// When there is not even memory for this.
 pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
+    IMAGE.call_once(|| facts.image.start);
     let cx = Cx::new(frames);
     let root =
         PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
@@ -108,9 +112,8 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
             Attrs::kernel(Prot::RW),
         ),
     ] {
-        let physical =
-            |address: *const u8| facts.image.start + (address as usize - KERNEL_BASE) as u64;
-        map(start as usize, physical(start)..physical(end), attrs);
+        let range = physical(start as usize)..physical(end as usize);
+        map(start as usize, range, attrs);
     }
     tlb.activate(crate::cpu::id());
     let empty = frames.alloc(&cx, 0).expect("memory for an empty table");
@@ -118,7 +121,48 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
     EMPTY.call_once(|| empty.addr(PAGE_SHIFT).as_u64());
     // SAFETY: the table maps the kernel's image and all RAM as the boot tables did, and it is
     // never freed; from here on the user half is empty.
-    unsafe { switch_on(frames.platform(), root, empty, facts) }
+    unsafe { switch_on(frames.platform(), root, empty) }
+}
+
+/// Returns the physical address of a byte of the image.
+pub fn physical(address: usize) -> u64 {
+    IMAGE.get().copied().unwrap_or(0) + (address - KERNEL_BASE) as u64
+}
+
+/// Returns the physical address of the table's root; 0 before there is one.
+pub fn root() -> u64 {
+    let root = crate::platform::frames().and_then(Frames::kernel_root);
+    root.map_or(0, |pfn| pfn.addr(PAGE_SHIFT).as_u64())
+}
+
+/// Makes the table, which boot.rs loaded, this CPU's for good: what is remembered so far (of the
+/// image's own addresses, by another TCR_EL1) is dropped, and from here on flushes reach it.
+/// Called once on each CPU but the first.
+pub fn enter(cpu: usize) {
+    let (Some(memory), Some(tlb)) = (crate::platform::frames(), TLB.get()) else {
+        return;
+    };
+    let platform = memory.platform();
+    // SAFETY: EL1.
+    let mut native = unsafe { Native::new() };
+    // SAFETY: as in `switch_on`; what runs here is in TTBR1's table.
+    unsafe {
+        asm!("msr tcr_el1, {}", "isb", in(reg) tcr(platform, &native),
+            options(nostack, preserves_flags));
+        forget_user_root(&mut native);
+    }
+    tlb.activate(cpu);
+    tlb::flush_local(&mut native, platform.tlb(), EVERYTHING);
+}
+
+const EVERYTHING: Flush = Flush {
+    pages: None,
+    tables: true,
+    asid: None,
+};
+
+fn tcr(platform: &Virt, native: &Native) -> u64 {
+    registers::tcr(platform.format(), native.mmfr0()) | registers::TCR_USER_TAGS
 }
 
 /// Loads the kernel's table and what the format needs of TCR_EL1.
@@ -130,12 +174,11 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
 ///
 /// The table maps what runs; it stays alive. TTBR0 names the boot table, which maps the image's
 /// GiB where it is, and `empty` a table without entries.
-unsafe fn switch_on(platform: &Virt, root: Pfn, empty: Pfn, facts: &Facts) {
+unsafe fn switch_on(platform: &Virt, root: Pfn, empty: Pfn) {
     // SAFETY: EL1.
     let mut native = unsafe { Native::new() };
-    let tcr = registers::tcr(platform.format(), native.mmfr0()) | registers::TCR_USER_TAGS;
-    let here = replace_kernel_root as *const () as usize - KERNEL_BASE;
-    let physical = facts.image.start + here as u64;
+    let tcr = tcr(platform, &native);
+    let physical = physical(replace_kernel_root as *const () as usize);
     // SAFETY: TCR differs from the boot tables' in what hardware notes, and in users' tags and
     // ASIDs, of which none is in use. The code touches no memory, interrupts are off, and it comes
     // back to a table that maps this function; then EMPTY is a table without entries.
@@ -154,12 +197,7 @@ unsafe fn switch_on(platform: &Virt, root: Pfn, empty: Pfn, facts: &Facts) {
         );
         forget_user_root(&mut native);
     }
-    let everything = Flush {
-        pages: None,
-        tables: true,
-        asid: None,
-    };
-    tlb::flush_local(&mut native, platform.tlb(), everything);
+    tlb::flush_local(&mut native, platform.tlb(), EVERYTHING);
 }
 
 global_asm!(
@@ -197,18 +235,13 @@ unsafe fn forget_user_root(native: &mut Native) {
 ///
 /// The table stays alive until another is loaded.
 pub unsafe fn load(root: u64) {
-    let Some(memory) = crate::platform::frames() else {
-        return;
-    };
+    let kernel = self::root();
     // SAFETY: EL1.
     let mut native = unsafe { Native::new() };
-    let kernel = memory
-        .kernel_root()
-        .map(|pfn| pfn.addr(PAGE_SHIFT).as_u64());
     // SAFETY: the caller's promise. The kernel's table must not be walked for low addresses: its
     // entries are global, and would be remembered for every space.
     unsafe {
-        if kernel == Some(root) {
+        if kernel == root {
             forget_user_root(&mut native);
         } else {
             tlb::switch_space(&mut native, root, 0, Tags::Shared);

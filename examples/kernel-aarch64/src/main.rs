@@ -9,8 +9,9 @@
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
 //! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `devices`, `clock`, `power`: serial port, interrupt controller, timer, the end.
-//! 8. `signal`: the signal frame of the AArch64 ABI.
-//! 9. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
+//! 8. `smp`: the other CPUs.
+//! 9. `signal`: the signal frame of the AArch64 ABI.
+//! 10. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
 #![no_std]
 #![no_main]
 
@@ -26,6 +27,7 @@ mod memory;
 mod platform;
 mod power;
 mod signal;
+mod smp;
 mod stack;
 mod thread;
 mod trap;
@@ -61,6 +63,7 @@ extern "C" fn kernel_main(tree: u64, image: u64) -> ! {
     );
     stack::init();
     clock::init(&facts);
+    smp::init(&facts);
     let boot = Boot {
         command_line: facts.tree.command_line,
         initrd: facts.initrd(),
@@ -72,7 +75,9 @@ extern "C" fn kernel_main(tree: u64, image: u64) -> ! {
             system.wake_transfer(key);
         }
     });
+    devices::init_cpu(0);
     devices::listen();
+    clock::start();
     system.run()
 }
 

@@ -7,6 +7,8 @@
 //!   minus the kernel's image, the initrd, the tree itself, what the firmware keeps
 //! ```
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::tlb::{TlbFeatures, flush_broadcast, flush_local};
 use mm_arm::aarch64::{Page4K, Stage1, code, registers};
@@ -38,6 +40,9 @@ static WAKER: Once<fn(TicketKey)> = Once::new();
 /// Frames of the heap alone, as many as the portable kernel's bound says: programs that take
 /// all memory leave the kernel its own.
 static HEAP_FRAMES: Once<Frames<Virt>> = Once::new();
+
+/// How many flushes were for other CPUs too.
+static REMOTE_FLUSHES: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
 static HEAP: FrameHeap<Virt> = FrameHeap::new(|| HEAP_FRAMES.get());
@@ -97,6 +102,7 @@ unsafe impl Platform for Virt {
         if cpus == this {
             flush_local(&mut native, self.tlb, flush);
         } else if !cpus.is_empty() {
+            REMOTE_FLUSHES.fetch_add(1, Ordering::Relaxed);
             flush_broadcast(&mut native, self.tlb, flush);
         }
     }
@@ -118,6 +124,11 @@ unsafe impl Platform for Virt {
 /// Returns the machine's frames, once they are there.
 pub fn frames() -> Option<&'static Frames<Virt>> {
     MM.get().map(Mm::frames)
+}
+
+/// Returns how many flushes were for other CPUs too.
+pub fn remote_flushes() -> usize {
+    REMOTE_FLUSHES.load(Ordering::Relaxed)
 }
 
 /// Has `waker` called whenever a transfer ends.

@@ -65,7 +65,12 @@ pub unsafe fn leave(frame: *mut UserFrame) -> ! {
     }
 }
 
-fn kernel() -> &'static dyn Kernel<Aarch64> {
+/// Returns the portable kernel.
+///
+/// # Panics
+///
+/// Before [`register`].
+pub fn kernel() -> &'static dyn Kernel<Aarch64> {
     *KERNEL
         .get()
         .expect("a trap came before the kernel was registered")
