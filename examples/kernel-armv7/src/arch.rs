@@ -8,7 +8,7 @@ use crate::devices::{CONSOLE, RANDOM};
 use crate::frame::{self, UserFrame};
 use crate::platform::{self, Virt};
 use crate::thread::{self, Thread};
-use crate::{clock, code, cpu, power, signal};
+use crate::{clock, code, cpu, devices, power, signal, smp};
 
 /// An Armv7-A machine.
 pub struct Armv7;
@@ -29,6 +29,18 @@ impl Arch for Armv7 {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn start_cpus(&self) {
+        smp::start();
+    }
+
+    fn kick(&self, cpu: usize) {
+        devices::kick(cpu);
+    }
+
+    fn remote_flushes(&self) -> usize {
+        platform::remote_flushes()
     }
 
     fn wait_for_interrupt(&self) {

@@ -1,4 +1,5 @@
-//! From the loader's entry to [`kernel_main`](crate::kernel_main).
+//! From the loader's entry to [`kernel_main`](crate::kernel_main), and from the firmware's to
+//! [`secondary_main`](crate::smp::secondary_main).
 //!
 //! QEMU (or another loader that knows Linux' protocol) enters a flat image at its first byte: MMU
 //! and data cache off, supervisor mode, `r2` = physical address of the device tree. The boot table
@@ -12,8 +13,22 @@
 //! 0xfe00_0000 +   1 MiB   the serial port's           filled in by memory.rs
 //! ```
 //!
-//! Sources: Linux `Documentation/arch/arm/booting.rst`; DDI 0406C B3.5.1 (sections), B4.1.130
-//! (SCTLR).
+//! The kernel's table maps the upper half by pages, and no TLB may hold a section and a page of one
+//! address (B3.10.1, "break-before-make"). So `boot_enter_table` changes to it with the MMU off, at
+//! the address where that makes no difference, and is found there by a split of the two halves:
+//!
+//! | | below 0x8000_0000 | above |
+//! |---|---|---|
+//! | boot table | TTBR0: boot table | TTBR0: boot table |
+//! | `boot_enter_table` | TTBR0: boot table | TTBR1: the kernel's |
+//! | `kernel_table::enter` | TTBR0: the kernel's, or a space's | TTBR0 |
+//!
+//! The other CPUs start at `boot_secondary` when the kernel's table stands (smp.rs), and load it by
+//! the same split. Until the MMU is on they read no memory, because what the first CPU wrote may be
+//! in its caches only; all they are told is in `r0`.
+//!
+//! Sources: Linux `Documentation/arch/arm/booting.rst`; DDI 0406C B3.5.1 (sections), B3.5.4 (the
+//! split), B4.1.130 (SCTLR).
 
 use core::arch::global_asm;
 
@@ -51,6 +66,36 @@ global_asm!(
     bne 2b
     .endm
 
+    /* Joins the coherent CPUs and forgets what caches of addresses hold: r1 is used. */
+    .macro prepare
+    mrc p15, 0, r1, c1, c0, 1   /* ACTLR.SMP: take part in coherency */
+    tst r1, #1 << 6
+    orreq r1, r1, #1 << 6
+    mcreq p15, 0, r1, c1, c0, 1
+    load32 r1, {clients}
+    mcr p15, 0, r1, c3, c0, 0   /* DACR */
+    mov r1, #0
+    mcr p15, 0, r1, c13, c0, 1  /* CONTEXTIDR: ASID 0 */
+    mcr p15, 0, r1, c7, c5, 0   /* ICIALLU */
+    mcr p15, 0, r1, c7, c5, 6   /* BPIALL */
+    mcr p15, 0, r1, c8, c7, 0   /* TLBIALL */
+    .endm
+
+    /* Switches the MMU on, and goes on at `target`: r0 to r2 are used. */
+    .macro translate target
+    dsb
+    isb
+    mrc p15, 0, r0, c1, c0, 0   /* SCTLR */
+    load32 r1, {set}
+    load32 r2, {clear}
+    orr r0, r0, r1
+    bic r0, r0, r2
+    mcr p15, 0, r0, c1, c0, 0
+    isb
+    load32 r0, \target
+    bx r0
+    .endm
+
     .pushsection .boot.text, "ax", %progbits
     .arm
     .global boot_start
@@ -84,32 +129,52 @@ boot_start:
     add r4, r0, r8, lsr #18
     sections {image_mib}
 
-    mrc p15, 0, r1, c1, c0, 1   /* ACTLR.SMP: take part in coherency */
-    tst r1, #1 << 6
-    orreq r1, r1, #1 << 6
-    mcreq p15, 0, r1, c1, c0, 1
-
+    prepare
     mov r1, #0
     mcr p15, 0, r1, c2, c0, 2   /* TTBCR: one table */
-    mcr p15, 0, r1, c13, c0, 1  /* CONTEXTIDR: ASID 0 */
     orr r0, r0, #{walks}
     mcr p15, 0, r0, c2, c0, 0   /* TTBR0 */
-    load32 r0, {clients}
-    mcr p15, 0, r0, c3, c0, 0   /* DACR */
-    mcr p15, 0, r1, c7, c5, 0   /* ICIALLU */
-    mcr p15, 0, r1, c7, c5, 6   /* BPIALL */
-    mcr p15, 0, r1, c8, c7, 0   /* TLBIALL */
+    translate boot_high
+
+    .global boot_secondary
+boot_secondary:                 /* r0: the kernel's root, and the CPU's number below it */
+    cpsid aif, #0x13
+    mov r10, r0
+    prepare
+    mov r1, #1
+    mcr p15, 0, r1, c2, c0, 2   /* TTBCR: halves */
+    load32 r0, boot_root
+    load32 r9, {offset}
+    sub r0, r0, r9
+    orr r0, r0, #{walks}
+    mcr p15, 0, r0, c2, c0, 0   /* TTBR0 */
+    lsr r0, r10, #14
+    lsl r0, r0, #14
+    orr r0, r0, #{walks}
+    mcr p15, 0, r0, c2, c0, 1   /* TTBR1 */
+    translate boot_secondary_high
+    .popsection
+
+    .pushsection .boot.text, "ax", %progbits
+    .arm
+    /* Called where it is loaded, by the boot table, interrupts off. Touches no memory.
+       r0: TTBR1, whose table maps where lr points. */
+    .global boot_enter_table
+boot_enter_table:
+    mrc p15, 0, r1, c1, c0, 0   /* SCTLR */
+    bic r2, r1, #{mmu}
+    mcr p15, 0, r2, c1, c0, 0
+    isb
+    mcr p15, 0, r0, c2, c0, 1   /* TTBR1 */
+    mov r2, #1
+    mcr p15, 0, r2, c2, c0, 2   /* TTBCR: halves */
+    mcr p15, 0, r0, c8, c7, 0   /* TLBIALL */
+    mcr p15, 0, r0, c7, c5, 6   /* BPIALL */
     dsb
     isb
-    mrc p15, 0, r0, c1, c0, 0   /* SCTLR */
-    load32 r1, {set}
-    load32 r2, {clear}
-    orr r0, r0, r1
-    bic r0, r0, r2
-    mcr p15, 0, r0, c1, c0, 0
+    mcr p15, 0, r1, c1, c0, 0
     isb
-    load32 r0, boot_high
-    bx r0
+    bx lr
     .popsection
 
     .pushsection .text.boot_high, "ax", %progbits
@@ -120,6 +185,15 @@ boot_high:
     mov r11, #0                 /* ends a back trace */
     mov lr, #0
     bl kernel_main
+    udf #0
+
+boot_secondary_high:
+    uxtb r0, r10
+    load32 r1, {stacks}
+    ldr sp, [r1, r0, lsl #2]
+    mov r11, #0
+    mov lr, #0
+    bl {secondary_main}
     udf #0
     .popsection
 
@@ -143,7 +217,10 @@ boot_stack_end:
     image_mib = const IMAGE_MIB,
     walks = const TTBR_SHAREABLE,
     clients = const DACR_CLIENTS,
+    mmu = const SCTLR_MMU,
     set = const SCTLR_SET,
     clear = const SCTLR_CLEAR,
     stack = const BOOT_STACK_BYTES,
+    stacks = sym crate::smp::STACKS,
+    secondary_main = sym crate::smp::secondary_main,
 );

@@ -15,7 +15,7 @@ static HERTZ: AtomicU32 = AtomicU32::new(1);
 static BOOT_COUNTER: AtomicU64 = AtomicU64::new(0);
 static BOOT_TIME: AtomicU64 = AtomicU64::new(0);
 
-/// Reads the rate and the date; starts the tick of this CPU.
+/// Reads the rate and the date. Called once.
 pub fn init(date: Option<(ClockKind, Registers)>) {
     let hertz: u32;
     // SAFETY: reading CNTFRQ has no effect.
@@ -27,15 +27,27 @@ pub fn init(date: Option<(ClockKind, Registers)>) {
     if let Some((kind, registers)) = date {
         BOOT_TIME.store(clock::read(kind, registers), Ordering::Relaxed);
     }
-    rearm();
-    // SAFETY: CNTV_CTL: enabled, not masked. The interrupt has a handler.
-    unsafe {
-        asm!("mcr p15, 0, {}, c14, c3, 1", "isb", in(reg) 1, options(nostack, preserves_flags))
-    };
     log::info!(
         "counter {} kHz, {TICKS_PER_SECOND} ticks per second",
         hertz / 1000
     );
+}
+
+/// Starts the tick of this CPU. Programs on it read no counter: there is the kernel for that.
+pub fn start() {
+    rearm();
+    // SAFETY: CNTKCTL: nothing for user mode. CNTV_CTL: enabled, not masked. The interrupt has a
+    // handler.
+    unsafe {
+        asm!(
+            "mcr p15, 0, {none}, c14, c1, 0",
+            "mcr p15, 0, {on}, c14, c3, 1",
+            "isb",
+            none = in(reg) 0,
+            on = in(reg) 1,
+            options(nostack, preserves_flags)
+        )
+    };
 }
 
 /// Has the timer interrupt again after a tick, which also ends the interrupt of now.

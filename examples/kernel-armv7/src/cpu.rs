@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 /// More CPUs than this stay off.
-pub const MAX_CPUS: usize = 1;
+pub const MAX_CPUS: usize = 8;
 
 // Of AT_HWCAP (Linux' uapi asm/hwcap.h).
 const HWCAP_HALF: usize = 1 << 1;

@@ -1,6 +1,11 @@
 //! The devices of this kernel: serial port, interrupt controller, date, randomness.
 //!
 //! The drivers are mm-virt's; here is which of them this machine has, and whose interrupt is whose.
+//! Devices interrupt the first CPU. Each CPU has its own timer, and takes [`RESCHEDULE`] from the
+//! others.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use mm_core::page::Frames;
 use mm_kernel::arch::Interrupt;
@@ -12,6 +17,7 @@ use mm_virt::random::Random;
 use mm_virt::tree::Facts;
 use spin::Once;
 
+use crate::cpu::MAX_CPUS;
 use crate::platform::Virt;
 use crate::{clock, kernel_table, memory};
 
@@ -29,6 +35,12 @@ struct Lines {
 
 static LINES: Once<Lines> = Once::new();
 
+/// The software interrupt by which a CPU has another look at its run queue.
+const RESCHEDULE: u32 = 0;
+
+/// The interrupt controller's name of each CPU; nothing before it came.
+static INTERFACES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+
 /// Lets the kernel speak, by the boot table's address of the serial port.
 pub fn early_console(facts: &Facts) {
     if let Some(port) = facts.pl011 {
@@ -45,7 +57,7 @@ pub fn move_console(memory: &'static Frames<Virt>, facts: &Facts) {
     }
 }
 
-/// Starts interrupts, the tick and console input.
+/// Starts interrupts of devices and console input; reads the clocks. Called once.
 ///
 /// # Panics
 ///
@@ -57,12 +69,10 @@ pub fn init(memory: &'static Frames<Virt>, facts: &Facts) {
         kernel_table::device(memory, &gic.cpu),
     );
     gic.init();
-    gic.init_cpu();
     let timer = facts.timer_interrupts[2];
     assert!(timer != 0, "no timer in the device tree");
     let serial = facts.pl011.map_or(0, |port| port.interrupt);
     LINES.call_once(|| Lines { gic, timer, serial });
-    gic.enable(timer);
     if serial != 0 {
         gic.enable(serial);
         CONSOLE.listen();
@@ -73,6 +83,27 @@ pub fn init(memory: &'static Frames<Virt>, facts: &Facts) {
     RANDOM.seed(facts.seed);
     RANDOM.seed(clock::counter());
     RANDOM.seed(clock::boot_time());
+}
+
+/// Lets this CPU be interrupted, by its timer and by others. Runs once on each CPU.
+pub fn init_cpu(cpu: usize) {
+    if let Some(lines) = LINES.get() {
+        lines.gic.init_cpu();
+        lines.gic.enable(lines.timer);
+        lines.gic.enable(RESCHEDULE);
+        INTERFACES[cpu].store(lines.gic.interface(), Ordering::Release);
+    }
+}
+
+/// Interrupts another CPU.
+pub fn kick(cpu: usize) {
+    if let (Some(lines), Some(interface)) = (LINES.get(), INTERFACES.get(cpu)) {
+        // SAFETY: a barrier: what was written before is there when the interrupt comes.
+        unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+        lines
+            .gic
+            .send(RESCHEDULE, interface.load(Ordering::Acquire));
+    }
 }
 
 /// Handles the most urgent interrupt.
@@ -91,6 +122,7 @@ pub fn interrupt() -> Interrupt {
         CONSOLE.drain();
         Interrupt::Input
     } else {
+        // Nobody's, or RESCHEDULE: that it came is all that it says.
         Interrupt::Other
     };
     lines.gic.end(taken);

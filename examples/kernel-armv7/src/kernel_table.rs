@@ -10,9 +10,11 @@
 //!
 //! Nothing stands below: a stray null pointer in the kernel is a fault.
 
+use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use mm_arm::armv7::registers::TTBR_SHAREABLE;
 use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
 use mm_core::cx::Cx;
 use mm_core::format::{AttrFlags, Attrs, TableOwner};
@@ -38,6 +40,7 @@ static TLB: Once<SpaceTlb> = Once::new();
 static NEXT_DEVICE: AtomicUsize = AtomicUsize::new(DEVICES);
 
 unsafe extern "C" {
+    fn boot_enter_table();
     static kernel_start: u8;
     static kernel_text_end: u8;
     static kernel_rodata_start: u8;
@@ -92,10 +95,58 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
     fixed(&cx, root, kuser::ADDRESS, helpers, for_users);
     tlb.activate(cpu::id());
     platform::publish();
+    let root = root.addr(PAGE_SHIFT).as_u64() as u32 | TTBR_SHAREABLE;
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
-    // never freed.
-    unsafe { platform::load_root(root.addr(PAGE_SHIFT).as_u64()) };
-    // The boot table's entries were global, and all of it could be executed.
+    // never freed. The function is called where the boot table has it too, and touches r0 to r2.
+    unsafe {
+        asm!(
+            "blx {enter}",
+            enter = in(reg) boot_enter_table as *const () as usize,
+            inout("r0") root => _,
+            out("r1") _,
+            out("r2") _,
+            out("lr") _,
+            options(nostack)
+        );
+        leave_split(root);
+    }
+}
+
+/// Returns the physical address of the table's root; 0 before there is one.
+pub fn root() -> u32 {
+    let root = platform::frames().and_then(Frames::kernel_root);
+    root.map_or(0, |pfn| pfn.addr(PAGE_SHIFT).as_u64() as u32)
+}
+
+/// Makes the table, which boot.rs loaded, this CPU's for good: from here on flushes reach it.
+/// Called once on each CPU but the first.
+pub fn enter(cpu: usize) {
+    if let Some(tlb) = TLB.get() {
+        tlb.activate(cpu);
+    }
+    // SAFETY: boot.rs loaded it.
+    unsafe { leave_split(root() | TTBR_SHAREABLE) };
+}
+
+/// Leaves the split that `boot_enter_table` made: from here on TTBR0's table maps all.
+///
+/// # Safety
+///
+/// TTBR1 names the kernel's table, and `root` is the same with the attributes of walks.
+unsafe fn leave_split(root: u32) {
+    // SAFETY: the upper half is that of the same table before and after; below, nothing is used.
+    unsafe {
+        asm!(
+            "mcr p15, 0, {root}, c2, c0, 0",    // TTBR0
+            "isb",
+            "mcr p15, 0, {one}, c2, c0, 2",     // TTBCR: one table
+            "isb",
+            root = in(reg) root,
+            one = in(reg) 0,
+            options(nostack, preserves_flags)
+        );
+    }
+    // The boot table's entry of the lower half was global, and could be executed.
     platform::forget_all();
 }
 

@@ -9,9 +9,10 @@
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
 //! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `devices`, `clock`, `power`: the devices, with mm-virt's drivers.
-//! 8. `signal`, `kuser`, `code`: the signal frames, the page of helpers and the cache flush of the
+//! 8. `smp`: the other CPUs.
+//! 9. `signal`, `kuser`, `code`: the signal frames, the page of helpers and the cache flush of the
 //!    Arm ABI.
-//! 9. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
+//! 10. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
 #![no_std]
 #![no_main]
 
@@ -29,6 +30,7 @@ mod memory;
 mod platform;
 mod power;
 mod signal;
+mod smp;
 mod stack;
 mod thread;
 mod trap;
@@ -66,6 +68,7 @@ extern "C" fn kernel_main(tree: u32) -> ! {
     devices::move_console(mm.frames(), &facts);
     stack::init();
     devices::init(mm.frames(), &facts);
+    smp::init(&facts);
     let boot = Boot {
         command_line: facts.command_line,
         initrd,
@@ -77,6 +80,8 @@ extern "C" fn kernel_main(tree: u32) -> ! {
             system.wake_transfer(key);
         }
     });
+    devices::init_cpu(0);
+    clock::start();
     system.run()
 }
 

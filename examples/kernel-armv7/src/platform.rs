@@ -7,6 +7,8 @@
 //!   minus the kernel's image, the initrd, the tree itself, RAM that the direct map does not reach
 //! ```
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use mm_arm::armv7::Short;
 use mm_arm::armv7::native::{self, Native};
 use mm_arm::armv7::registers::TTBR_SHAREABLE;
@@ -39,6 +41,9 @@ static WAKER: Once<fn(TicketKey)> = Once::new();
 /// all memory leave the kernel its own.
 static HEAP_FRAMES: Once<Frames<Virt>> = Once::new();
 
+/// How many flushes were for other CPUs too.
+static REMOTE_FLUSHES: AtomicUsize = AtomicUsize::new(0);
+
 #[global_allocator]
 static HEAP: FrameHeap<Virt> = FrameHeap::new(|| HEAP_FRAMES.get());
 
@@ -65,7 +70,8 @@ impl Virt {
 
 // SAFETY: `init` gives the family only RAM that the device tree calls usable, without what the
 // kernel, the tree and the initrd occupy. `cpu` reads the CPU's own register, and the kernel is not
-// preempted. The flush is a broadcast: no CPU of the inner shareable domain keeps a translation.
+// preempted. A flush of others than this CPU alone is broadcast to all of the inner shareable
+// domain.
 unsafe impl Platform for Virt {
     type Format = Short;
     type Memory = DirectMap;
@@ -83,10 +89,20 @@ unsafe impl Platform for Virt {
     }
 
     fn flush(&self, cpus: CpuSet, flush: Flush) {
+        let mut this = CpuSet::EMPTY;
+        this.insert(cpu::id());
+        let reach = if cpus == this {
+            Reach::Local
+        } else {
+            Reach::Broadcast
+        };
         if !cpus.is_empty() {
+            if reach == Reach::Broadcast {
+                REMOTE_FLUSHES.fetch_add(1, Ordering::Relaxed);
+            }
             // SAFETY: supervisor mode of a CPU with the Multiprocessing Extensions.
             let mut native = unsafe { Native::new() };
-            tlb::flush(&mut native, Reach::Broadcast, flush);
+            tlb::flush(&mut native, reach, flush);
         }
     }
 
@@ -135,6 +151,11 @@ pub fn publish() {
 /// Returns the machine's frames, once they are there.
 pub fn frames() -> Option<&'static Frames<Virt>> {
     MM.get().map(Mm::frames)
+}
+
+/// Returns how many flushes were for other CPUs too.
+pub fn remote_flushes() -> usize {
+    REMOTE_FLUSHES.load(Ordering::Relaxed)
 }
 
 /// Has `waker` called whenever a transfer ends.

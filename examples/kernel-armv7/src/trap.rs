@@ -71,7 +71,12 @@ pub unsafe fn leave(frame: *mut UserFrame) -> ! {
     }
 }
 
-fn kernel() -> &'static dyn Kernel<Armv7> {
+/// Returns the portable kernel.
+///
+/// # Panics
+///
+/// Before [`register`].
+pub fn kernel() -> &'static dyn Kernel<Armv7> {
     *KERNEL
         .get()
         .expect("a trap came before the kernel was registered")
