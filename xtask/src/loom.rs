@@ -4,6 +4,8 @@
 //! `--cfg loom`, which swaps the primitives behind `mm_core::sync`; so they have a target
 //! directory of their own, and run optimised because loom explores many interleavings.
 
+use std::os::unix::fs::PermissionsExt;
+
 use anyhow::{Result, bail};
 use clap::Args;
 
@@ -30,6 +32,22 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("no_recheck", "vma_mark", ""),
     ("change_what_is_busy", "loom_fault", "unmap_and_fork"),
     ("replaced_is_gone", "loom_fault", "fault_and_fixed_map"),
+    (
+        "last_put_without_acquire",
+        "loom_page",
+        "the_last_put_is_one",
+    ),
+    (
+        "finder_revives",
+        "loom_page",
+        "a_finder_gets_a_reference_or_none",
+    ),
+    ("refused_map_counts", "loom_page", "a_full_count_is_refused"),
+    (
+        "freed_without_second_look",
+        "loom_page",
+        "a_double_free_is_one_error",
+    ),
 ];
 
 /// Runs the models and prints the table.
@@ -67,22 +85,23 @@ fn model(name: &str) -> Result<Counts> {
 
 /// Breaks one line, and fails unless the model does.
 fn caught(mutant: &str, target: &str, test: &str) -> Result<Counts> {
+    // Through the compiler's wrapper for this workspace alone: what it depends on is built once for all mutants.
+    let wrapper = paths::product("loom")?.join(format!("rustc-{mutant}"));
+    let cfg = format!("mm_mutant=\"{mutant}\"");
+    std::fs::write(&wrapper, format!("#!/bin/sh\nexec \"$@\" --cfg '{cfg}'\n"))?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
     let broken = || -> Result<_> {
         let mut command = cargo_test()?;
         command
-            .env(
-                "RUSTFLAGS",
-                format!("--cfg loom --cfg mm_mutant=\"{mutant}\""),
-            )
+            .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
             .env("LOOM_MAX_PREEMPTIONS", MUTANT_PREEMPTIONS)
             .args(["--test", target]);
         Ok(command)
     };
     // That it does not compile would prove nothing.
     command::run(broken()?.arg("--no-run"))?;
-    let heard = listen(broken()?.arg(test))?;
-    let counts = count(&heard);
-    if heard.success || counts.failed == 0 {
+    // A panic may end in an abort, which counts no test.
+    if listen(broken()?.arg(test))?.success {
         bail!("the mutant {mutant} passes {target} {test}");
     }
     Ok(Counts {

@@ -212,13 +212,14 @@ impl<P: Platform> Frames<P> {
         if let Some(error) = FreeError::of(page.kind()) {
             return Err(error);
         }
-        if page.refs() != 0 && !page.put_refs(1) {
+        if !page.give_up_ref() {
             return Ok(());
         }
         let order = page.order();
         self.memory().freed(pfn, order);
         let mut buddy = self.buddy.lock(cx, 0);
         // Again under the lock: two frees at once are one free too many.
+        #[cfg(not(mm_mutant = "freed_without_second_look"))]
         if let Some(error) = FreeError::of(page.kind()) {
             return Err(error);
         }

@@ -222,7 +222,7 @@ impl Page {
     /// Adds a reference unless there is none: for finders without a lock.
     pub fn try_get_ref(&self) -> bool {
         let mut old = self.refs.load(Ordering::Relaxed);
-        while old != 0 && old < COUNT_LIMIT {
+        while (old != 0 || cfg!(mm_mutant = "finder_revives")) && old < COUNT_LIMIT {
             match self.refs.compare_exchange_weak(
                 old,
                 old.wrapping_add(1),
@@ -242,10 +242,31 @@ impl Page {
         let old = self.refs.fetch_sub(n, Ordering::Release);
         debug_assert!(old >= n, "page reference count below zero");
         if old == n {
+            #[cfg(not(mm_mutant = "last_put_without_acquire"))]
             crate::sync::fence(Ordering::Acquire);
             return true;
         }
         false
+    }
+
+    /// Drops a reference if there is one; true when none is left: the caller
+    /// frees the frame, or is told that it is free already. Unlike
+    /// [`Self::put_refs`] it never goes below zero, whoever frees too much.
+    pub(super) fn give_up_ref(&self) -> bool {
+        let mut old = self.refs.load(Ordering::Relaxed);
+        while let Some(left) = old.checked_sub(1) {
+            match self
+                .refs
+                .compare_exchange_weak(old, left, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) if left > 0 => return false,
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        #[cfg(not(mm_mutant = "last_put_without_acquire"))]
+        crate::sync::fence(Ordering::Acquire);
+        true
     }
 
     /// Replaces one reference by none if it is the only one: freezes the page
@@ -303,6 +324,7 @@ impl<'a> UserRecord<'a> {
     pub fn add_maps(self, n: u32) -> Result<(), CountOverflow> {
         let old = self.0.word(0).fetch_add(n, Ordering::Relaxed);
         if old >= COUNT_LIMIT {
+            #[cfg(not(mm_mutant = "refused_map_counts"))]
             self.0.word(0).fetch_sub(n, Ordering::Relaxed);
             return Err(CountOverflow);
         }

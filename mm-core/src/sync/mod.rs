@@ -7,7 +7,7 @@
 //!                  ▼
 //!   Mutex · RwLock · BitLock                rank.rs says who may nest in whom
 //!                  │
-//!        real.rs (spin)  |  model.rs (loom)
+//!   waiting.rs, real.rs (spin)  |  model.rs (loom)
 //! ```
 //!
 //! Two kinds of lock (see LOCKING.md). *Outer* locks are taken by verbs, with
@@ -21,6 +21,10 @@
 mod mutex;
 mod rank;
 mod rwlock;
+#[cfg(not(loom))]
+mod waiting;
+#[cfg(loom)]
+pub mod waiting;
 
 #[cfg(loom)]
 #[path = "model.rs"]

@@ -213,4 +213,52 @@ mod tests {
         s.push(Rank::new(Class::Table, 5));
         s.push(Rank::new(Class::Table, 4));
     }
+
+    #[test]
+    fn every_pair_of_classes_is_ordered() {
+        let all = [
+            Class::Space,
+            Class::Vma,
+            Class::ObjectMap,
+            Class::AnonRoot,
+            Class::Table,
+            Class::Radix,
+            Class::Lru,
+            Class::Swap,
+            Class::Pool,
+            Class::Buddy,
+        ];
+        for (i, &first) in all.iter().enumerate() {
+            for (j, &second) in all.iter().enumerate() {
+                let taken = std::panic::catch_unwind(|| {
+                    let s = RankStack::new();
+                    s.push(Rank::new(first, 1));
+                    s.push(Rank::new(second, 1));
+                });
+                assert_eq!(taken.is_ok(), i < j, "{second:?} while {first:?} is held");
+            }
+        }
+    }
+
+    #[test]
+    fn what_one_thread_holds_is_nothing_to_another() {
+        let s = RankStack::new();
+        s.push(Rank::new(Class::Buddy, 1));
+        let other = std::thread::spawn(|| {
+            let s = RankStack::new();
+            s.push(Rank::new(Class::Space, 1));
+            assert!(!s.holds_inner() && !s.is_empty());
+        });
+        assert!(other.join().is_ok());
+        assert!(s.holds_inner());
+    }
+
+    #[test]
+    fn a_lock_that_was_released_may_be_taken_again() {
+        let s = RankStack::new();
+        s.push(Rank::new(Class::Pool, 1));
+        s.pop(Rank::new(Class::Pool, 1));
+        s.push(Rank::new(Class::Space, 1));
+        s.push(Rank::new(Class::Pool, 1));
+    }
 }
