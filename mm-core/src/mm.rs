@@ -121,10 +121,11 @@ impl<P: Platform> Mm<P> {
         self.frames.stats()
     }
 
-    /// Gives everything back that is only kept for speed: empty slabs.
+    /// Gives everything back that is only kept for speed: empty slabs, then the
+    /// free frames of each CPU.
     ///
     /// # Locks
-    /// Takes `Pool` and `Buddy`; waits for lock-free readers.
+    /// Takes `Pool`, `FrameCache` and `Buddy`; waits for lock-free readers.
     pub fn drain(&self) {
         let cx = self.cx();
         self.spaces.drain(&cx);
@@ -133,6 +134,7 @@ impl<P: Platform> Mm<P> {
         self.chains.drain(&cx);
         self.objects.drain(&cx);
         self.radix.drain(&cx);
+        self.frames.drain(&cx);
     }
 
     /// Returns what is in use.

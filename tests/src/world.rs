@@ -83,6 +83,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         mm.frames()
             .add_region(&NoContext, Pfn::new(first), frames as u64)
             .unwrap();
+        mm.frames().add_cpus(&NoContext, cpus).unwrap();
         mm.frames().init_zero_page(&NoContext).unwrap();
         let tlbs = Arc::new(SoftTlbs::new(walker, cpus, seed));
         mm.platform().set_flush_hook(tlbs.clone());

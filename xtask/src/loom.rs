@@ -44,10 +44,13 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ),
     ("refused_map_counts", "loom_page", "a_full_count_is_refused"),
     (
-        "freed_without_second_look",
+        "claim_without_exchange",
         "loom_page",
         "a_double_free_is_one_error",
     ),
+    ("full_magazine_is_lost", "loom_front", "alloc_and_free"),
+    ("transfers_unseen", "loom_front", "the_last_frame"),
+    ("drain_unlocked", "loom_front", "the_last_frame"),
 ];
 
 /// Runs the models and prints the table.

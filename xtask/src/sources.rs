@@ -48,6 +48,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "the platform hands out slabs of nodes, whose type it must name",
     ),
     (
+        "page",
+        "pool",
+        "what each CPU keeps lies in slabs of nodes, whose trait it must name",
+    ),
+    (
         "platform",
         "object",
         "the platform is told the key of a finished ticket",

@@ -73,6 +73,9 @@ pub struct System<A: Arch> {
 impl<A: Arch> System<A> {
     /// Makes the kernel; nothing runs before [`System::run`].
     pub fn new(arch: &'static A, memory: MachineMemory<A>, boot: Boot) -> Self {
+        let frames = memory.frames();
+        let added = frames.add_cpus(&memory.cx(), A::MAX_CPUS);
+        assert!(added.is_ok(), "no memory for the CPUs' caches");
         System {
             arch,
             memory,

@@ -16,6 +16,7 @@
 //! a double free, a foreign frame and the middle of a block from a free that is
 //! right, before anything is changed.
 
+use super::magazine::Chain;
 use super::record::{Kind, Page};
 use crate::addr::Pfn;
 use crate::sync::Ordering;
@@ -26,7 +27,8 @@ pub const MAX_ORDER: u8 = 10;
 
 const ORDERS: usize = MAX_ORDER as usize + 1;
 const PREV: usize = 4;
-const NEXT: usize = 5;
+/// The word that links free blocks, and frames in caches.
+pub(super) const NEXT: usize = 5;
 
 /// Why a frame was not freed; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +48,7 @@ impl FreeError {
     pub(super) const fn of(kind: Kind) -> Option<Self> {
         match kind {
             Kind::Absent => Some(Self::Foreign),
-            Kind::Free | Kind::FreeTail => Some(Self::DoubleFree),
+            Kind::Free | Kind::FreeTail | Kind::Cached => Some(Self::DoubleFree),
             Kind::Tail => Some(Self::Tail),
             Kind::Reserved | Kind::Zero => Some(Self::Reserved),
             Kind::Kernel | Kind::Table | Kind::Slab | Kind::User => None,
@@ -75,12 +77,17 @@ pub(super) trait Records {
 #[derive(Debug)]
 pub struct Buddy {
     heads: [u32; ORDERS],
+    /// Counts batches to and from the CPUs' caches; wraps.
+    transfers: u32,
 }
 
 impl Buddy {
     /// Makes an allocator without frames.
     pub const fn new() -> Self {
-        Self { heads: [0; ORDERS] }
+        Self {
+            heads: [0; ORDERS],
+            transfers: 0,
+        }
     }
 
     /// Takes a block of this order, splitting a larger one where there is none.
@@ -96,6 +103,50 @@ impl Buddy {
         }
         records.record(pfn)?.reset(Kind::Kernel, order);
         Some(pfn)
+    }
+
+    /// Takes up to `most` single frames for a CPU's cache, the lowest first.
+    pub(super) fn take_chain(&mut self, records: &impl Records, most: u32) -> Chain {
+        let mut chain = Chain::EMPTY;
+        let mut last: Option<&Page> = None;
+        while chain.len() < most {
+            let Some(pfn) = self.take(records, 0) else {
+                break;
+            };
+            let Some(page) = records.record(pfn) else {
+                break;
+            };
+            page.reset(Kind::Cached, 0);
+            chain.append(number(pfn), |n| {
+                if let Some(last) = last {
+                    set(last, NEXT, n);
+                }
+            });
+            set(page, NEXT, 0);
+            last = Some(page);
+        }
+        self.count_transfer(chain);
+        chain
+    }
+
+    /// Puts back the frames of a CPU's cache.
+    pub(super) fn give_chain(&mut self, records: &impl Records, mut chain: Chain) {
+        self.count_transfer(chain);
+        while let Some(n) = chain.pop(|n| next(records, n)) {
+            self.give(records, Pfn::new(u64::from(n)), 0);
+        }
+    }
+
+    /// Returns how many batches went to and from caches. While the number
+    /// stays the same, no free frame changed between here and there.
+    pub(super) const fn transfers(&self) -> u32 {
+        self.transfers
+    }
+
+    fn count_transfer(&mut self, chain: Chain) {
+        if chain.len() > 0 {
+            self.transfers = self.transfers.wrapping_add(1);
+        }
     }
 
     /// Puts a block back and merges it with its free neighbours.
@@ -129,10 +180,6 @@ impl Buddy {
         }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the page map holds no frame above 32 bits"
-    )]
     fn link(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
         let Some(page) = records.record(pfn) else {
             return;
@@ -143,9 +190,9 @@ impl Buddy {
         set(page, PREV, 0);
         set(page, NEXT, next);
         if let Some(next) = numbered(records, next) {
-            set(next, PREV, pfn.as_u64() as u32);
+            set(next, PREV, number(pfn));
         }
-        self.set_head(order, pfn.as_u64() as u32);
+        self.set_head(order, number(pfn));
     }
 
     fn unlink(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
@@ -183,7 +230,20 @@ fn numbered(records: &impl Records, n: u32) -> Option<&Page> {
     }
 }
 
-// The allocator's lock orders all accesses.
+/// Returns the frame after this one in a chain.
+pub(super) fn next(records: &impl Records, n: u32) -> u32 {
+    numbered(records, n).map_or(0, |page| get(page, NEXT))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the page map holds no frame above 32 bits"
+)]
+pub(super) const fn number(pfn: Pfn) -> u32 {
+    pfn.as_u64() as u32
+}
+
+// The allocator's lock orders all accesses, that of a cache those to its frames.
 fn get(page: &Page, word: usize) -> u32 {
     page.word(word).load(Ordering::Relaxed)
 }

@@ -11,9 +11,10 @@
 //! An allocated frame has one reference, its owner's. [`Frames::free`] gives
 //! one up, and whoever gives up the last one frees: a finder without a lock
 //! may hold one for a moment on a frame that was freed and used anew, so every
-//! holder ends the same way.
+//! holder ends the same way. What free means in detail is `front`'s.
 
 use super::buddy::{Buddy, FreeError, MAX_ORDER, Records, frames};
+use super::cpu::{CpuNode, CpuNodes};
 use super::map::{PageMap, RegionError};
 use super::record::{Kind, Page};
 use crate::addr::Pfn;
@@ -28,14 +29,20 @@ use crate::sync::{AtomicU32, Class, Context, Mutex, Ordering, Tally};
 pub struct Frames<P: Platform> {
     platform: P,
     map: PageMap,
-    buddy: Mutex<Buddy>,
+    pub(super) buddy: Mutex<Buddy>,
     /// Held while a region is added; orders growth of the map.
-    growth: Mutex<()>,
+    pub(super) growth: Mutex<()>,
     epochs: Epochs,
     zero: AtomicU32,
     kernel_root: AtomicU32,
+    /// What each CPU keeps for itself.
+    pub(super) cpus: CpuNodes,
     total: Tally,
-    free: Tally,
+    /// Frames that were given to the allocator when regions were added.
+    added: Tally,
+    /// Frames handed out less those that came back, by way of no CPU's cache;
+    /// wraps. So do the next two.
+    used: Tally,
     allocations: Tally,
     frees: Tally,
     refused: Tally,
@@ -68,8 +75,10 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
+            cpus: CpuNodes::new(),
             total: Tally::new(0),
-            free: Tally::new(0),
+            added: Tally::new(0),
+            used: Tally::new(0),
             allocations: Tally::new(0),
             frees: Tally::new(0),
             refused: Tally::new(0),
@@ -87,8 +96,10 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
+            cpus: CpuNodes::new(),
             total: Tally::new(0),
-            free: Tally::new(0),
+            added: Tally::new(0),
+            used: Tally::new(0),
             allocations: Tally::new(0),
             frees: Tally::new(0),
             refused: Tally::new(0),
@@ -148,7 +159,8 @@ impl<P: Platform> Frames<P> {
             let order = largest_block(pfn, end);
             self.memory().freed(pfn, order);
             self.buddy.lock(cx, 0).give(self, pfn, order);
-            self.count_free(order);
+            self.added
+                .fetch_add(usize_of(frames(order)), Ordering::Relaxed);
             pfn = pfn.saturating_add(frames(order));
         }
         drop(growth);
@@ -173,20 +185,19 @@ impl<P: Platform> Frames<P> {
     /// [`OutOfMemory`] when there is no such block or the platform refuses.
     ///
     /// # Locks
-    /// Takes `Buddy`.
+    /// Takes `FrameCache` or `Buddy`.
     pub fn alloc(&self, cx: &impl Context, order: u8) -> Result<Pfn, OutOfMemory> {
-        let taken = if order <= MAX_ORDER && self.platform.may_allocate(order) {
-            self.buddy.lock(cx, 0).take(self, order)
-        } else {
+        let taken = if order > MAX_ORDER || !self.platform.may_allocate(order) {
             None
+        } else if order == 0 {
+            self.take_one(cx)
+        } else {
+            self.take_block(cx, order)
         };
         let Some(pfn) = taken else {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(OutOfMemory);
         };
-        self.free
-            .fetch_sub(usize_of(frames(order)), Ordering::Relaxed);
-        self.allocations.fetch_add(1, Ordering::Relaxed);
         self.memory().allocated(pfn, order);
         for tail in (1..frames(order)).map(|i| pfn.saturating_add(i)) {
             if let Some(page) = self.record(tail) {
@@ -206,7 +217,7 @@ impl<P: Platform> Frames<P> {
     /// [`FreeError`], with nothing changed.
     ///
     /// # Locks
-    /// Takes `Buddy`.
+    /// Takes `FrameCache` or `Buddy`.
     pub fn free(&self, cx: &impl Context, pfn: Pfn) -> Result<(), FreeError> {
         let page = self.page(pfn).ok_or(FreeError::Foreign)?;
         if let Some(error) = FreeError::of(page.kind()) {
@@ -215,18 +226,15 @@ impl<P: Platform> Frames<P> {
         if !page.give_up_ref() {
             return Ok(());
         }
-        let order = page.order();
+        // Two frees at once are one free too many: the record decides whose.
+        let order = page.claim()?;
         self.memory().freed(pfn, order);
-        let mut buddy = self.buddy.lock(cx, 0);
-        // Again under the lock: two frees at once are one free too many.
-        #[cfg(not(mm_mutant = "freed_without_second_look"))]
-        if let Some(error) = FreeError::of(page.kind()) {
-            return Err(error);
+        if order == 0 {
+            self.give_one(cx, pfn);
+        } else {
+            self.buddy.lock(cx, 0).give(self, pfn, order);
+            self.count_in(frames(order));
         }
-        buddy.give(self, pfn, order);
-        drop(buddy);
-        self.count_free(order);
-        self.frees.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -283,9 +291,14 @@ impl<P: Platform> Frames<P> {
         self.kernel_root.store(number, Ordering::Release);
     }
 
-    /// Returns the number of free frames.
+    /// Returns the number of free frames, those in CPUs' caches included.
+    /// Exact while nobody allocates or frees.
     pub fn free_frames(&self) -> usize {
-        self.free.load(Ordering::Relaxed)
+        let used = self.sum(&self.used, |node| &node.used);
+        let added = self.added.load(Ordering::Relaxed);
+        // While others allocate and free, the sum may miss one of a pair.
+        let free = added.wrapping_sub(used);
+        if free > added { 0 } else { free }
     }
 
     /// Returns the numbers of the machine's frames.
@@ -293,15 +306,30 @@ impl<P: Platform> Frames<P> {
         FrameStats {
             total: self.total.load(Ordering::Relaxed),
             free: self.free_frames(),
-            allocations: self.allocations.load(Ordering::Relaxed),
-            frees: self.frees.load(Ordering::Relaxed),
+            allocations: self.sum(&self.allocations, |node| &node.allocations),
+            frees: self.sum(&self.frees, |node| &node.frees),
             refused: self.refused.load(Ordering::Relaxed),
         }
     }
 
-    fn count_free(&self, order: u8) {
-        self.free
-            .fetch_add(usize_of(frames(order)), Ordering::Relaxed);
+    /// Sums a count over the CPUs; wraps.
+    fn sum(&self, shared: &Tally, of: impl Fn(&CpuNode) -> &Tally) -> usize {
+        (0..self.cpus.count())
+            .filter_map(|cpu| self.cpu_node(cpu))
+            .map(|node| of(node).load(Ordering::Relaxed))
+            .fold(shared.load(Ordering::Relaxed), usize::wrapping_add)
+    }
+
+    /// Counts a block handed out by way of no cache.
+    pub(super) fn count_out(&self, n: u64) {
+        self.used.fetch_add(usize_of(n), Ordering::Relaxed);
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a block that came back by way of no cache.
+    pub(super) fn count_in(&self, n: u64) {
+        self.used.fetch_sub(usize_of(n), Ordering::Relaxed);
+        self.frees.fetch_add(1, Ordering::Relaxed);
     }
 }
 

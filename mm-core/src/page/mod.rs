@@ -1,13 +1,17 @@
 //! Frames: the record of each, and who owns it.
 //!
 //! [`Page`] is the 32-byte record of a frame, [`PageMap`] finds it in O(1),
-//! [`Buddy`] hands frames out. [`Frames`] puts them beside the platform: it is
-//! what every layer above needs to reach memory.
+//! [`Buddy`] hands frames out, mostly by way of the CPU's own cache (`front`).
+//! [`Frames`] puts them beside the platform: it is what every layer above needs
+//! to reach memory.
 
 mod buddy;
 mod code;
+mod cpu;
 mod epoch;
 mod frames;
+mod front;
+mod magazine;
 mod map;
 mod record;
 

@@ -9,6 +9,7 @@
 //!   Table    live     level    hint       space      deposit   gather link
 //!   Slab     live     free     prev       next       pool      -
 //!   Free     -        -        -          -          prev      next
+//!   Cached   -        -        -          -          -         next
 //! ```
 //!
 //! `User` is anonymous memory and page cache; the flag ANON says which. `maps`
@@ -18,6 +19,7 @@
 //! The state word changes by atomic read-modify-write only, because the
 //! table lock, LOCKED and the flags of one frame have different owners.
 
+use super::buddy::FreeError;
 use crate::sync::{AtomicU32, BitLock, Context, Held, Ordering, Rank};
 use bitflags::bitflags;
 
@@ -45,6 +47,8 @@ pub enum Kind {
     Reserved = 8,
     /// Inside a block of higher order that was allocated as one.
     Tail = 9,
+    /// Free, but not in the buddy allocator: in a CPU's cache, or on its way.
+    Cached = 10,
 }
 
 impl Kind {
@@ -59,6 +63,7 @@ impl Kind {
             7 => Self::Zero,
             8 => Self::Reserved,
             9 => Self::Tail,
+            10 => Self::Cached,
             _ => Self::Absent,
         }
     }
@@ -147,6 +152,31 @@ impl Page {
     pub fn reset(&self, kind: Kind, order: u8) {
         let order = (u32::from(order) << ORDER_SHIFT) & ORDER_MASK;
         self.state.store(kind as u32 | order, Ordering::Release);
+    }
+
+    /// Takes the frame out of use, on its way to the allocator: of several who
+    /// free it at once one succeeds. Returns the order of its block.
+    ///
+    /// # Errors
+    /// What is wrong with freeing it, with nothing changed.
+    pub(super) fn claim(&self) -> Result<u8, FreeError> {
+        let mut old = self.state.load(Ordering::Relaxed);
+        loop {
+            if let Some(error) = FreeError::of(Kind::from_bits(old & KIND_MASK)) {
+                return Err(error);
+            }
+            let order = ((old & ORDER_MASK) >> ORDER_SHIFT) as u8;
+            match self.state.compare_exchange_weak(
+                old,
+                Kind::Cached as u32,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(order),
+                Err(_) if cfg!(mm_mutant = "claim_without_exchange") => return Ok(order),
+                Err(now) => old = now,
+            }
+        }
     }
 
     /// Returns the flags.

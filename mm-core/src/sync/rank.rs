@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! outer   Space > VmaMark > ObjectMap > AnonRoot
-//! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > Pool > Buddy
+//! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > Pool > FrameCache > Buddy
 //! ```
 //!
 //! A rank is (class, level, key). A lock may be taken only when its rank is
@@ -35,8 +35,10 @@ pub enum Class {
     Swap = 8,
     /// A pool of nodes.
     Pool = 9,
+    /// A CPU's free frames at hand.
+    FrameCache = 10,
     /// The frame allocator.
-    Buddy = 10,
+    Buddy = 11,
 }
 
 impl Class {
@@ -226,6 +228,7 @@ mod tests {
             Class::Lru,
             Class::Swap,
             Class::Pool,
+            Class::FrameCache,
             Class::Buddy,
         ];
         for (i, &first) in all.iter().enumerate() {

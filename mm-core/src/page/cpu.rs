@@ -1,0 +1,100 @@
+//! What each CPU keeps for itself, so that CPUs do not write each other's lines.
+//!
+//! The nodes of all CPUs lie in one block of frames, which
+//! [`Frames::add_cpus`](super::Frames::add_cpus) takes once; until then, and
+//! for CPUs that it was not told of, there is none and everything goes to
+//! what is shared. A node may be used by another CPU than its own (a thread
+//! that moved, a drain): each part has its lock, so that costs time only.
+
+use super::magazine::Magazines;
+use crate::platform::PhysMemory;
+use crate::pool::Node;
+use crate::sync::{AtomicU32, Class, Fixed32, Mutex, Ordering, Tally};
+
+/// One CPU's node.
+#[derive(Debug)]
+#[cfg_attr(not(loom), repr(C, align(64)))]
+pub(super) struct CpuNode {
+    /// Free frames at hand.
+    pub(super) frames: Mutex<Magazines>,
+    free: AtomicU32,
+    /// Frames handed out less those that came back, by way of this CPU; wraps.
+    pub(super) used: Tally,
+    /// Blocks handed out; wraps.
+    pub(super) allocations: Tally,
+    /// Blocks that came back; wraps.
+    pub(super) frees: Tally,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<CpuNode>() == 64);
+
+impl Node for CpuNode {
+    const NAME: &'static str = "cpu";
+
+    fn new() -> Self {
+        Self {
+            frames: Mutex::new(Class::FrameCache, Magazines::new()),
+            free: AtomicU32::new(0),
+            used: Tally::new(0),
+            allocations: Tally::new(0),
+            frees: Tally::new(0),
+        }
+    }
+
+    // A CPU's node is never given back.
+    fn free_link(&self) -> &AtomicU32 {
+        &self.free
+    }
+}
+
+/// Where the nodes are: the number of the first, as handles number nodes, and
+/// how many.
+#[derive(Debug)]
+pub(super) struct CpuNodes {
+    first: Fixed32,
+    count: Fixed32,
+}
+
+impl CpuNodes {
+    /// Makes the names of no nodes.
+    pub(super) const fn new() -> Self {
+        Self {
+            first: Fixed32::new(0),
+            count: Fixed32::new(0),
+        }
+    }
+
+    /// Returns how many CPUs have a node.
+    pub(super) fn count(&self) -> u32 {
+        // Acquire: the nodes are seen as they were built.
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Names the nodes, once they are built.
+    pub(super) fn publish(&self, first: u32, count: u32) {
+        self.first.store(first, Ordering::Relaxed);
+        self.count.store(count, Ordering::Release);
+    }
+
+    /// Returns a CPU's node.
+    #[inline]
+    pub(super) fn get<'m, M: PhysMemory>(
+        &self,
+        memory: &'m M,
+        page_shift: u32,
+        cpu: u32,
+    ) -> Option<&'m CpuNode> {
+        if cpu >= self.count() {
+            return None;
+        }
+        let number = self.first.load(Ordering::Relaxed).wrapping_add(cpu);
+        Some(memory.nth_node(number as usize, slot_bits(page_shift)))
+    }
+}
+
+/// log2 of the number of nodes in a frame. Loom's nodes fill a frame each.
+pub(super) const fn slot_bits(page_shift: u32) -> u32 {
+    let size = size_of::<CpuNode>().next_power_of_two();
+    page_shift.saturating_sub(size.trailing_zeros())
+}

@@ -1,0 +1,219 @@
+//! The front end of the buddy allocator: each CPU's own free frames (Linux: pcp lists).
+//!
+//! ```text
+//!             alloc, order 0             empty: a batch at once
+//!   caller ◄──────────────── this CPU's ◄─────────────────────── buddy
+//!          ────────────────► magazines  ───────────────────────►
+//!             free, order 0              full: a batch at once
+//! ```
+//!
+//! A frame in a cache is free: its record says `Cached`, so that freeing it
+//! again is found, and [`Frames::free_frames`] counts it. Each cache has a lock
+//! of its own, below the buddy allocator's: whoever ran dry takes from the
+//! caches of others, and nobody waits for a CPU to give something back. Hence
+//! also the wrong CPU's cache does no harm, only costs time.
+//!
+//! **The last frame is found.** Frames change between the allocator and a cache
+//! under both locks only, and each such transfer is counted. Who saw the
+//! allocator empty, then every cache, and no transfer meanwhile, may say that
+//! every frame that was free all along is gone.
+//!
+//! A block of a higher order asks the caches for their frames before it fails.
+
+use super::Frames;
+use super::buddy::{Records, frames, next, number};
+use super::cpu::{CpuNode, slot_bits};
+use super::magazine::{Chain, MAGAZINE};
+use super::record::Kind;
+use crate::addr::Pfn;
+use crate::error::OutOfMemory;
+use crate::platform::{MAX_CPUS, PhysMemory, Platform};
+use crate::sync::{Context, Ordering, Tally};
+
+impl<P: Platform> Frames<P> {
+    /// Says how many CPUs there are, numbered from 0, so that each gets what it
+    /// keeps for itself; CPUs beyond do without, which is slower. Once: later
+    /// calls change nothing. The frames it takes are never given back.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], with nothing changed.
+    ///
+    /// # Locks
+    /// Takes `(Pool, MAX)` and `Buddy`.
+    pub fn add_cpus(&self, cx: &impl Context, count: usize) -> Result<(), OutOfMemory> {
+        let count = u32::try_from(count.min(MAX_CPUS)).unwrap_or(0);
+        if count == 0 || self.cpus.count() > 0 {
+            return Ok(());
+        }
+        let bits = slot_bits(self.page_shift());
+        let need = count.div_ceil(1u32.wrapping_shl(bits));
+        let order = need.next_power_of_two().trailing_zeros();
+        let order = u8::try_from(order).map_err(|_| OutOfMemory)?;
+        let block = self.alloc(cx, order)?;
+        let growth = self.growth.lock(cx, u32::MAX);
+        let first = u32::try_from(block.as_u64().wrapping_shl(bits));
+        let (0, Ok(first), Some(page)) = (self.cpus.count(), first, self.page(block)) else {
+            drop(growth);
+            let freed = self.free(cx, block);
+            debug_assert_eq!(freed, Ok(()));
+            return Ok(());
+        };
+        for i in 0..frames(order) {
+            self.memory().make_slab::<CpuNode>(block.saturating_add(i));
+        }
+        page.reset(Kind::Reserved, order);
+        self.cpus.publish(first, count);
+        Ok(())
+    }
+
+    /// Puts the free frames of all CPUs back into the allocator, where they
+    /// merge. Frames that are freed meanwhile may stay behind.
+    ///
+    /// # Locks
+    /// Takes `FrameCache` of each CPU in turn, `Buddy` inside.
+    pub fn drain(&self, cx: &impl Context) {
+        for cpu in 0..self.cpus.count() {
+            let Some(node) = self.cpu_node(cpu) else {
+                continue;
+            };
+            // The cache's lock is held until all is back: see the module.
+            let mut cache = node.frames.lock(cx, cpu);
+            let all = cache.take_all();
+            #[cfg(mm_mutant = "drain_unlocked")]
+            drop(cache);
+            for chain in all {
+                self.buddy.lock(cx, 0).give_chain(self, chain);
+            }
+        }
+    }
+
+    /// Takes a frame: this CPU's, then a batch for this CPU, then anyone's.
+    pub(super) fn take_one(&self, cx: &impl Context) -> Option<Pfn> {
+        let here = OnCpu::enter(cx);
+        let cpu = self.this_cpu();
+        if let Some(node) = self.cpu_node(cpu) {
+            let mut cache = node.frames.lock(cx, cpu);
+            let mut taken = cache.take(|n| next(self, n));
+            if taken.is_none() {
+                cache.load(self.buddy.lock(cx, 0).take_chain(self, MAGAZINE));
+                taken = cache.take(|n| next(self, n));
+            }
+            if let Some(n) = taken {
+                return Some(self.uncache(node, n));
+            }
+        }
+        drop(here);
+        self.take_any(cx)
+    }
+
+    /// Puts a frame that was claimed into this CPU's cache.
+    pub(super) fn give_one(&self, cx: &impl Context, pfn: Pfn) {
+        let _here = OnCpu::enter(cx);
+        let cpu = self.this_cpu();
+        let Some(node) = self.cpu_node(cpu) else {
+            self.buddy.lock(cx, 0).give(self, pfn, 0);
+            self.count_in(1);
+            return;
+        };
+        let mut cache = node.frames.lock(cx, cpu);
+        let over = cache.give(number(pfn), |link| set_next(self, pfn, link));
+        add(&node.used, usize::MAX);
+        add(&node.frees, 1);
+        if over != Chain::EMPTY && !cfg!(mm_mutant = "full_magazine_is_lost") {
+            // Under the cache's lock too: see the module.
+            self.buddy.lock(cx, 0).give_chain(self, over);
+        }
+        drop(cache);
+    }
+
+    /// Takes a block of a higher order, for which the caches are emptied where
+    /// there is none.
+    pub(super) fn take_block(&self, cx: &impl Context, order: u8) -> Option<Pfn> {
+        let mut taken = self.buddy.lock(cx, 0).take(self, order);
+        if taken.is_none() && self.cpus.count() > 0 {
+            self.drain(cx);
+            taken = self.buddy.lock(cx, 0).take(self, order);
+        }
+        if taken.is_some() {
+            self.count_out(frames(order));
+        }
+        taken
+    }
+
+    /// Takes a free frame wherever there is one, when this CPU has none.
+    fn take_any(&self, cx: &impl Context) -> Option<Pfn> {
+        loop {
+            let mut buddy = self.buddy.lock(cx, 0);
+            let taken = buddy.take(self, 0);
+            let before = buddy.transfers();
+            drop(buddy);
+            if taken.is_some() {
+                self.count_out(1);
+                return taken;
+            }
+            for cpu in 0..self.cpus.count() {
+                let Some(node) = self.cpu_node(cpu) else {
+                    continue;
+                };
+                let mut cache = node.frames.lock(cx, cpu);
+                if let Some(n) = cache.take(|n| next(self, n)) {
+                    return Some(self.uncache(node, n));
+                }
+            }
+            // Each further turn is one in which others took or gave frames.
+            let after = self.buddy.lock(cx, 0).transfers();
+            if after == before || cfg!(mm_mutant = "transfers_unseen") {
+                return None;
+            }
+        }
+    }
+
+    /// Hands out a frame of a cache, whose lock is held.
+    fn uncache(&self, node: &CpuNode, n: u32) -> Pfn {
+        let pfn = Pfn::new(u64::from(n));
+        if let Some(page) = self.record(pfn) {
+            page.reset(Kind::Kernel, 0);
+        }
+        add(&node.used, 1);
+        add(&node.allocations, 1);
+        pfn
+    }
+
+    /// Returns a CPU's node, if it has one.
+    #[inline]
+    pub(super) fn cpu_node(&self, cpu: u32) -> Option<&CpuNode> {
+        self.cpus.get(self.memory(), self.page_shift(), cpu)
+    }
+
+    fn this_cpu(&self) -> u32 {
+        u32::try_from(self.platform().cpu()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Preemption is off: the verb stays on its CPU.
+struct OnCpu<'a, C: Context>(&'a C);
+
+impl<'a, C: Context> OnCpu<'a, C> {
+    fn enter(cx: &'a C) -> Self {
+        cx.preempt_off();
+        Self(cx)
+    }
+}
+
+impl<C: Context> Drop for OnCpu<'_, C> {
+    fn drop(&mut self) {
+        self.0.preempt_on();
+    }
+}
+
+fn set_next(records: &impl Records, pfn: Pfn, link: u32) {
+    if let Some(page) = records.record(pfn) {
+        page.word(super::buddy::NEXT).store(link, Ordering::Relaxed);
+    }
+}
+
+/// Changes a count that only the holder of a lock changes.
+fn add(tally: &Tally, n: usize) {
+    let sum = tally.load(Ordering::Relaxed).wrapping_add(n);
+    tally.store(sum, Ordering::Relaxed);
+}
