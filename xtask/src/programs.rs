@@ -34,6 +34,12 @@ pub const BAD_INPUT: &str = "bad-input";
 /// The script that runs other static programs than busybox.
 pub const OTHERS: &str = "other-programs";
 
+/// The script that keeps all CPUs busy with threads and processes.
+pub const SMP: &str = "smp";
+
+/// What that script runs.
+const SMP_PROGRAMS: [&str; 2] = ["smp-threads", "fork-storm"];
+
 /// The built programs.
 pub struct Programs {
     dir: PathBuf,
@@ -142,6 +148,15 @@ impl Programs {
         }
         initramfs::add_program(archive, &self.path(HELLO))?;
         add_script(archive, OTHERS)
+    }
+
+    /// Puts the script that keeps all CPUs busy, and its programs, into `archive`.
+    pub fn add_smp(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        for name in SMP_PROGRAMS {
+            c_program(arch, name, &self.dir)?;
+            initramfs::add_program(archive, &self.path(name))?;
+        }
+        add_script(archive, SMP)
     }
 
     /// Puts everything that the script of bad input needs into `archive`.

@@ -25,8 +25,8 @@ pub struct Options {
     /// Runs this static ELF program of the host, with the arguments that follow.
     #[arg(long, value_name = "FILE", conflicts_with = "script")]
     program: Option<PathBuf>,
-    /// Runs this script in busybox' shell: one of examples/kernel/rootfs, or bad-input, or
-    /// other-programs.
+    /// Runs this script in busybox' shell: one of examples/kernel/rootfs, or bad-input,
+    /// other-programs, or smp.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_SCRIPT)]
     script: String,
     /// Memory of the machine in MiB.
@@ -183,11 +183,15 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
         programs::OTHERS => {
             programs::build(options.arch)?.add_others(&mut archive, options.arch)?
         }
+        programs::SMP => {
+            programs::build(options.arch)?.add_smp(&mut archive, options.arch)?;
+        }
         _ => {}
     }
     let path = initramfs::script(&archive, &options.script)?;
     let expect = match options.script.as_str() {
         DEFAULT_SCRIPT => Expect::SummaryAndChecksums,
+        programs::SMP => Expect::Smp(options.cpus),
         _ => Expect::Summary,
     };
     Ok((archive, format!("script={path}"), expect))

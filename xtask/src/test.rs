@@ -123,6 +123,11 @@ fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
             programs.add_others(&mut archive, arch)?;
             Some(programs)
         }
+        Start::Script(programs::SMP) => {
+            let programs = programs::build(arch)?;
+            programs.add_smp(&mut archive, arch)?;
+            Some(programs)
+        }
         Start::Program(programs::HELLO_PATH) => {
             let programs = programs::build(arch)?;
             initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
@@ -211,6 +216,12 @@ const EVERYWHERE: [(&str, Start, Expect); 7] = [
     ),
 ];
 
+/// The architectures whose kernels start every CPU.
+const SMP: [Arch; 1] = [Arch::X86_64];
+
+/// CPUs of the boots that have several.
+const SMP_CPUS: u32 = 4;
+
 /// The demo on other CPUs than the usual one: architecture, name, QEMU's CPU, kernel options.
 const VARIANTS: [(Arch, &str, Option<&str>, &str); 6] = [
     // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
@@ -241,6 +252,16 @@ fn setups() -> Vec<(String, Setup)> {
                 ..PLAIN
             };
             all.push((format!("boot {name}, {}", arch.name()), setup));
+        }
+        if SMP.contains(&arch) {
+            let setup = Setup {
+                arch,
+                start: Start::Script(programs::SMP),
+                expect: Expect::Smp(SMP_CPUS),
+                cpus: SMP_CPUS,
+                ..PLAIN
+            };
+            all.push((format!("boot smp, {}", arch.name()), setup));
         }
         for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
             let setup = Setup {

@@ -4,6 +4,8 @@
 //!
 //! - the summary is there, every number in its lines about leaks is zero, and the counts of
 //!   [`MUST_HAPPEN`] are not (a resident initramfs, for one, would make waiting dead code);
+//! - a run on several CPUs ran programs on each of them, moved tasks between them, and flushed others'
+//!   TLBs;
 //! - every checksum that the script printed is that of the file on the host.
 //!
 //! What is read from the console:
@@ -34,6 +36,9 @@ pub enum Expect {
     /// The summary, and that less than half of the pages of this program's file were read: a
     /// loader that copies all of it passes every other test.
     LazyExec(&'static str),
+    /// The summary, and that programs ran on this many CPUs, moved between them, and had other CPUs
+    /// flush: a kernel that keeps everything on one CPU passes every other test.
+    Smp(u32),
 }
 
 /// Returns what is wrong with a run; nothing when all is well.
@@ -45,6 +50,9 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
     summary(&booted.output, expect, &mut wrong);
     if let Expect::LazyExec(program) = expect {
         lazy(&booted.output, archive, program, &mut wrong);
+    }
+    if let Expect::Smp(cpus) = expect {
+        all_cpus(&booted.output, cpus, &mut wrong);
     }
     let sums = host_sums(archive)?;
     let compared = checksums(&booted.output, &sums, &mut wrong);
@@ -124,6 +132,34 @@ fn lazy(output: &str, archive: &Archive, program: &str, wrong: &mut Vec<String>)
     }
 }
 
+/// What a run on several CPUs cannot do without.
+const MUST_HAPPEN_ON_MANY: [&str; 4] = [
+    "migrations",
+    "tasks moved by the balancer",
+    "cpus kicked",
+    "flushes of other cpus",
+];
+
+/// Looks at what the summary says of each CPU.
+fn all_cpus(output: &str, cpus: u32, wrong: &mut Vec<String>) {
+    let lines: Vec<String> = output.lines().map(str::to_lowercase).collect();
+    let first = |what: &str| {
+        let line = lines.iter().rev().find(|line| line.ends_with(what));
+        line.and_then(|line| numbers(line).into_iter().next())
+            .unwrap_or(0)
+    };
+    for what in MUST_HAPPEN_ON_MANY {
+        if first(what) == 0 {
+            wrong.push(format!("the summary counts no `{what}`"));
+        }
+    }
+    for cpu in 0..cpus {
+        if first(&format!("ticks of user time on cpu {cpu}")) == 0 {
+            wrong.push(format!("no program ran on CPU {cpu}"));
+        }
+    }
+}
+
 /// What a run of many programs cannot do without; a count of zero means that a shortcut was taken
 /// (all memory resident, every page copied at once).
 const MUST_HAPPEN: [&str; 7] = [
@@ -177,7 +213,7 @@ fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<Stri
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Expect, checksums, programs_output, summary};
+    use super::{Expect, all_cpus, checksums, programs_output, summary};
 
     const GOOD: &str = "hello\n--- summary ---\n1  faults: zero page\n2  faults: anonymous\n\
         3  faults: file, cached\n4  copy-on-write: copies\n5  copy-on-write: reuses\n6  forks\n\
@@ -200,6 +236,23 @@ mod tests {
             1
         );
         assert_eq!(complaints("hello\n"), 1);
+    }
+
+    #[test]
+    fn every_cpu_must_run_programs() {
+        let good = "kernel:  7  migrations\nkernel: 3  tasks moved by the balancer\n\
+            kernel: 9  CPUs kicked\nkernel: 2  flushes of other CPUs\n\
+            kernel: 5  ticks of user time on CPU 0\nkernel: 6  ticks of user time on CPU 1\n";
+        let complaints = |output: &str| {
+            let mut wrong = Vec::new();
+            all_cpus(output, 2, &mut wrong);
+            wrong.len()
+        };
+        assert_eq!(complaints(good), 0);
+        assert_eq!(complaints(&good.replace(" 6 ", " 0 ")), 1);
+        assert_eq!(complaints(&good.replace(" 7 ", " 0 ")), 1);
+        assert_eq!(complaints(&good.replace("flushes", "none")), 1);
+        assert_eq!(complaints("hello\n"), 6);
     }
 
     #[test]

@@ -5,7 +5,9 @@ use x86_64::instructions::interrupts;
 use crate::frame::{self, UserFrame};
 use crate::platform::Pc;
 use crate::thread::{self, Thread};
-use crate::{clock, console, cpu, kernel_table, platform, power, random, signal};
+use crate::{
+    apic, clock, console, cpu, kernel_table, platform, power, random, shootdown, signal, smp,
+};
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An x86-64 PC.
@@ -27,6 +29,20 @@ impl Arch for X86_64 {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn start_cpus(&self) {
+        if let Some(cpus) = crate::CPUS.get() {
+            smp::start(cpus);
+        }
+    }
+
+    fn kick(&self, cpu: usize) {
+        smp::interrupt(cpu, apic::KICK);
+    }
+
+    fn remote_flushes(&self) -> usize {
+        shootdown::rounds()
     }
 
     fn wait_for_interrupt(&self) {

@@ -129,6 +129,7 @@ boot_long:
 boot_complaint:
     .asciz "This kernel needs a 64-bit CPU.\r\n"
     .balign 8
+    .global boot_gdt
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff    /* 64-bit code */

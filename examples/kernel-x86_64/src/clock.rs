@@ -1,7 +1,8 @@
 //! Time: the interval timer's tick, the time-stamp counter as the clock, the battery clock's date.
 //!
 //! The counter's rate is measured once against the interval timer. Its value never goes
-//! backwards on one CPU; with several CPUs they must be synchronised first.
+//! backwards on one CPU; of several CPUs the firmware starts all counters together, and nothing here
+//! sets one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

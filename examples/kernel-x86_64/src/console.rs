@@ -9,7 +9,7 @@
 use core::fmt::{self, Write};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use spin::mutex::SpinMutex;
+use mm_kernel::sync::Mutex;
 use x86_64::instructions::port::Port;
 
 const PORT: u16 = 0x3f8;
@@ -33,14 +33,14 @@ struct Ring {
 }
 
 /// Interrupts are off wherever this is locked, so the interrupt never spins on its own CPU.
-static INPUT: SpinMutex<Ring> = SpinMutex::new(Ring {
+static INPUT: Mutex<Ring> = Mutex::new(Ring {
     bytes: [0; RING_BYTES],
     first: 0,
     count: 0,
 });
 
 /// Keeps the bytes of one message together.
-static OUTPUT: SpinMutex<()> = SpinMutex::new(());
+static OUTPUT: Mutex<()> = Mutex::new(());
 
 /// Sets the line to 115200 baud, 8N1, no interrupts yet; makes this the `log` sink.
 pub fn init() {

@@ -6,7 +6,7 @@
 //! GS base in user mode  ──► whatever the program asked for; swapgs exchanges the two
 //! ```
 //!
-//! One CPU is started now; the array is there for the others. A `PerCpu` is touched only by
+//! `smp` starts the others. A `PerCpu` is touched only by
 //! its own CPU, with interrupts off (see the portable kernel's `arch` module), which is why its
 //! cells need no lock.
 //!
@@ -44,7 +44,7 @@ const EMERGENCY_STACKS: usize = 3;
 const EMERGENCY_STACK_BYTES: usize = 8192;
 
 /// What the CPU can do, as far as the kernel cares.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     pub no_execute: bool,
     pub smep: bool,
@@ -158,8 +158,9 @@ pub fn init(id: usize) {
     cpu.this.set(cpu);
     cpu.id.set(id);
     load_segments(cpu);
-    FEATURES.call_once(switch_features_on);
-    let features = features();
+    let own = switch_features_on();
+    let features = FEATURES.call_once(|| own);
+    assert!(own == *features, "CPU {id} is not like the first one");
     // mm-x86_64 writes the no-execute bit into every entry, as all but the first 64-bit CPUs allow.
     assert!(features.no_execute, "this CPU has no NX");
     log::info!(

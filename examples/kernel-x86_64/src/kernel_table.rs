@@ -1,7 +1,8 @@
 //! The kernel's own page table, made by mm-core, whose upper half every address space shares.
 //!
 //! ```text
-//! 0xffff_8000_0000_0000   direct map: all RAM of the firmware's map, read-write, never executed
+//! 0xffff_8000_0000_0000   direct map: all RAM of the firmware's map, read-write, never executed;
+//!                         the local APIC beside it
 //! 0xffff_c000_0000_0000   kernel stacks, each with a guard page (stack.rs)
 //! 0xffff_ffff_8000_0000   the kernel image: code read-execute, constants read, data read-write
 //! ```
@@ -9,12 +10,13 @@
 //! Nothing stands in the lower half: a stray null pointer in the kernel is a fault.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
 use mm_core::cx::Cx;
 use mm_core::format::{AttrFlags, Attrs, TableOwner};
 use mm_core::page::Frames;
-use mm_core::prot::Prot;
+use mm_core::prot::{MemType, Prot};
 use mm_core::range::PageRange;
 use mm_core::table::{CursorMut, PageTable};
 use mm_core::tlb::{SpaceTlb, TlbGather};
@@ -22,6 +24,7 @@ use spin::Once;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
 
+use crate::apic;
 use crate::memory::{Facts, KERNEL_BASE, direct};
 use crate::platform::{PAGE_SHIFT, Pc};
 
@@ -29,6 +32,9 @@ const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
 
 /// Whom to tell when kernel entries change: every CPU, whatever space it runs.
 static TLB: Once<SpaceTlb> = Once::new();
+
+/// Physical address of the root.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     static kernel_start: u8;
@@ -50,9 +56,9 @@ pub fn init(frames: &'static Frames<Pc>, facts: &Facts) {
         PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
     let table = PageTable::view(&cx, root, TableOwner::Kernel, 0);
     let tlb = TLB.call_once(SpaceTlb::for_every_space);
-    let map = |address: usize, physical: Range<u64>, prot: Prot| {
+    let map = |address: usize, physical: Range<u64>, attrs: Attrs| {
         let pages = pages(address, physical.end - physical.start);
-        let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
+        let attrs = attrs.with(AttrFlags::SPECIAL);
         let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
         let mapped = CursorMut::new(table, tlb, pages).map(first, attrs);
         match mapped {
@@ -65,33 +71,52 @@ pub fn init(frames: &'static Frames<Pc>, facts: &Facts) {
         let start = region.start.next_multiple_of(PAGE_BYTES);
         let end = region.end() & !(PAGE_BYTES - 1);
         if start < end {
-            map(direct(start), start..end, Prot::RW);
+            map(direct(start), start..end, Attrs::kernel(Prot::RW));
         }
     }
-    for (start, end, prot) in [
+    let apic = Attrs::kernel(Prot::RW).with_mem(MemType::Device);
+    map(
+        direct(apic::BASE),
+        apic::BASE..apic::BASE + PAGE_BYTES,
+        apic,
+    );
+    for (start, end, attrs) in [
         (
             &raw const kernel_start,
             &raw const kernel_text_end,
-            Prot::RX,
+            Attrs::kernel(Prot::RX),
         ),
         (
             &raw const kernel_rodata_start,
             &raw const kernel_rodata_end,
-            Prot::READ,
+            Attrs::kernel(Prot::READ),
         ),
         (
             &raw const kernel_data_start,
             &raw const kernel_end,
-            Prot::RW,
+            Attrs::kernel(Prot::RW),
         ),
     ] {
         let physical = |address: *const u8| (address as usize - KERNEL_BASE) as u64;
-        map(start as usize, physical(start)..physical(end), prot);
+        map(start as usize, physical(start)..physical(end), attrs);
     }
-    tlb.activate(crate::cpu::id());
+    ROOT.store(root.addr(PAGE_SHIFT).as_u64(), Ordering::Relaxed);
+    join();
+}
+
+/// Physical address of the kernel's own root, once there is one.
+pub fn root() -> u64 {
+    ROOT.load(Ordering::Relaxed)
+}
+
+/// Loads the table on the running CPU and has flushes reach it. Runs once on each CPU.
+pub fn join() {
+    if let Some(tlb) = TLB.get() {
+        tlb.activate(crate::cpu::id());
+    }
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
-    // never freed.
-    unsafe { load(root.addr(PAGE_SHIFT).as_u64()) };
+    // never freed. The load drops what the CPU remembered before flushes reached it.
+    unsafe { load(root()) };
 }
 
 /// Loads a root.

@@ -10,10 +10,14 @@
 //! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `clock`, `pic`, `console`, `random`, `power`: the devices.
 //! 8. `signal`: the signal frame of the x86-64 ABI.
-//! 9. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
+//! 9. `acpi`, `apic`, `smp`, `shootdown`: the other CPUs: which there are, interrupts between them,
+//!    their start, and flushes of their TLBs.
+//! 10. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
 #![no_std]
 #![no_main]
 
+mod acpi;
+mod apic;
 mod arch;
 mod boot;
 mod clock;
@@ -27,7 +31,9 @@ mod pic;
 mod platform;
 mod power;
 mod random;
+mod shootdown;
 mod signal;
+mod smp;
 mod stack;
 mod thread;
 mod trap;
@@ -38,10 +44,14 @@ use mm_kernel::arch::{Boot, Outcome};
 use mm_kernel::system::System;
 use spin::Once;
 
+use acpi::Cpus;
 use arch::X86_64;
 
 /// The portable kernel.
 static SYSTEM: Once<System<X86_64>> = Once::new();
+
+/// The CPUs that the firmware named.
+static CPUS: Once<Cpus> = Once::new();
 
 /// The first Rust code: runs on the boot stack and the boot page table, interrupts off.
 #[unsafe(no_mangle)]
@@ -55,6 +65,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     }
     log::info!("command line: {:?}", facts.command_line);
     log::info!("initrd: {} bytes", facts.initrd.len());
+    CPUS.call_once(|| acpi::cpus(facts.rsdp));
     cpu::init(0);
     trap::init();
     let mm = platform::init(&facts);
@@ -67,6 +78,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
         command_line: facts.command_line,
         initrd: facts.initrd,
     };
+    mm_kernel::sync::serve_with(shootdown::serve);
     let system = SYSTEM.call_once(|| System::new(&X86_64, mm, boot));
     trap::register(system);
     platform::set_waker(|key| {

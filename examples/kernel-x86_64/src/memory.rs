@@ -17,7 +17,7 @@ pub const KERNEL_BASE: usize = 0xffff_ffff_8000_0000;
 pub const DIRECT_MAP: usize = 0xffff_8000_0000_0000;
 
 /// Bytes that the boot table reaches before [`extend_boot_table`].
-const BOOT_REACH: u64 = 4 << 30;
+pub const BOOT_REACH: u64 = 4 << 30;
 
 const GIB: u64 = 1 << 30;
 
@@ -60,6 +60,8 @@ pub struct Facts {
     region_count: usize,
     /// The kernel's command line.
     pub command_line: &'static str,
+    /// Physical address of ACPI's root pointer; 0 for none.
+    pub rsdp: u64,
     /// The initial file system.
     pub initrd: &'static [u8],
     /// Physical range of the initial file system, in bytes.
@@ -169,6 +171,7 @@ pub fn read_start_info(start_info: u64) -> Facts {
         regions,
         region_count,
         command_line: copy_command_line(info.command_line),
+        rsdp: info.rsdp,
         initrd: read_bytes(&initrd_range),
         initrd_range,
         kernel_range: image_range(),

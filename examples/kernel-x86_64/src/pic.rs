@@ -19,7 +19,7 @@ const END_OF_INTERRUPT: u8 = 0x20;
 const READ_IN_SERVICE: u8 = 0x0b;
 
 fn write(port: u16, value: u8) {
-    // SAFETY: the 8259's registers; they cannot touch memory. All writes come from one CPU with
+    // SAFETY: the 8259's registers; they cannot touch memory. All writes come from the first CPU with
     // interrupts off.
     unsafe { Port::new(port).write(value) }
 }

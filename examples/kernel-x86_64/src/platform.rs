@@ -15,13 +15,12 @@ use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, 
 use mm_core::pool::FrameHeap;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
-use mm_x86_64::native::{self, Native};
-use mm_x86_64::tlb::{TlbFeatures, flush_local};
+use mm_x86_64::native;
 use mm_x86_64::{FourLevel, Paging};
 use spin::Once;
 
-use crate::cpu;
 use crate::memory::{DIRECT_MAP, Facts, MAX_REGIONS};
+use crate::{cpu, shootdown};
 
 /// log2 of the page size.
 pub const PAGE_SHIFT: u32 = 12;
@@ -48,12 +47,11 @@ static HEAP: FrameHeap<Pc> = FrameHeap::new(|| HEAP_FRAMES.get());
 /// A PC with a direct map of all RAM.
 pub struct Pc {
     memory: DirectMap,
-    tlb: TlbFeatures,
 }
 
 // SAFETY: `init` gives the family only RAM that the firmware calls usable, without what the
 // kernel, the loader and the initrd occupy. `cpu` reads the CPU's own record, and the kernel is
-// not preempted. One CPU runs, so flushing it flushes every CPU that can be in a set.
+// not preempted. `shootdown` returns when every CPU of the set has flushed.
 unsafe impl Platform for Pc {
     type Format = Paging<FourLevel>;
     type Memory = DirectMap;
@@ -71,11 +69,11 @@ unsafe impl Platform for Pc {
     }
 
     fn flush(&self, cpus: CpuSet, flush: Flush) {
-        if cpus.contains(cpu::id()) {
-            // SAFETY: the kernel runs in ring 0.
-            let mut native = unsafe { Native::new() };
-            flush_local(&mut native, self.tlb, flush);
-        }
+        shootdown::flush(cpus, flush);
+    }
+
+    fn relax(&self, _spins: u32) {
+        mm_kernel::sync::wait_turn();
     }
 
     fn wake(&self, key: TicketKey) {
@@ -100,6 +98,12 @@ pub fn drain_heap() {
     HEAP.drain();
 }
 
+/// Sets the memory types that the entries name. Runs on each CPU.
+pub fn init_cpu() {
+    // SAFETY: ring 0; the value is the one that the format's memory types are made for.
+    unsafe { native::write_msr(PAT, mm_x86_64::paging::PAT_VALUE) };
+}
+
 /// Makes the machine of the family and gives it all free RAM.
 ///
 /// # Panics
@@ -109,14 +113,13 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
     // it; `usable` leaves out what somebody uses.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
-    // SAFETY: ring 0; the value is the one that the format's memory types are made for.
-    unsafe { native::write_msr(PAT, mm_x86_64::paging::PAT_VALUE) };
+    init_cpu();
     // SAFETY: ring 0.
-    let tlb = unsafe { native::tlb_features() };
-    let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory, tlb }));
+    shootdown::init(unsafe { native::tlb_features() });
+    let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory }));
     // SAFETY: as above.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
-    let mm = MM.init(Pc { memory, tlb });
+    let mm = MM.init(Pc { memory });
     let (frames, cx) = (mm.frames(), mm.cx());
     let (regions, count) = reserve(facts);
     let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;

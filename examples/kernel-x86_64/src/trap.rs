@@ -31,7 +31,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use crate::arch::X86_64;
 use crate::cpu::{self, KERNEL_CODE, KERNEL_STACK_OFFSET, USER_CODE, USER_DATA, USER_STACK_OFFSET};
 use crate::frame::UserFrame;
-use crate::{console, pic};
+use crate::{apic, console, pic, shootdown};
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
 
 const DEBUG: usize = 1;
@@ -39,6 +39,8 @@ const BREAKPOINT: usize = 3;
 const PAGE_FAULT: usize = 14;
 const FIRST_LINE: usize = pic::FIRST_VECTOR as usize;
 const LAST_LINE: usize = FIRST_LINE + 15;
+/// The vectors above the lines are the local APIC's.
+const LAST_VECTOR: usize = apic::SPURIOUS as usize;
 
 const WRITE_ERROR: usize = 1 << 1;
 const FETCH_ERROR: usize = 1 << 4;
@@ -47,7 +49,7 @@ static TABLE: Once<InterruptDescriptorTable> = Once::new();
 static KERNEL: Once<&'static dyn Kernel<X86_64>> = Once::new();
 
 unsafe extern "C" {
-    static trap_stubs: [[u8; 16]; 48];
+    static trap_stubs: [[u8; 16]; LAST_VECTOR + 1];
     fn syscall_entry();
     fn nmi_entry();
     fn double_fault_entry();
@@ -134,14 +136,15 @@ fn table() -> InterruptDescriptorTable {
             .set_handler_addr(VirtAddr::from_ptr(machine_check_entry as *const u8))
             .set_stack_index(cpu::MACHINE_CHECK_STACK);
         table.simd_floating_point.set_handler_addr(stub(19));
-        for vector in FIRST_LINE..=LAST_LINE {
+        for vector in FIRST_LINE..=LAST_VECTOR {
             table[vector as u8].set_handler_addr(stub(vector));
         }
     }
     table
 }
 
-fn kernel() -> &'static dyn Kernel<X86_64> {
+/// Returns the portable kernel.
+pub fn kernel() -> &'static dyn Kernel<X86_64> {
     *KERNEL
         .get()
         .expect("a trap came before the kernel was registered")
@@ -166,7 +169,7 @@ extern "C" fn on_user_trap(frame: &mut UserFrame) -> usize {
             address: Cr2::read_raw() as usize,
             access: fault_access(frame.error),
         },
-        vector @ FIRST_LINE..=LAST_LINE => Trap::Interrupt(interrupt(vector)),
+        vector @ FIRST_LINE..=LAST_VECTOR => Trap::Interrupt(interrupt(vector)),
         vector => Trap::Exception(exception(vector)),
     };
     kernel().user_trap(frame, trap);
@@ -176,7 +179,7 @@ extern "C" fn on_user_trap(frame: &mut UserFrame) -> usize {
 /// Handles a trap that interrupted the kernel: an interrupt in an open window, or a bug.
 extern "C" fn on_kernel_trap(frame: &mut UserFrame) {
     match frame.origin {
-        vector @ FIRST_LINE..=LAST_LINE => kernel().interrupt(interrupt(vector)),
+        vector @ FIRST_LINE..=LAST_VECTOR => kernel().interrupt(interrupt(vector)),
         vector => panic!(
             "exception {vector} in the kernel, error {:#x}, address {:#x}\n{frame:#x?}",
             frame.error,
@@ -216,6 +219,9 @@ fn prepare_to_leave(frame: &mut UserFrame) -> usize {
 }
 
 fn interrupt(vector: usize) -> Interrupt {
+    if vector > LAST_LINE {
+        return from_apic(vector as u8);
+    }
     let line = (vector - FIRST_LINE) as u8;
     if !pic::acknowledge(line) {
         return Interrupt::Other;
@@ -227,6 +233,22 @@ fn interrupt(vector: usize) -> Interrupt {
             Interrupt::Input
         }
         _ => Interrupt::Other,
+    }
+}
+
+/// Handles an interrupt of the local APIC, from another CPU or this one's timer.
+fn from_apic(vector: u8) -> Interrupt {
+    match vector {
+        // Not acknowledged: it was not delivered.
+        apic::SPURIOUS => return Interrupt::Other,
+        apic::FLUSH => shootdown::serve(),
+        _ => {}
+    }
+    apic::acknowledge();
+    if vector == apic::TIMER {
+        Interrupt::Tick
+    } else {
+        Interrupt::Other
     }
 }
 
@@ -273,7 +295,8 @@ stubs! {
     19 plain, 20 plain, 21 error, 22 plain, 23 plain, 24 plain, 25 plain, 26 plain, 27 plain,
     28 plain, 29 error, 30 error, 31 plain, 32 plain, 33 plain, 34 plain, 35 plain, 36 plain,
     37 plain, 38 plain, 39 plain, 40 plain, 41 plain, 42 plain, 43 plain, 44 plain, 45 plain,
-    46 plain, 47 plain,
+    46 plain, 47 plain, 48 plain, 49 plain, 50 plain, 51 plain, 52 plain, 53 plain, 54 plain,
+    55 plain, 56 plain, 57 plain, 58 plain, 59 plain, 60 plain, 61 plain, 62 plain, 63 plain,
 }
 
 global_asm!(

@@ -94,6 +94,7 @@ impl<A: Arch> System<A> {
             name: [0; 16],
             threads: 1,
             ending: None,
+            exec_by: None,
             zombie: false,
             holds_parent: false,
             actions: [Action::default(); SIGNALS],

@@ -42,6 +42,8 @@ pub struct System<A: Arch> {
     pub moves: Moves,
     /// Held by who balances.
     pub balancing: Mutex<()>,
+    /// The first process has ended, and with it the run: processes that come to be end at once.
+    pub closing: AtomicBool,
     /// No task is left: CPUs stop looking for one.
     pub parking: AtomicBool,
     /// CPUs that have stopped.
@@ -82,6 +84,7 @@ impl<A: Arch> System<A> {
             cpus: (0..A::MAX_CPUS).map(|_| Cpu::new()).collect(),
             moves: Moves::default(),
             balancing: Mutex::new(()),
+            closing: AtomicBool::new(false),
             parking: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             tasks: Mutex::new(BTreeMap::new()),
@@ -100,16 +103,14 @@ impl<A: Arch> System<A> {
 
     /// Writes one line of the kernel's own to the console.
     pub fn log(&self, line: fmt::Arguments<'_>) {
-        struct Console<'a, A: Arch>(&'a A);
-        impl<A: Arch> fmt::Write for Console<'_, A> {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                Tty::cook(&crate::tty::Termios::sane(), text.as_bytes(), |bytes| {
-                    self.0.console_write(bytes)
-                });
-                Ok(())
-            }
-        }
-        let _ = fmt::Write::write_fmt(&mut Console(self.arch), format_args!("kernel: {line}\n"));
+        // Whole, so that the lines of several CPUs do not mix.
+        let text = alloc::format!("kernel: {line}\n");
+        let mut cooked = Vec::with_capacity(text.len() + 1);
+        let sane = crate::tty::Termios::sane();
+        Tty::cook(&sane, text.as_bytes(), |bytes| {
+            cooked.extend_from_slice(bytes)
+        });
+        self.arch.console_write(&cooked);
     }
 
     /// Sends a new thread to user mode for the first time.
@@ -205,9 +206,11 @@ impl<A: Arch> System<A> {
         for process in late {
             {
                 let mut shared = process.shared.lock();
-                shared.alarm = shared
-                    .alarm
-                    .and_then(|(_, every)| (every != 0).then_some((now + every, every)));
+                // Another CPU may have set it anew meanwhile.
+                let Some((_, every)) = shared.alarm.filter(|(at, _)| *at <= now) else {
+                    continue;
+                };
+                shared.alarm = (every != 0).then_some((now + every, every));
             }
             self.send_to_process(&process, SIGALRM, SignalInfo::default());
         }

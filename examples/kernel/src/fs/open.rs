@@ -25,6 +25,7 @@ use crate::errno::{Errno, Result};
 use crate::limits::{FILES_QUOTA, Grant, PIPES_QUOTA};
 use crate::memory::{FileData, FileNode};
 use crate::pipe::Pipe;
+use crate::sched::turn::Turn;
 use crate::sched::{Channel, Patience};
 use crate::system::System;
 use crate::tty::Tty;
@@ -79,6 +80,8 @@ pub struct OpenFile<A: Arch> {
     pub flags: Mutex<usize>,
     /// Where the next read or write starts, in bytes.
     pub offset: Mutex<u64>,
+    /// Held from looking at `offset` until it has moved.
+    turn: Turn,
     _grant: Grant,
 }
 
@@ -133,6 +136,7 @@ impl<A: Arch> OpenFile<A> {
             path,
             flags: Mutex::new(flags),
             offset: Mutex::new(0),
+            turn: Turn::new(),
             _grant,
         }))
     }
@@ -293,6 +297,8 @@ impl<A: Arch> System<A> {
         if place != Place::Here && !file.seekable() {
             return Err(Errno::ESPIPE);
         }
+        let moves = place == Place::Here && file.seekable();
+        let _turn = moves.then(|| file.turn.take(self));
         let at = match place {
             Place::Here => *file.offset.lock(),
             Place::At(at) => at,
@@ -329,7 +335,7 @@ impl<A: Arch> System<A> {
                 into.len()
             }
         };
-        if place == Place::Here && file.seekable() {
+        if moves {
             *file.offset.lock() = at + n as u64;
         }
         Ok(n)
@@ -348,9 +354,13 @@ impl<A: Arch> System<A> {
             FileKind::Directory(..) | FileKind::Text(..) => Err(Errno::EBADF),
             FileKind::Regular(_) => {
                 let data = file.data(Errno::EIO)?;
+                let _turn = (place == Place::Here).then(|| file.turn.take(self));
+                // Two that append through different descriptors find different ends.
+                let append = place == Place::Here && file.has(flag::APPEND);
+                let _end = append.then(|| data.append.take(self));
                 let at = match place {
                     Place::At(at) => at,
-                    Place::Here if file.has(flag::APPEND) => data.size(),
+                    Place::Here if append => data.size(),
                     Place::Here => *file.offset.lock(),
                 };
                 let n = self.write_data(data, at, from)?;

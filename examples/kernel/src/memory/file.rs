@@ -5,11 +5,14 @@ use mm_core::object::{ObjectRef, PagerFacts, TicketError};
 use super::{Request, TransferKey};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
+use crate::sched::turn::Turn;
 use crate::system::System;
 
 /// What a regular file holds: its cached pages.
 pub struct FileData<A: Arch> {
     pub(super) object: ObjectRef<'static, A::Platform>,
+    /// Held from looking for the end until it has moved.
+    pub append: Turn,
 }
 
 impl<A: Arch> FileData<A> {
@@ -23,6 +26,7 @@ impl<A: Arch> FileData<A> {
             object: system
                 .memory
                 .new_object(PagerFacts::file(index as u64 + 1, size))?,
+            append: Turn::new(),
         })
     }
 
@@ -33,6 +37,7 @@ impl<A: Arch> FileData<A> {
     pub fn in_memory(system: &System<A>) -> Result<Self> {
         Ok(FileData {
             object: system.memory.new_object(PagerFacts::memory(0))?,
+            append: Turn::new(),
         })
     }
 

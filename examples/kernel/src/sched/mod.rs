@@ -33,6 +33,7 @@
 //! is its own between two switches.
 
 pub mod balance;
+pub mod turn;
 pub mod wait;
 
 use alloc::collections::VecDeque;

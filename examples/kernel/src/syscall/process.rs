@@ -173,7 +173,7 @@ impl<A: Arch> Call<'_, A> {
         if size < Self::WORD || size % Self::WORD != 0 {
             return Err(Errno::EINVAL);
         }
-        self.put_words(into, [1])?;
+        self.put_words(into, [(1 << self.system.running_cpus()) - 1])?;
         Ok(Self::WORD)
     }
 }

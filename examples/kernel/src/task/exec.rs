@@ -328,13 +328,23 @@ impl<A: Arch> Call<'_, A> {
 
     fn end_other_threads(&self) -> Result<()> {
         let process = &self.task.process;
+        {
+            let mut shared = process.shared.lock();
+            if shared.loses_threads() {
+                // Another thread's exec, or the end of all: this thread is to end.
+                return Err(Errno::RESTART);
+            }
+            shared.exec_by = Some(self.task.tid);
+        }
         for other in self.system.threads_of(process) {
             if other.tid != self.task.tid {
                 self.system.end_thread(&other);
             }
         }
-        let alone =
-            || (process.shared.lock().threads == 1 || self.task.own.lock().ends).then_some(());
+        let alone = || {
+            let single = process.shared.lock().threads == 1;
+            (single || self.task.own.lock().ends).then_some(())
+        };
         let _ = self
             .system
             .wait_until(Channel::Child(process.pid), None, Patience::Patient, alone);
@@ -366,6 +376,7 @@ impl<A: Arch> Call<'_, A> {
                 *action = Action::default();
             }
             shared.holds_parent = false;
+            shared.exec_by = None;
             (shared.space.replace(Arc::new(space)), shared.files.clone())
         };
         {

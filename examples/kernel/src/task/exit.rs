@@ -7,6 +7,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use crate::arch::{Arch, SignalDetail, SignalInfo};
 use crate::sched::{Channel, State};
@@ -64,33 +65,36 @@ impl<A: Arch> System<A> {
     }
 
     fn finish_process(&self, process: &Arc<Process<A>>) {
-        let (space, files, status, parent) = {
+        let (space, files, status) = {
             let mut shared = process.shared.lock();
             shared.holds_parent = false;
             shared.alarm = None;
             let status = *shared.ending.get_or_insert(Status::Exited(0));
-            (
-                shared.space.take(),
-                shared.files.take(),
-                status,
-                shared.parent,
-            )
+            (shared.space.take(), shared.files.take(), status)
         };
         // Dropped here, with no lock held: unmapping and closing take locks of their own.
         drop(files);
         drop(space);
         self.wake(Channel::Vfork(process.pid));
         self.give_away_children(process.pid);
-        process.shared.lock().zombie = true;
+        let parent = {
+            let mut shared = process.shared.lock();
+            shared.zombie = true;
+            // Read together: a parent that ends now either finds the zombie, or has let go of it.
+            shared.parent
+        };
         let parent = self.processes.lock().get(&parent).cloned();
         match parent {
             Some(parent) if !parent.shared.lock().zombie => {
                 self.tell_parent(&parent, process, status)
             }
-            _ => self.forget(process.pid),
+            _ => {
+                self.forget(process.pid);
+            }
         }
         if process.pid == 1 {
             *self.first_status.lock() = Some(status);
+            self.closing.store(true, Ordering::SeqCst);
             let others: Vec<_> = self.processes.lock().values().cloned().collect();
             for other in others.iter().filter(|other| !other.shared.lock().zombie) {
                 self.send_to_process(other, SIGKILL, SignalInfo::default());
@@ -137,10 +141,10 @@ impl<A: Arch> System<A> {
         }
     }
 
-    /// Removes a zombie.
-    pub fn forget(&self, pid: u32) {
+    /// Removes a zombie; answers whether nobody else had.
+    pub fn forget(&self, pid: u32) -> bool {
         let gone = self.processes.lock().remove(&pid);
-        drop(gone);
+        gone.is_some()
     }
 
     /// Answers for a fault that finds no memory: kills the process that faulted; or, in

@@ -10,7 +10,7 @@
 //! there on nothing fails.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::sync::Mutex;
 
@@ -19,8 +19,8 @@ use crate::errno::{Errno, Result};
 use crate::limits::TASKS;
 use crate::sched::{Channel, Patience, Stand};
 use crate::system::System;
-use crate::task::signal::Pending;
-use crate::task::{Files, Own, Process, Shared, Task};
+use crate::task::signal::{Pending, SIGKILL};
+use crate::task::{Files, Own, Process, Shared, Status, Task};
 
 const CLONE_VM: usize = 0x100;
 const CLONE_FILES: usize = 0x400;
@@ -91,13 +91,8 @@ impl<A: Arch> System<A> {
         } else {
             self.child_process(parent, tid, request)?
         };
-        let child = self.new_task(
-            parent.system,
-            tid,
-            process.clone(),
-            frame,
-            parent.own.lock().mask,
-        )?;
+        let mask = parent.own.lock().mask;
+        let child = self.new_task(parent.system, tid, process.clone(), frame, mask)?;
         self.arch.copy_fp_state(&child.thread);
         {
             let mut own = child.own.lock();
@@ -116,11 +111,16 @@ impl<A: Arch> System<A> {
             let _ = self.write_user(&space, request.parent_tid, &tid.to_ne_bytes());
         }
         if is_thread {
-            process.shared.lock().threads += 1;
+            self.enter_thread(&child)?;
         } else {
             self.processes.lock().insert(tid, process.clone());
+            self.tasks.lock().insert(tid, child.clone());
+            // The end of the run looks for processes after it has said so: it finds this one, or
+            // is found here.
+            if self.closing.load(Ordering::SeqCst) {
+                self.end_process(&process, Status::Killed(SIGKILL));
+            }
         }
-        self.tasks.lock().insert(tid, child.clone());
         self.start_task(&child);
         drop(child);
         if request.has(CLONE_VFORK) {
@@ -129,6 +129,29 @@ impl<A: Arch> System<A> {
             let _ = self.wait_until(Channel::Vfork(tid), None, Patience::Patient, released);
         }
         Ok(tid as usize)
+    }
+
+    /// Enters a thread in the table and in its process.
+    ///
+    /// Who ends all threads of a process says so in `shared` and then looks for them in the
+    /// table; here it is the other way round, so that no thread is missed.
+    ///
+    /// # Errors
+    /// The caller is being ended: it never sees the error.
+    fn enter_thread(&self, child: &Arc<Task<A>>) -> Result<()> {
+        self.tasks.lock().insert(child.tid, child.clone());
+        let entered = {
+            let mut shared = child.process.shared.lock();
+            let entered = !shared.loses_threads();
+            shared.threads += usize::from(entered);
+            entered
+        };
+        if entered {
+            return Ok(());
+        }
+        let never_ran = self.tasks.lock().remove(&child.tid);
+        drop(never_ran);
+        Err(Errno::RESTART)
     }
 
     fn child_process(
@@ -163,6 +186,7 @@ impl<A: Arch> System<A> {
             name: from.name,
             threads: 1,
             ending: None,
+            exec_by: None,
             zombie: false,
             holds_parent: request.has(CLONE_VFORK),
             actions: from.actions,

@@ -160,6 +160,8 @@ pub struct Shared<A: Arch> {
     pub threads: usize,
     /// Set once the whole process is to end, or has.
     pub ending: Option<Status>,
+    /// The thread whose exec ends all others.
+    pub exec_by: Option<u32>,
     /// Whether all threads have ended and only the status is left.
     pub zombie: bool,
     /// Whether it holds its parent in vfork.
@@ -200,6 +202,12 @@ impl<A: Arch> Process<A> {
 }
 
 impl<A: Arch> Shared<A> {
+    /// Tells whether threads of this process are being ended: it gets no new ones.
+    #[must_use]
+    pub const fn loses_threads(&self) -> bool {
+        self.ending.is_some() || self.exec_by.is_some()
+    }
+
     /// Sets the short name from the last part of a path.
     pub fn set_name(&mut self, path: &[u8]) {
         let last = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);

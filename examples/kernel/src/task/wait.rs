@@ -50,9 +50,13 @@ impl<A: Arch> System<A> {
         hurry: Hurry,
         reap: Reap,
     ) -> Result<Option<(u32, Status)>> {
-        let look = || match self.find_zombie(parent.pid, which) {
-            Ok(None) if hurry == Hurry::Wait => None,
-            other => Some(other),
+        let look = || loop {
+            match self.find_zombie(parent.pid, which) {
+                Ok(None) if hurry == Hurry::Wait => return None,
+                // Another thread was quicker: look for another child.
+                Ok(Some((pid, _))) if reap == Reap::Take && !self.forget(pid) => {}
+                other => return Some(other),
+            }
         };
         let found = self.wait_until(
             Channel::Child(parent.pid),
@@ -60,11 +64,7 @@ impl<A: Arch> System<A> {
             Patience::Interruptible,
             look,
         );
-        let found = found.map_err(|_| Errno::RESTART)??;
-        if let Some((pid, _)) = found.filter(|_| reap == Reap::Take) {
-            self.forget(pid);
-        }
-        Ok(found)
+        found.map_err(|_| Errno::RESTART)?
     }
 
     fn find_zombie(&self, parent: u32, which: Children) -> Result<Option<(u32, Status)>> {

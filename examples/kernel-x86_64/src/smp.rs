@@ -1,0 +1,211 @@
+//! Starts the other CPUs.
+//!
+//! ```text
+//! first CPU                              another CPU
+//!   copies the trampoline to TRAMPOLINE
+//!   makes a stack, leaves it in NEXT
+//!   INIT, start-up interrupt ──────────► real mode at TRAMPOLINE, then at once long mode on the
+//!   waits                                boot table; at its high address the kernel's table and
+//!                                        the stack; `other_main`: segments, traps, APIC, tick
+//!   the next one ◄─────── UP = number ── then the portable kernel's idle loop
+//! ```
+//! One CPU is started at a time, because they share the trampoline's few words. One that does not
+//! come up in time is reset, so that it cannot come later and find another's stack.
+//!
+//! The page at [`TRAMPOLINE`] lies in the low MiB, which the family never gets; what the loader
+//! left there has been read.
+//!
+//! Source: Intel SDM volume 3, 9.4.4 "MP Initialization Example"; volume 3, 9.8.5 (long mode:
+//! paging and protection may be switched on by the same write).
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use crate::acpi::Cpus;
+use crate::cpu::{self, MAX_CPUS};
+use crate::memory::direct;
+use crate::stack::KernelStack;
+use crate::{apic, clock, kernel_table, platform, trap};
+
+/// Where other CPUs begin, physically: a page below 1 MiB.
+const TRAMPOLINE: u64 = 0x8000;
+
+const RESET_NS: u64 = 10_000_000;
+const RETRY_NS: u64 = 1_000_000;
+/// An emulator on a busy machine takes its time.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// What the CPU that is being started finds: its root, its stack, its number.
+#[repr(C)]
+struct Next {
+    root: AtomicU64,
+    stack: AtomicU64,
+    number: AtomicUsize,
+}
+
+static NEXT: Next = Next {
+    root: AtomicU64::new(0),
+    stack: AtomicU64::new(0),
+    number: AtomicUsize::new(0),
+};
+
+/// CPUs that run; the next one to come up gets this number.
+static UP: AtomicUsize = AtomicUsize::new(1);
+
+/// The APIC of each CPU that runs.
+static APICS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+
+unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_end: u8;
+}
+
+/// Starts all CPUs that the firmware named but this one.
+pub fn start(cpus: &Cpus) {
+    if cpus.ids().len() < 2 {
+        return;
+    }
+    apic::init_first();
+    let own = apic::id();
+    APICS[0].store(own, Ordering::Relaxed);
+    copy_trampoline();
+    for &id in cpus.ids().iter().filter(|&&id| id != own) {
+        let number = UP.load(Ordering::Relaxed);
+        if !start_one(id, number) {
+            log::warn!("the CPU with APIC {id} does not come up");
+        }
+    }
+    log::info!("{} CPUs run", UP.load(Ordering::Relaxed));
+}
+
+/// Sends an interrupt to a CPU that runs.
+pub fn interrupt(cpu: usize, vector: u8) {
+    apic::send(APICS[cpu].load(Ordering::Relaxed), vector);
+}
+
+fn copy_trampoline() {
+    let start = &raw const trampoline_start as usize;
+    let bytes = &raw const trampoline_end as usize - start;
+    // SAFETY: the trampoline is linked where it is loaded, and copied to a page of low RAM that
+    // nobody owns (module header), which it fits into; both are reached through the direct map.
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            direct(start as u64) as *const u8,
+            direct(TRAMPOLINE) as *mut u8,
+            bytes.min(4096),
+        );
+    }
+}
+
+fn start_one(id: u8, number: usize) -> bool {
+    let Some(stack) = KernelStack::new() else {
+        return false;
+    };
+    APICS[number].store(id, Ordering::Relaxed);
+    NEXT.root.store(kernel_table::root(), Ordering::Relaxed);
+    NEXT.stack.store(stack.end() as u64, Ordering::Relaxed);
+    NEXT.number.store(number, Ordering::Release);
+    apic::reset(id);
+    wait(RESET_NS, number);
+    let page = (TRAMPOLINE >> 12) as u8;
+    apic::startup(id, page);
+    if !wait(RETRY_NS, number) {
+        // A CPU that has begun ignores the second one.
+        apic::startup(id, page);
+    }
+    if wait(PATIENCE_NS, number) {
+        // Its idle thread runs there for good.
+        core::mem::forget(stack);
+        return true;
+    }
+    apic::reset(id);
+    false
+}
+
+/// Waits that long, or until CPU `number` is up.
+fn wait(nanoseconds: u64, number: usize) -> bool {
+    let start = clock::monotonic_ns();
+    loop {
+        // Acquire: what it allocated at its start, it has.
+        if UP.load(Ordering::Acquire) > number {
+            return true;
+        }
+        if clock::monotonic_ns() - start > nanoseconds {
+            return false;
+        }
+        mm_kernel::sync::wait_turn();
+    }
+}
+
+/// The first Rust code of another CPU: on its own stack and the kernel's table, interrupts off.
+extern "C" fn other_main() -> ! {
+    let number = NEXT.number.load(Ordering::Acquire);
+    cpu::init(number);
+    trap::init();
+    platform::init_cpu();
+    kernel_table::join();
+    apic::init_other();
+    UP.store(number + 1, Ordering::Release);
+    trap::kernel().run_secondary()
+}
+
+global_asm!(
+    r#"
+    .pushsection .boot.text, "awx", @progbits
+    .code16
+    .global trampoline_start
+trampoline_start:               /* cs = TRAMPOLINE / 16, ip = 0 */
+    .byte 0xeb, 8               /* a jump over what lies at offset 4 */
+    .short 0
+    .short 23                   /* the boot table of segments: its last byte, where it is */
+    .long boot_gdt
+    cli
+    cld
+    mov ax, cs
+    mov ds, ax
+    lgdt [4]
+    mov eax, cr4
+    or eax, 0x20                /* PAE */
+    mov cr4, eax
+    mov eax, offset boot_root
+    mov cr3, eax
+    mov ecx, 0xc0000080         /* EFER */
+    rdmsr
+    or eax, 0x900               /* LME; NXE, which the kernel's table needs */
+    wrmsr
+    mov eax, 0x80010033         /* PG, WP, NE, ET, MP, PE; not CD, not NW */
+    mov cr0, eax
+    .byte 0x66, 0xea            /* a far jump with a 32-bit offset */
+    .long other_long
+    .short 8
+    .global trampoline_end
+trampoline_end:
+
+    .code64
+other_long:
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    xor eax, eax
+    mov fs, ax
+    mov gs, ax
+    movabs rax, offset other_high
+    jmp rax
+    .popsection
+
+    .pushsection .text.other_high, "ax", @progbits
+other_high:
+    mov rax, [rip + {next}]
+    mov cr3, rax
+    mov rsp, [rip + {next} + 8]
+    xor ebp, ebp
+    push 0                      /* ends a back trace; keeps the stack aligned at the call */
+    push 0
+    call {main}
+    ud2
+    .popsection
+    "#,
+    next = sym NEXT,
+    main = sym other_main,
+);
