@@ -71,12 +71,12 @@ impl<P: Platform> Mm<P> {
     pub const fn new(platform: P) -> Self {
         Self {
             frames: Frames::new(platform),
-            spaces: Pool::new(),
-            vmas: Pool::new(),
-            anon_vmas: Pool::new(),
-            chains: Pool::new(),
-            objects: Pool::new(),
-            radix: Pool::new(),
+            spaces: Pool::numbered(0),
+            vmas: Pool::numbered(1),
+            anon_vmas: Pool::numbered(2),
+            chains: Pool::numbered(3),
+            objects: Pool::numbered(4),
+            radix: Pool::numbered(5),
             stats: Stats::new(),
         }
     }
@@ -86,12 +86,12 @@ impl<P: Platform> Mm<P> {
     pub fn new(platform: P) -> Self {
         Self {
             frames: Frames::new(platform),
-            spaces: Pool::new(),
-            vmas: Pool::new(),
-            anon_vmas: Pool::new(),
-            chains: Pool::new(),
-            objects: Pool::new(),
-            radix: Pool::new(),
+            spaces: Pool::numbered(0),
+            vmas: Pool::numbered(1),
+            anon_vmas: Pool::numbered(2),
+            chains: Pool::numbered(3),
+            objects: Pool::numbered(4),
+            radix: Pool::numbered(5),
             stats: Stats::new(),
         }
     }
@@ -140,12 +140,12 @@ impl<P: Platform> Mm<P> {
     /// Returns what is in use.
     pub fn usage(&self) -> Usage {
         Usage {
-            spaces: self.spaces.live(),
-            vmas: self.vmas.live(),
-            anon_vmas: self.anon_vmas.live(),
-            chains: self.chains.live(),
-            objects: self.objects.live(),
-            radix_nodes: self.radix.live(),
+            spaces: self.spaces.live(&self.frames),
+            vmas: self.vmas.live(&self.frames),
+            anon_vmas: self.anon_vmas.live(&self.frames),
+            chains: self.chains.live(&self.frames),
+            objects: self.objects.live(&self.frames),
+            radix_nodes: self.radix.live(&self.frames),
             pool_frames: [
                 self.spaces.slabs(),
                 self.vmas.slabs(),

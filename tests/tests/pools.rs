@@ -4,7 +4,7 @@ use mm_core::cx::Cx;
 use mm_core::error::OutOfMemory;
 use mm_core::page::Frames;
 use mm_core::pool::{FrameHeap, Handle, Node, Pool};
-use mm_core::sync::{AtomicU32, Ordering};
+use mm_core::sync::{AtomicU32, Class, NoContext, Ordering};
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_x86_64::{FourLevel, Paging};
@@ -45,7 +45,7 @@ fn drain_returns_every_slab_and_only_empty_ones() {
     let pool: Pool<Thing> = Pool::new();
     let free = m.free_frames();
     let nodes: Vec<_> = (0..100).map(|_| pool.alloc(&cx).unwrap()).collect();
-    assert_eq!((pool.live(), pool.slabs()), (100, 4));
+    assert_eq!((pool.live(&m), pool.slabs()), (100, 4));
     assert_eq!(m.free_frames(), free - 4);
     assert_eq!(pool.drain(&cx), 0);
     let (keep, give) = nodes.split_first().unwrap();
@@ -53,7 +53,7 @@ fn drain_returns_every_slab_and_only_empty_ones() {
         pool.free(&cx, node);
     }
     assert_eq!(pool.drain(&cx), 3);
-    assert_eq!((pool.live(), pool.slabs()), (1, 1));
+    assert_eq!((pool.live(&m), pool.slabs()), (1, 1));
     pool.free(&cx, *keep);
     assert_eq!(pool.drain(&cx), 1);
     assert_eq!(pool.drain(&cx), 0);
@@ -123,8 +123,11 @@ fn random_nodes_are_distinct_and_all_come_back() {
     for seed in 0..20 {
         let mut random = Random::new(seed);
         let m = machine(64);
+        if seed % 2 == 0 {
+            m.add_cpus(&NoContext, 2).unwrap();
+        }
         let cx = Cx::new(&m);
-        let pool: Pool<Thing> = Pool::new();
+        let pool: Pool<Thing> = Pool::numbered(3);
         let free = m.free_frames();
         let mut held: Vec<(Handle<Thing>, u32)> = Vec::new();
         for step in 0..4000 {
@@ -151,7 +154,7 @@ fn random_nodes_are_distinct_and_all_come_back() {
             if random.chance(2) {
                 pool.drain(&cx);
             }
-            assert_eq!(pool.live(), held.len(), "seed {seed}");
+            assert_eq!(pool.live(&m), held.len(), "seed {seed}");
         }
         for (handle, _) in held {
             pool.free(&cx, handle);
@@ -173,7 +176,7 @@ fn each_failing_allocation_leaves_the_pool_as_it_was() {
         m.platform().fail_nth(nth);
         assert_eq!(pool.alloc(&cx), Err(OutOfMemory));
         m.platform().fail_none();
-        assert_eq!((pool.live(), pool.slabs(), m.free_frames()), (0, 0, free));
+        assert_eq!((pool.live(&m), pool.slabs(), m.free_frames()), (0, 0, free));
     }
     assert_eq!(m.platform().take_log().failed.len(), 2);
 }
@@ -187,9 +190,9 @@ fn a_reserve_gives_back_what_was_not_used_also_when_it_fails_halfway() {
         let mut reserve = pool.prealloc::<P, 8>(&cx, 5).unwrap();
         assert_eq!(reserve.len(), 5);
         let used = reserve.take().unwrap();
-        assert_eq!(pool.live(), 5);
+        assert_eq!(pool.live(&m), 5);
         drop(reserve);
-        assert_eq!(pool.live(), 1);
+        assert_eq!(pool.live(&m), 1);
         pool.free(&cx, used);
     }
     m.platform().fail_nth(4);
@@ -199,24 +202,37 @@ fn a_reserve_gives_back_what_was_not_used_also_when_it_fails_halfway() {
         pool.prealloc::<P, 2>(&cx, 3).is_err(),
         "larger than the reserve"
     );
-    assert_eq!(pool.live(), 0);
+    assert_eq!(pool.live(&m), 0);
     pool.drain(&cx);
 }
 
 #[test]
 fn cpus_share_a_pool_while_it_is_drained() {
+    share(&machine(512), |cpu, _| cpu);
+}
+
+/// With nodes at hand, also of CPUs that a thread is on for a moment only, at
+/// once with others; CPU 3 has none.
+#[test]
+fn threads_that_move_lose_no_node_and_share_none() {
     let m = machine(512);
-    let pool: Pool<Thing> = Pool::new();
+    m.add_cpus(&NoContext, 3).unwrap();
+    share(&m, |_, random| random.below(4) as usize);
+}
+
+/// Three threads allocate and free, each step on the CPU that `choose` says.
+fn share(m: &Frames<P>, choose: impl Fn(usize, &mut Random) -> usize + Sync) {
+    let pool: Pool<Thing> = Pool::numbered(0);
     let free = m.free_frames();
     std::thread::scope(|s| {
-        for cpu in 0..3 {
-            let (m, pool) = (&m, &pool);
+        for thread in 0..3 {
+            let (pool, choose) = (&pool, &choose);
             s.spawn(move || {
-                on_cpu(cpu, || {
-                    let mut random = Random::new(cpu as u64);
-                    let cx = Cx::new(m);
-                    let mut held = Vec::new();
-                    for _ in 0..3000 {
+                let mut random = Random::new(thread as u64);
+                let mut held = Vec::new();
+                for _ in 0..3000 {
+                    on_cpu(choose(thread, &mut random), || {
+                        let cx = Cx::new(m);
                         if random.chance(50) {
                             let h = pool.alloc(&cx).unwrap();
                             pool.get(m, h).value.store(h.into_raw(), Ordering::Relaxed);
@@ -225,21 +241,74 @@ fn cpus_share_a_pool_while_it_is_drained() {
                             assert_eq!(pool.get(m, h).value.load(Ordering::Relaxed), h.into_raw());
                             pool.free(&cx, h);
                         }
-                        if cpu == 0 && random.chance(5) {
+                        if thread == 0 && random.chance(5) {
                             pool.drain(&cx);
                         }
-                    }
-                    for h in held {
-                        pool.free(&cx, h);
-                    }
-                });
+                    });
+                }
+                let cx = Cx::new(m);
+                for h in held {
+                    pool.free(&cx, h);
+                }
             });
         }
     });
-    let cx = Cx::new(&m);
+    let cx = Cx::new(m);
+    assert_eq!(pool.live(m), 0);
     pool.drain(&cx);
-    assert_eq!(m.free_frames(), free);
+    assert_eq!((pool.slabs(), m.free_frames()), (0, free));
     m.platform().assert_preemptible();
+}
+
+#[test]
+fn nodes_at_hand_cost_no_shared_lock() {
+    let m = machine(128);
+    m.add_cpus(&NoContext, 2).unwrap();
+    let cx = Cx::new(&m);
+    let pool: Pool<Thing> = Pool::numbered(5);
+    // The first makes the slab, the second takes what is left of it.
+    let first = [pool.alloc(&cx).unwrap(), pool.alloc(&cx).unwrap()];
+    m.platform().log_locks();
+    m.platform().take_log();
+    m.platform().fail_none();
+    let more: Vec<_> = (0..20).map(|_| pool.alloc(&cx).unwrap()).collect();
+    assert_eq!(m.platform().fail_none(), 20, "each is asked for");
+    for node in more {
+        pool.free(&cx, node);
+    }
+    let locks = m.platform().take_log().locks;
+    assert_eq!(locks.len(), 40);
+    assert!(
+        locks.iter().all(|rank| rank.class == Class::NodeCache),
+        "{locks:?}"
+    );
+    for node in first {
+        pool.free(&cx, node);
+    }
+    assert_eq!((pool.live(&m), pool.slabs()), (0, 1));
+    assert_eq!(pool.drain(&cx), 1);
+}
+
+#[test]
+fn the_last_node_is_found_at_whichever_cpus_hand_it_is() {
+    let m = machine(64);
+    m.add_cpus(&NoContext, 3).unwrap();
+    let pool: Pool<Thing> = Pool::numbered(0);
+    let cx = Cx::new(&m);
+    let mut held: Vec<_> = std::iter::from_fn(|| pool.alloc(&cx).ok()).collect();
+    assert_eq!((m.free_frames(), held.len()), (0, pool.slabs() * 32));
+    for owner in 0..4 {
+        let node = held.pop().unwrap();
+        on_cpu(owner, || pool.free(&cx, node));
+        assert_eq!(on_cpu((owner + 1) % 3, || pool.alloc(&cx)), Ok(node));
+        assert_eq!(pool.alloc(&cx), Err(OutOfMemory));
+        held.insert(0, node);
+    }
+    for node in held {
+        pool.free(&cx, node);
+    }
+    pool.drain(&cx);
+    assert_eq!(pool.slabs(), 0);
 }
 
 #[test]

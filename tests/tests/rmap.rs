@@ -50,7 +50,11 @@ impl Machine {
     }
 
     fn live(&self) -> [usize; 3] {
-        [self.vmas.live(), self.anons.live(), self.chains.live()]
+        [
+            self.vmas.live(&self.frames),
+            self.anons.live(&self.frames),
+            self.chains.live(&self.frames),
+        ]
     }
 }
 
@@ -659,9 +663,9 @@ fn g6_a_line_of_forks_reuses_anon_vmas() {
         world.check("a line of forks");
         world.exit(0);
         world.check("a line of forks");
-        most = most.max(m.anons.live());
+        most = most.max(m.anons.live(&m.frames));
         assert!(
-            m.anons.live() <= 3,
+            m.anons.live(&m.frames) <= 3,
             "generation {generation}: {:?}",
             m.live()
         );

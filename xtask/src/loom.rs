@@ -51,6 +51,8 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("full_magazine_is_lost", "loom_front", "alloc_and_free"),
     ("transfers_unseen", "loom_front", "the_last_frame"),
     ("drain_unlocked", "loom_front", "the_last_frame"),
+    ("full_node_magazine_is_lost", "loom_nodes", "alloc_and_free"),
+    ("drained_magazine_stays", "loom_nodes", "alloc_and_drain"),
 ];
 
 /// Runs the models and prints the table.

@@ -11,10 +11,13 @@ use crate::platform::PhysMemory;
 use crate::pool::Node;
 use crate::sync::{AtomicU32, Class, Fixed32, Mutex, Ordering, Tally};
 
+/// How many pools have free nodes at hand on each CPU.
+pub(crate) const POOLS: usize = 6;
+
 /// One CPU's node.
 #[derive(Debug)]
-#[cfg_attr(not(loom), repr(C, align(64)))]
-pub(super) struct CpuNode {
+#[cfg_attr(not(loom), repr(C, align(256)))]
+pub(crate) struct CpuNode {
     /// Free frames at hand.
     pub(super) frames: Mutex<Magazines>,
     free: AtomicU32,
@@ -24,10 +27,39 @@ pub(super) struct CpuNode {
     pub(super) allocations: Tally,
     /// Blocks that came back; wraps.
     pub(super) frees: Tally,
+    /// Free nodes at hand, by pool.
+    pools: [NodeCache; POOLS],
+}
+
+/// One CPU's free nodes of one pool.
+#[derive(Debug)]
+pub(crate) struct NodeCache {
+    /// Their handles' numbers.
+    pub(crate) nodes: Mutex<Magazines>,
+    /// Nodes handed out less those that came back, by way of this CPU; wraps.
+    pub(crate) live: Tally,
+}
+
+impl NodeCache {
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Self {
+            nodes: Mutex::new(Class::NodeCache, Magazines::new()),
+            live: Tally::new(0),
+        }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Self {
+        Self {
+            nodes: Mutex::new(Class::NodeCache, Magazines::new()),
+            live: Tally::new(0),
+        }
+    }
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<CpuNode>() == 64);
+const _: () = assert!(size_of::<CpuNode>() == 256);
 
 impl Node for CpuNode {
     const NAME: &'static str = "cpu";
@@ -39,12 +71,23 @@ impl Node for CpuNode {
             used: Tally::new(0),
             allocations: Tally::new(0),
             frees: Tally::new(0),
+            #[cfg(not(loom))]
+            pools: [const { NodeCache::new() }; POOLS],
+            #[cfg(loom)]
+            pools: core::array::from_fn(|_| NodeCache::new()),
         }
     }
 
     // A CPU's node is never given back.
     fn free_link(&self) -> &AtomicU32 {
         &self.free
+    }
+}
+
+impl CpuNode {
+    /// Returns the free nodes of a pool, by the pool's number.
+    pub(crate) fn pool(&self, number: usize) -> Option<&NodeCache> {
+        self.pools.get(number)
     }
 }
 

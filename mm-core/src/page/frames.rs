@@ -314,9 +314,8 @@ impl<P: Platform> Frames<P> {
 
     /// Sums a count over the CPUs; wraps.
     fn sum(&self, shared: &Tally, of: impl Fn(&CpuNode) -> &Tally) -> usize {
-        (0..self.cpus.count())
-            .filter_map(|cpu| self.cpu_node(cpu))
-            .map(|node| of(node).load(Ordering::Relaxed))
+        self.cpu_nodes()
+            .map(|(_, node)| of(node).load(Ordering::Relaxed))
             .fold(shared.load(Ordering::Relaxed), usize::wrapping_add)
     }
 

@@ -72,10 +72,7 @@ impl<P: Platform> Frames<P> {
     /// # Locks
     /// Takes `FrameCache` of each CPU in turn, `Buddy` inside.
     pub fn drain(&self, cx: &impl Context) {
-        for cpu in 0..self.cpus.count() {
-            let Some(node) = self.cpu_node(cpu) else {
-                continue;
-            };
+        for (cpu, node) in self.cpu_nodes() {
             // The cache's lock is held until all is back: see the module.
             let mut cache = node.frames.lock(cx, cpu);
             let all = cache.take_all();
@@ -90,8 +87,7 @@ impl<P: Platform> Frames<P> {
     /// Takes a frame: this CPU's, then a batch for this CPU, then anyone's.
     pub(super) fn take_one(&self, cx: &impl Context) -> Option<Pfn> {
         let here = OnCpu::enter(cx);
-        let cpu = self.this_cpu();
-        if let Some(node) = self.cpu_node(cpu) {
+        if let Some((cpu, node)) = self.this_cpu(&here) {
             let mut cache = node.frames.lock(cx, cpu);
             let mut taken = cache.take(|n| next(self, n));
             if taken.is_none() {
@@ -108,9 +104,8 @@ impl<P: Platform> Frames<P> {
 
     /// Puts a frame that was claimed into this CPU's cache.
     pub(super) fn give_one(&self, cx: &impl Context, pfn: Pfn) {
-        let _here = OnCpu::enter(cx);
-        let cpu = self.this_cpu();
-        let Some(node) = self.cpu_node(cpu) else {
+        let here = OnCpu::enter(cx);
+        let Some((cpu, node)) = self.this_cpu(&here) else {
             self.buddy.lock(cx, 0).give(self, pfn, 0);
             self.count_in(1);
             return;
@@ -151,10 +146,7 @@ impl<P: Platform> Frames<P> {
                 self.count_out(1);
                 return taken;
             }
-            for cpu in 0..self.cpus.count() {
-                let Some(node) = self.cpu_node(cpu) else {
-                    continue;
-                };
+            for (cpu, node) in self.cpu_nodes() {
                 let mut cache = node.frames.lock(cx, cpu);
                 if let Some(n) = cache.take(|n| next(self, n)) {
                     return Some(self.uncache(node, n));
@@ -179,22 +171,29 @@ impl<P: Platform> Frames<P> {
         pfn
     }
 
-    /// Returns a CPU's node, if it has one.
+    /// Returns the number and the node of this CPU, if it has one.
     #[inline]
-    pub(super) fn cpu_node(&self, cpu: u32) -> Option<&CpuNode> {
-        self.cpus.get(self.memory(), self.page_shift(), cpu)
+    pub(crate) fn this_cpu(&self, _here: &OnCpu<'_, impl Context>) -> Option<(u32, &CpuNode)> {
+        let cpu = u32::try_from(self.platform().cpu()).ok()?;
+        let node = self.cpus.get(self.memory(), self.page_shift(), cpu)?;
+        Some((cpu, node))
     }
 
-    fn this_cpu(&self) -> u32 {
-        u32::try_from(self.platform().cpu()).unwrap_or(u32::MAX)
+    /// Walks the nodes of all CPUs that have one.
+    pub(crate) fn cpu_nodes(&self) -> impl Iterator<Item = (u32, &CpuNode)> {
+        (0..self.cpus.count()).filter_map(|cpu| {
+            let node = self.cpus.get(self.memory(), self.page_shift(), cpu)?;
+            Some((cpu, node))
+        })
     }
 }
 
 /// Preemption is off: the verb stays on its CPU.
-struct OnCpu<'a, C: Context>(&'a C);
+pub(crate) struct OnCpu<'a, C: Context>(&'a C);
 
 impl<'a, C: Context> OnCpu<'a, C> {
-    fn enter(cx: &'a C) -> Self {
+    /// Forbids preemption until this is dropped.
+    pub(crate) fn enter(cx: &'a C) -> Self {
         cx.preempt_off();
         Self(cx)
     }
@@ -213,7 +212,7 @@ fn set_next(records: &impl Records, pfn: Pfn, link: u32) {
 }
 
 /// Changes a count that only the holder of a lock changes.
-fn add(tally: &Tally, n: usize) {
+pub(crate) fn add(tally: &Tally, n: usize) {
     let sum = tally.load(Ordering::Relaxed).wrapping_add(n);
     tally.store(sum, Ordering::Relaxed);
 }

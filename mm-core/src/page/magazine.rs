@@ -105,7 +105,10 @@ impl Magazines {
     #[must_use = "it would be lost"]
     pub(crate) fn take_all(&mut self) -> [Chain; 2] {
         let all = [self.loaded, self.spare];
-        *self = Self::new();
+        #[cfg(not(mm_mutant = "drained_magazine_stays"))]
+        {
+            *self = Self::new();
+        }
         all
     }
 }

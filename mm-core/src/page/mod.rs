@@ -16,6 +16,9 @@ mod map;
 mod record;
 
 pub(crate) use code::rewritten;
+pub(crate) use cpu::NodeCache;
+pub(crate) use front::{OnCpu, add};
+pub(crate) use magazine::{Chain, MAGAZINE};
 
 pub use buddy::{Buddy, FreeError, MAX_ORDER};
 pub use epoch::Epochs;

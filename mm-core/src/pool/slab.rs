@@ -7,6 +7,10 @@
 //!                                        node taken
 //! ```
 //!
+//! In front of the slabs each CPU has free nodes at hand, linked by their handles'
+//! numbers (`page::magazine`); for their slabs they are in use. Batches of them
+//! go to and fro under the pool's lock. A pool without a number has none.
+//!
 //! The books are kept by `lists`. A new slab is built without the pool's lock;
 //! the lock is held for a few words of work only.
 
@@ -17,7 +21,7 @@ use super::lists::{Lists, next_empty};
 use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
-use crate::page::{Frames, Kind};
+use crate::page::{Chain, Frames, Kind, MAGAZINE, NodeCache, OnCpu, add};
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{Class, Mutex, Ordering, Tally};
 use arrayvec::ArrayVec;
@@ -27,31 +31,49 @@ use core::marker::PhantomData;
 #[derive(Debug)]
 pub struct Pool<T: Node> {
     lists: Mutex<Lists>,
+    /// Nodes in use less those that [`NodeCache`]s count; wraps.
     live: Tally,
     slabs: Tally,
+    /// Which of a CPU's caches is this pool's; none when too large.
+    number: usize,
     nodes: PhantomData<fn() -> T>,
 }
 
 impl<T: Node> Pool<T> {
     #[cfg(not(loom))]
-    /// Makes a pool without slabs.
+    /// Makes a pool without slabs, whose free nodes all CPUs share.
     pub const fn new() -> Self {
+        Self::numbered(usize::MAX)
+    }
+
+    #[cfg(not(loom))]
+    /// Makes a pool without slabs. Each CPU has free nodes at hand when
+    /// `number` is below 6; no other pool of the machine has the same number.
+    pub const fn numbered(number: usize) -> Self {
         const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() >= 16) }
         Self {
             lists: Mutex::new(Class::Pool, Lists::new()),
             live: Tally::new(0),
             slabs: Tally::new(0),
+            number,
             nodes: PhantomData,
         }
     }
 
     #[cfg(loom)]
-    /// Makes a pool without slabs.
+    /// Makes a pool without slabs, whose free nodes all CPUs share.
     pub fn new() -> Self {
+        Self::numbered(usize::MAX)
+    }
+
+    #[cfg(loom)]
+    /// Makes a pool without slabs; see the other side of the facade.
+    pub fn numbered(number: usize) -> Self {
         Self {
             lists: Mutex::new(Class::Pool, Lists::new()),
             live: Tally::new(0),
             slabs: Tally::new(0),
+            number,
             nodes: PhantomData,
         }
     }
@@ -64,16 +86,20 @@ impl<T: Node> Pool<T> {
     /// platform refuses.
     ///
     /// # Locks
-    /// Takes `Pool`, and `Buddy` outside of it.
+    /// Takes `NodeCache`, `Pool` inside; `FrameCache` and `Buddy` outside of both.
     pub fn alloc<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<Handle<T>, OutOfMemory> {
         if !cx.platform().may_allocate_node(T::NAME) {
             return Err(OutOfMemory);
         }
-        if let Some(handle) = self.take(cx, None) {
+        if let Some(handle) = self.take_near(cx).or_else(|| self.take(cx, None)) {
             return Ok(handle);
         }
-        // When there is no frame: someone may have freed a node meanwhile.
         let slab = self.build(cx).ok();
+        if slab.is_none() {
+            // What other CPUs have at hand.
+            self.unload(cx);
+        }
+        // When there is no frame: someone may have freed a node meanwhile.
         self.take(cx, slab).ok_or(OutOfMemory)
     }
 
@@ -81,17 +107,25 @@ impl<T: Node> Pool<T> {
     /// stays a slab of the same type until [`Self::drain`].
     ///
     /// # Locks
-    /// Takes `Pool`.
+    /// Takes `NodeCache`, `Pool` inside.
     pub fn free<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) {
-        let frames = cx.frames();
-        let (pfn, slot) = locate(frames, handle);
-        let node = self.get(cx.frames(), handle);
-        let mut lists = self.lists.lock(cx, 0);
-        lists.give(cx.frames(), number(pfn), slot, |next| {
-            node.free_link().store(next, Ordering::Relaxed);
-        });
-        drop(lists);
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        let here = OnCpu::enter(cx);
+        let link = self.get(cx.frames(), handle).free_link();
+        let set_link = |n| link.store(n, Ordering::Relaxed);
+        let Some((cpu, near)) = self.near(cx, &here) else {
+            let mut one = Chain::EMPTY;
+            one.push(handle.into_raw(), set_link);
+            self.give_back(cx, one);
+            self.live.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        let mut nodes = near.nodes.lock(cx, cpu);
+        let over = nodes.give(handle.into_raw(), set_link);
+        add(&near.live, usize::MAX);
+        if over.len() > 0 && !cfg!(mm_mutant = "full_node_magazine_is_lost") {
+            self.give_back(cx, over);
+        }
+        drop(nodes);
     }
 
     /// Returns the node that a handle names. A stale handle reads a node that
@@ -136,9 +170,13 @@ impl<T: Node> Pool<T> {
         Ok(reserve)
     }
 
-    /// Returns the number of nodes in use.
-    pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+    /// Returns the number of nodes in use. Exact while nobody allocates or frees.
+    pub fn live<P: Platform>(&self, frames: &Frames<P>) -> usize {
+        frames
+            .cpu_nodes()
+            .filter_map(|(_, cpu)| cpu.pool(self.number))
+            .map(|near| near.live.load(Ordering::Relaxed))
+            .fold(self.live.load(Ordering::Relaxed), usize::wrapping_add)
     }
 
     /// Returns the number of frames that the pool holds.
@@ -146,13 +184,15 @@ impl<T: Node> Pool<T> {
         self.slabs.load(Ordering::Relaxed)
     }
 
-    /// Gives all empty slabs back to the frame allocator, once no reader can
+    /// Gives all slabs that are empty when no CPU has nodes at hand back to the
+    /// frame allocator, once no reader can
     /// look at them any more. Returns their number.
     ///
     /// # Locks
     /// Waits for lock-free readers: not under an inner lock, not in a pin.
     pub fn drain<P: Platform>(&self, cx: &Cx<'_, P>) -> usize {
         let frames = cx.frames();
+        self.unload(cx);
         let mut next = self.lists.lock(cx, 0).take_empty();
         if next == 0 {
             return 0;
@@ -170,22 +210,102 @@ impl<T: Node> Pool<T> {
         drained
     }
 
+    /// Takes a node that this CPU has at hand, after a batch from the slabs if
+    /// there is none.
+    fn take_near<P: Platform>(&self, cx: &Cx<'_, P>) -> Option<Handle<T>> {
+        let here = OnCpu::enter(cx);
+        let (cpu, near) = self.near(cx, &here)?;
+        let mut nodes = near.nodes.lock(cx, cpu);
+        let mut taken = nodes.take(|n| self.link(cx, n));
+        if taken.is_none() {
+            nodes.load(self.take_chain(cx));
+            taken = nodes.take(|n| self.link(cx, n));
+        }
+        let handle = Handle::from_raw(taken?);
+        add(&near.live, 1);
+        handle
+    }
+
+    /// Takes up to a magazine of nodes from slabs that have some.
+    fn take_chain<P: Platform>(&self, cx: &Cx<'_, P>) -> Chain {
+        let mut chain = Chain::EMPTY;
+        let mut lists = self.lists.lock(cx, 0);
+        while chain.len() < MAGAZINE {
+            let Some(handle) = self.take_from(cx, &mut lists) else {
+                break;
+            };
+            let link = self.get(cx.frames(), handle).free_link();
+            chain.push(handle.into_raw(), |n| link.store(n, Ordering::Relaxed));
+        }
+        chain
+    }
+
+    /// Gives nodes back to their slabs.
+    fn give_back<P: Platform>(&self, cx: &Cx<'_, P>, mut chain: Chain) {
+        let frames = cx.frames();
+        let mut lists = self.lists.lock(cx, 0);
+        while let Some(handle) = chain.pop(|n| self.link(cx, n)).and_then(Handle::from_raw) {
+            let (pfn, slot) = locate(frames, handle);
+            let link = self.get(frames, handle).free_link();
+            lists.give(frames, number(pfn), slot, |next| {
+                link.store(next, Ordering::Relaxed);
+            });
+        }
+    }
+
+    /// Gives back what all CPUs have at hand.
+    fn unload<P: Platform>(&self, cx: &Cx<'_, P>) {
+        for (cpu, node) in cx.frames().cpu_nodes() {
+            let Some(near) = node.pool(self.number) else {
+                return;
+            };
+            let mut nodes = near.nodes.lock(cx, cpu);
+            for chain in nodes.take_all() {
+                self.give_back(cx, chain);
+            }
+        }
+    }
+
+    /// Returns this CPU's number and its free nodes of this pool.
+    fn near<'m, P: Platform>(
+        &self,
+        cx: &Cx<'m, P>,
+        here: &OnCpu<'_, Cx<'m, P>>,
+    ) -> Option<(u32, &'m NodeCache)> {
+        let (cpu, node) = cx.frames().this_cpu(here)?;
+        Some((cpu, node.pool(self.number)?))
+    }
+
+    /// Reads the link of a free node.
+    fn link<P: Platform>(&self, cx: &Cx<'_, P>, number: u32) -> u32 {
+        Handle::from_raw(number).map_or(0, |handle| {
+            let link = self.get(cx.frames(), handle).free_link();
+            link.load(Ordering::Relaxed)
+        })
+    }
+
     /// Takes a node from a slab that has one, after adding a new slab: in one
     /// hold of the lock, or others might use it up.
     fn take<P: Platform>(&self, cx: &Cx<'_, P>, new: Option<(u32, u32)>) -> Option<Handle<T>> {
-        let frames = cx.frames();
         let mut lists = self.lists.lock(cx, 0);
         if let Some((slab, nodes)) = new {
-            lists.add(frames, slab, nodes);
+            lists.add(cx.frames(), slab, nodes);
         }
+        let handle = self.take_from(cx, &mut lists)?;
+        drop(lists);
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Some(handle)
+    }
+
+    /// Takes a node from a slab that has one.
+    fn take_from<P: Platform>(&self, cx: &Cx<'_, P>, lists: &mut Lists) -> Option<Handle<T>> {
+        let frames = cx.frames();
         let (slab, slot) = lists.take(frames, |slab, slot| {
             let node: &T = frames
                 .memory()
                 .node(Pfn::new(u64::from(slab)), slot as usize);
             node.free_link().load(Ordering::Relaxed)
         })?;
-        drop(lists);
-        self.live.fetch_add(1, Ordering::Relaxed);
         Handle::from_raw(slab.wrapping_shl(slot_bits::<T, P>(frames)) | slot)
     }
 

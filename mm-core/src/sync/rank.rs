@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! outer   Space > VmaMark > ObjectMap > AnonRoot
-//! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > Pool > FrameCache > Buddy
+//! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > NodeCache > Pool
+//!         > FrameCache > Buddy
 //! ```
 //!
 //! A rank is (class, level, key). A lock may be taken only when its rank is
@@ -33,12 +34,14 @@ pub enum Class {
     Lru = 7,
     /// Swap slots.
     Swap = 8,
+    /// A CPU's free nodes at hand.
+    NodeCache = 9,
     /// A pool of nodes.
-    Pool = 9,
+    Pool = 10,
     /// A CPU's free frames at hand.
-    FrameCache = 10,
+    FrameCache = 11,
     /// The frame allocator.
-    Buddy = 11,
+    Buddy = 12,
 }
 
 impl Class {
@@ -227,6 +230,7 @@ mod tests {
             Class::Radix,
             Class::Lru,
             Class::Swap,
+            Class::NodeCache,
             Class::Pool,
             Class::FrameCache,
             Class::Buddy,
