@@ -50,4 +50,4 @@ pub mod vma;
 
 #[cfg(not(loom))]
 pub use mm::MmCell;
-pub use mm::{Mm, Usage};
+pub use mm::{Mm, Stats, Usage};

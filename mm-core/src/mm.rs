@@ -9,7 +9,7 @@ use crate::page::{FrameStats, Frames};
 use crate::platform::Platform;
 use crate::pool::Pool;
 use crate::rmap::{AnonVma, AnonVmaChain};
-use crate::stats::Stats;
+use crate::stats::{Counter, Counts};
 use crate::vma::SpaceNode;
 use crate::vma::Vma;
 use core::fmt;
@@ -23,7 +23,8 @@ pub struct Mm<P: Platform> {
     pub(crate) chains: Pool<AnonVmaChain>,
     pub(crate) objects: Pool<Object>,
     pub(crate) radix: Pool<RadixNode>,
-    stats: Stats,
+    /// Of CPUs that keep no counters of their own.
+    counts: Counts,
 }
 
 /// What is in use: at rest, with no space and no object alive, every number
@@ -77,7 +78,7 @@ impl<P: Platform> Mm<P> {
             chains: Pool::numbered(3),
             objects: Pool::numbered(4),
             radix: Pool::numbered(5),
-            stats: Stats::new(),
+            counts: Counts::new(),
         }
     }
 
@@ -92,7 +93,7 @@ impl<P: Platform> Mm<P> {
             chains: Pool::numbered(3),
             objects: Pool::numbered(4),
             radix: Pool::numbered(5),
-            stats: Stats::new(),
+            counts: Counts::new(),
         }
     }
 
@@ -112,8 +113,8 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Returns the counters.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
+    pub fn stats(&self) -> Stats<'_, P> {
+        Stats { mm: self }
     }
 
     /// Returns the numbers of the machine's frames.
@@ -166,6 +167,44 @@ impl<P: Platform> fmt::Debug for Mm<P> {
         f.debug_struct("Mm")
             .field("usage", &self.usage())
             .finish_non_exhaustive()
+    }
+}
+
+/// The counters of one machine. Each CPU counts on its own; readers sum.
+#[derive(Debug)]
+pub struct Stats<'m, P: Platform> {
+    mm: &'m Mm<P>,
+}
+
+impl<P: Platform> Stats<'_, P> {
+    /// Counts one.
+    pub(crate) fn count(&self, what: Counter) {
+        self.add(what, 1);
+    }
+
+    /// Counts several.
+    pub(crate) fn add(&self, what: Counter, n: usize) {
+        let frames = &self.mm.frames;
+        // Who is moved meanwhile counts on the CPU where it was.
+        let counts = frames.cpu_node(frames.platform().cpu());
+        counts
+            .map_or(&self.mm.counts, |cpu| cpu.counts())
+            .add(what, n);
+    }
+
+    /// Returns a count.
+    pub fn get(&self, what: Counter) -> usize {
+        let nodes = self.mm.frames.cpu_nodes();
+        nodes
+            .map(|(_, cpu)| cpu.counts().get(what))
+            .fold(self.mm.counts.get(what), usize::wrapping_add)
+    }
+}
+
+impl<P: Platform> fmt::Display for Stats<'_, P> {
+    /// Writes one line for each counter that is not zero.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::stats::write(f, |what| self.get(what))
     }
 }
 

@@ -58,26 +58,21 @@ counters! {
     OutOfMemory = "out of memory",
 }
 
-/// The counters of one machine.
+/// One count of each kind: one CPU's, or those of all CPUs that have no node.
 #[derive(Debug)]
-pub struct Stats {
+pub(crate) struct Counts {
     counts: [Tally; ALL.len()],
 }
 
-impl Stats {
+impl Counts {
     /// Makes counters at zero.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             counts: [const { Tally::new(0) }; ALL.len()],
         }
     }
 
-    /// Counts one.
-    pub(crate) fn count(&self, what: Counter) {
-        self.add(what, 1);
-    }
-
-    /// Counts several.
+    /// Counts several. Atomic, so that a thread that moves does no harm.
     pub(crate) fn add(&self, what: Counter, n: usize) {
         if let Some(c) = self.counts.get(what as usize) {
             c.fetch_add(n, Ordering::Relaxed);
@@ -85,28 +80,23 @@ impl Stats {
     }
 
     /// Returns a count.
-    pub fn get(&self, what: Counter) -> usize {
+    pub(crate) fn get(&self, what: Counter) -> usize {
         self.counts
             .get(what as usize)
             .map_or(0, |c| c.load(Ordering::Relaxed))
     }
 }
 
-impl Default for Stats {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for Stats {
-    /// Writes one line for each counter that is not zero.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, name) in ALL.iter().zip(NAMES) {
-            let n = self.get(*what);
-            if n > 0 {
-                writeln!(f, "{n:>10}  {name}")?;
-            }
+/// Writes one line for each counter that is not zero.
+///
+/// # Errors
+/// Those of the formatter.
+pub(crate) fn write(f: &mut fmt::Formatter<'_>, get: impl Fn(Counter) -> usize) -> fmt::Result {
+    for (what, name) in ALL.iter().zip(NAMES) {
+        let n = get(*what);
+        if n > 0 {
+            writeln!(f, "{n:>10}  {name}")?;
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -154,3 +154,36 @@ fn a_page_is_counted_before_it_can_be_dropped() {
         w.assert_empty();
     });
 }
+
+/// Each CPU counts on its own; who reads sums over all, with those that the
+/// machine was not told of.
+#[test]
+fn what_happened_on_every_cpu_is_counted() {
+    on_every_machine(|machine| {
+        let page_size = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        let at = FIRST * page_size;
+        let area = MapRequest::anonymous(8 * page_size, Prot::RW).fixed(VirtAddr::new(at));
+        s.map(&area).unwrap();
+        w.poke(0, &s, at, 1).unwrap();
+        let counted = count_paths(w.mm(), || {
+            for cpu in 0..3 {
+                let fault = Fault {
+                    addr: VirtAddr::new(at + (cpu + 1) * page_size),
+                    access: Access::Write,
+                    mode: Mode::User,
+                };
+                let outcome = on_cpu(cpu, || s.fault(&fault));
+                assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+            }
+        });
+        assert_eq!(counted, (3, 0));
+        let anon = w.mm().stats().get(Counter::FaultAnon);
+        assert_eq!(anon, 4, "the first too");
+        let text = w.mm().stats().to_string();
+        assert!(text.contains("         4  faults: anonymous\n"), "{text}");
+        drop(s);
+        w.assert_empty();
+    });
+}

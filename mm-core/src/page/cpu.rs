@@ -9,6 +9,7 @@
 use super::magazine::Magazines;
 use crate::platform::PhysMemory;
 use crate::pool::Node;
+use crate::stats::Counts;
 use crate::sync::{AtomicU32, Class, Fixed32, Mutex, Ordering, Tally};
 
 /// How many pools have free nodes at hand on each CPU.
@@ -16,7 +17,7 @@ pub(crate) const POOLS: usize = 6;
 
 /// One CPU's node.
 #[derive(Debug)]
-#[cfg_attr(not(loom), repr(C, align(256)))]
+#[cfg_attr(not(loom), repr(C, align(512)))]
 pub(crate) struct CpuNode {
     /// Free frames at hand.
     pub(super) frames: Mutex<Magazines>,
@@ -29,6 +30,8 @@ pub(crate) struct CpuNode {
     pub(super) frees: Tally,
     /// Free nodes at hand, by pool.
     pools: [NodeCache; POOLS],
+    /// What happened on this CPU.
+    counts: Counts,
 }
 
 /// One CPU's free nodes of one pool.
@@ -59,7 +62,7 @@ impl NodeCache {
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<CpuNode>() == 256);
+const _: () = assert!(size_of::<CpuNode>() == 512);
 
 impl Node for CpuNode {
     const NAME: &'static str = "cpu";
@@ -75,6 +78,7 @@ impl Node for CpuNode {
             pools: [const { NodeCache::new() }; POOLS],
             #[cfg(loom)]
             pools: core::array::from_fn(|_| NodeCache::new()),
+            counts: Counts::new(),
         }
     }
 
@@ -88,6 +92,11 @@ impl CpuNode {
     /// Returns the free nodes of a pool, by the pool's number.
     pub(crate) fn pool(&self, number: usize) -> Option<&NodeCache> {
         self.pools.get(number)
+    }
+
+    /// Returns what happened on this CPU.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
     }
 }
 

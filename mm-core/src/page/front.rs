@@ -174,9 +174,15 @@ impl<P: Platform> Frames<P> {
     /// Returns the number and the node of this CPU, if it has one.
     #[inline]
     pub(crate) fn this_cpu(&self, _here: &OnCpu<'_, impl Context>) -> Option<(u32, &CpuNode)> {
-        let cpu = u32::try_from(self.platform().cpu()).ok()?;
-        let node = self.cpus.get(self.memory(), self.page_shift(), cpu)?;
-        Some((cpu, node))
+        let cpu = self.platform().cpu();
+        Some((u32::try_from(cpu).ok()?, self.cpu_node(cpu)?))
+    }
+
+    /// Returns the node of a CPU, if it has one.
+    #[inline]
+    pub(crate) fn cpu_node(&self, cpu: usize) -> Option<&CpuNode> {
+        let cpu = u32::try_from(cpu).ok()?;
+        self.cpus.get(self.memory(), self.page_shift(), cpu)
     }
 
     /// Walks the nodes of all CPUs that have one.

@@ -1,6 +1,6 @@
 //! What is in use, for the summary and for /proc.
 
-use mm_core::stats::Stats;
+use mm_core::Stats;
 
 use super::page_shift;
 use crate::arch::Arch;
@@ -57,7 +57,7 @@ impl<A: Arch> System<A> {
     }
 
     /// Answers the counters of what was done.
-    pub fn counters(&self) -> &Stats {
+    pub fn counters(&self) -> Stats<'static, A::Platform> {
         self.memory.stats()
     }
 
