@@ -1,23 +1,13 @@
-//! The other CPUs: how they start, and how they are called.
+//! The other CPUs: how they start, and what they are told.
 //!
-//! ```text
-//! CPU 0, `start`                                CPU n
-//! a number, a stack, STATES[n] = ASKED
-//! CPU_ON (power.rs) ──────────────────────────► boot_secondary: translation on, its stack
-//! waits                                         its record, vectors, table, interrupts, tick
-//! takes the next                ◄────────────── ASKED ─► HERE, and runs the portable kernel
-//! ASKED ─► GIVEN_UP after a second              finds GIVEN_UP: sleeps for ever
-//! ```
-//!
-//! Numbers are dense: one that the firmware refused goes to the next CPU, and after one that was
-//! given up none is started. The stack of a CPU is its idle thread's, and is kept for good.
-//!
-//! What each CPU writes here is an atomic; [`RUNNING`] counts CPUs that are HERE, CPU 0 included,
-//! and only CPU 0 writes it.
+//! [`mm_virt::startup`] is the protocol. Here is what a CPU needs: a stack, which is its idle
+//! thread's and is kept for good, and the context of the firmware's call, by which boot.rs finds
+//! the kernel's table and the CPU its number.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
+use mm_virt::startup::{Absent, Startup};
 use spin::Once;
 
 use crate::cpu::{self, MAX_CPUS};
@@ -28,16 +18,7 @@ use crate::{clock, devices, kernel_table, power, trap};
 /// Where each CPU's first stack ends; read by boot.rs.
 pub static STACKS: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
 
-/// Nanoseconds after which a CPU that did not come is given up.
-const PATIENCE: u64 = 1_000_000_000;
-
-const OFF: u32 = 0;
-const ASKED: u32 = 1;
-const HERE: u32 = 2;
-const GIVEN_UP: u32 = 3;
-
-static STATES: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(OFF) }; MAX_CPUS];
-static RUNNING: AtomicUsize = AtomicUsize::new(1);
+static STARTUP: Startup = Startup::new();
 
 /// The hardware's names of the CPUs to start.
 static OTHERS: Once<[Option<u64>; MAX_CPUS - 1]> = Once::new();
@@ -52,49 +33,35 @@ pub fn init(facts: &Facts) {
     OTHERS.call_once(|| [(); MAX_CPUS - 1].map(|()| names.next()));
 }
 
-/// Returns how many CPUs run.
-pub fn running() -> usize {
-    RUNNING.load(Ordering::Acquire)
-}
-
 /// Starts the other CPUs. Called once, when everything that they use is there.
 pub fn start() {
     let entry = kernel_table::physical(boot_secondary as *const () as usize);
     for &name in OTHERS.get().into_iter().flatten().flatten() {
-        let number = running();
+        let number = STARTUP.running();
         let Some(stack) = KernelStack::new() else {
             log::warn!("no memory for the stack of cpu {number}");
-            return;
+            break;
         };
-        STACKS[number].store(stack.end(), Ordering::Relaxed);
-        STATES[number].store(ASKED, Ordering::Release);
+        let Some(place) = STACKS.get(number) else {
+            break;
+        };
+        place.store(stack.end(), Ordering::Relaxed);
         let context = kernel_table::root() | number as u64;
-        // SAFETY: the code at the entry takes this context; table, stack and state are there.
-        if let Err(refused) = unsafe { power::start_cpu(name, entry, context) } {
-            log::warn!("the CPU {name:#x} stays off: {refused}");
+        // SAFETY: the code at the entry takes this context; the table and the stack are there.
+        let ask = || unsafe { power::start_cpu(name, entry, context) };
+        let came = STARTUP.bring(ask, clock::monotonic_ns);
+        if let Err(absent) = came {
+            log::warn!("the CPU {name:#x} stays off: {absent}");
+        }
+        if matches!(came, Err(Absent::Refused(_))) {
             continue;
         }
         core::mem::forget(stack);
-        if !came(number) {
-            log::warn!("the CPU {name:#x} did not come");
-            return;
+        if came.is_err() {
+            break;
         }
-        RUNNING.store(number + 1, Ordering::Release);
     }
-    log::info!("{} CPUs run", running());
-}
-
-fn came(number: usize) -> bool {
-    let state = &STATES[number];
-    let until = clock::monotonic_ns() + PATIENCE;
-    while clock::monotonic_ns() < until {
-        if state.load(Ordering::Acquire) == HERE {
-            return true;
-        }
-        core::hint::spin_loop();
-    }
-    let gave_up = state.compare_exchange(ASKED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
-    gave_up.is_err()
+    log::info!("{} CPUs run", STARTUP.running());
 }
 
 /// The first Rust code of another CPU: runs on its stack and the kernel's table, interrupts off.
@@ -104,9 +71,7 @@ pub extern "C" fn secondary_main(number: usize) -> ! {
     kernel_table::enter(number);
     devices::init_cpu(number);
     clock::start();
-    let state = &STATES[number];
-    let here = state.compare_exchange(ASKED, HERE, Ordering::AcqRel, Ordering::Acquire);
-    if here.is_ok() {
+    if STARTUP.arrive(number) {
         trap::kernel().run_secondary();
     }
     loop {
