@@ -45,7 +45,8 @@ struct Cpu {
     loaded: Option<Loaded>,
     leaves: Vec<(u16, Leaf)>,
     tables: Vec<(u16, Step)>,
-    invalid: Vec<(u16, usize)>,
+    /// Entries that led nowhere, with their levels.
+    invalid: Vec<(u16, usize, u8)>,
     /// The version of each frame that the instruction cache holds.
     code: HashMap<u64, u64>,
     /// Counts choices, so that they differ from one another.
@@ -226,8 +227,9 @@ impl<W: Walker> SoftTlbs<W> {
             // A store through a clean translation walks again to set dirty.
             cpu.leaves.remove(i);
         }
-        if cpu.invalid.contains(&(loaded.asid, page)) {
-            return Err(Refusal::NotPresent(1));
+        let remembered = |(asid, at, _): &&(u16, usize, u8)| (*asid, *at) == (loaded.asid, page);
+        if let Some((_, _, level)) = cpu.invalid.iter().find(remembered) {
+            return Err(Refusal::NotPresent(*level));
         }
         // Begin at the root, or at any remembered table: by turns.
         let mut starts = vec![self.walker.start(self.roots(loaded), page)?];
@@ -261,7 +263,7 @@ impl<W: Walker> SoftTlbs<W> {
             Err(fault) => {
                 if let Refusal::NotPresent(level) = fault {
                     if self.walker.caches_invalid_at(level) {
-                        cpu.invalid.push((loaded.asid, page));
+                        cpu.invalid.push((loaded.asid, page, level));
                     }
                 }
                 Err(fault)
@@ -377,8 +379,12 @@ impl<W: Walker> FlushHook for SoftTlbs<W> {
                 let named = tag_meets(*asid) && !(l.global && flush.asid.is_some());
                 !(named && page_meets(l.page, l.pages))
             });
-            cpu.invalid
-                .retain(|(asid, page)| !(tag_meets(*asid) && page_meets(*page, 1)));
+            // A flush of pages reaches leaves; that a table was missing, hardware is
+            // free to remember until tables are flushed.
+            cpu.invalid.retain(|(asid, page, level)| {
+                let reached = *level == 1 || flush.tables;
+                !(tag_meets(*asid) && page_meets(*page, 1) && reached)
+            });
             if flush.tables {
                 cpu.tables
                     .retain(|(asid, t)| !(tag_meets(*asid) && page_meets(t.page, t.pages)));

@@ -109,7 +109,7 @@ fn reuse(m: &Machine, seed: u64) {
                 if got.is_err() && caches_invalid {
                     // It may remember that the page was not there: a fault that
                     // the kernel finds spurious.
-                    on_cpu(cpu, || spaces[which].tlb.flush_local(&cx, one));
+                    on_cpu(cpu, || spaces[which].tlb.flush_spurious(&cx, one));
                     got = access();
                 }
                 let expect = spaces[which].model.get(&page).copied();

@@ -5,7 +5,8 @@
 //! | | machines that | flush |
 //! |---|---|---|
 //! | a page that was not there | remember invalid entries | the page, on the CPU that faulted |
-//! | | do not | nothing |
+//! | the first page of a table | remember invalid entries | the same, and that there was no table |
+//! | both | do not | nothing |
 //! | copy-on-write | remember invalid entries | the page everywhere, then again here: the gap was there to be remembered |
 //! | | do not | the page everywhere, once: also where breaking before making is demanded |
 //! | an unmap that empties a table | | as without, and walk caches in the same round |
@@ -194,8 +195,12 @@ fn first_touches_flush_at_most_what_was_remembered_here() {
         let page = machine.page_size();
         let w = world(machine);
         let (s, at) = touched(&w);
+        // Where tables are small, the page's is a new one.
+        let is_new = machine.format().index_bits(1) < 7;
         let store = flushes(&w, || w.poke(0, &s, at + 70 * page, 1).unwrap());
-        assert_eq!(store, forgets_the_gap(machine, &w, at + 70 * page));
+        let mut want = forgets_the_gap(machine, &w, at + 70 * page);
+        want.iter_mut().for_each(|(_, flush)| flush.tables = is_new);
+        assert_eq!(store, want);
         let load = flushes(&w, || assert_eq!(w.peek(0, &s, at + 71 * page), Ok(0)));
         assert_eq!(load, forgets_the_gap(machine, &w, at + 71 * page));
         drop(s);

@@ -190,7 +190,7 @@ fn f3_each_verb_flushes_once_and_only_what_lost_rights() {
         space.map(all, first, SPECIAL_RW).unwrap();
         let made = space.flushes();
         if format.caches_invalid() {
-            let local = (cpus(&[0]), flush(None, false));
+            let local = (cpus(&[0]), flush(None, true));
             assert_eq!(made, [local], "the mapping CPU, for the whole verb");
         } else {
             assert_eq!(made, [], "nobody remembers invalid entries");
@@ -332,6 +332,45 @@ struct Nobody;
 
 impl FlushHook for Nobody {
     fn flush(&self, _cpus: CpuSet, _flush: Flush) {}
+}
+
+/// F7: also that there was no table may be remembered (RISC-V 10.2.1: a fence
+/// with an address reaches leaves only), by who maps and by who comes later.
+#[test]
+fn f7_a_map_that_made_a_table_is_flushed_with_it() {
+    on_every_machine(|m| {
+        let format = m.format();
+        let frames = TestPlatform::machine(format, 64, 128);
+        let tlbs = Arc::new(SoftTlbs::new(m.walker(), 2, 0));
+        frames.platform().set_flush_hook(tlbs.clone());
+        let space = Space::new(&frames);
+        let cx = space.cx();
+        let ram = frames.platform().arena();
+        let look = |cpu| tlbs.access(ram, cpu, Vpn::new(9), Access::Read, Mode::User, |pfn| pfn);
+        let mut remembers = false;
+        for cpu in [0, 1] {
+            space.run(&tlbs, cpu);
+            match look(cpu) {
+                Err(Refusal::NotPresent(level)) if level > 1 => {
+                    remembers = m.walker().caches_invalid_at(level);
+                }
+                other => panic!("{other:?} where there is no table"),
+            }
+        }
+        let pfn = frames.alloc(&cx, 0).unwrap();
+        let attrs = Attrs::user(Prot::READ).with(AttrFlags::ACCESSED);
+        let owed = CursorMut::new(space.table(&cx), &space.tlb, range(9, 10))
+            .map(pfn, attrs)
+            .unwrap();
+        owed.settle(&cx, &space.tlb);
+        assert_eq!(look(0), Ok(pfn), "the CPU that mapped");
+        assert_eq!(look(1).is_err(), remembers);
+        on_cpu(1, || space.tlb.flush_spurious(&cx, range(9, 10)));
+        assert_eq!(look(1), Ok(pfn), "the CPU whose fault was spurious");
+        space.idle(&tlbs, 0);
+        space.idle(&tlbs, 1);
+        space.destroy();
+    });
 }
 
 /// F7, nanos#1966: machines that remember invalid entries need a flush on map,

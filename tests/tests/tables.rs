@@ -498,7 +498,7 @@ impl World<'_> {
         if result.is_err() && allowed {
             // Spurious: the entry is as it should be, the CPU remembers another.
             let one = PageRange::with_len(page, 1).unwrap();
-            on_cpu(cpu, || self.tlb.flush_local(&cx, one));
+            on_cpu(cpu, || self.tlb.flush_spurious(&cx, one));
             result = attempt();
         }
         match result {

@@ -161,7 +161,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             self.settle_ad(&leaf);
             drop(leaf);
             // Another CPU was faster, or this one remembers the old entry.
-            self.node.tlb.flush_local(self.cx, self.one_page());
+            self.node.tlb.flush_spurious(self.cx, self.one_page());
             self.mm.stats().count(Counter::FaultSpurious);
             return Ok(Resolution::Minor);
         }

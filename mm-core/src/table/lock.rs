@@ -178,7 +178,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         }
         self.add_live(1);
         format.store(self.words, index, word);
-        let pages = self.cx.format().entry_pages(self.level);
+        let pages = format.entry_pages(self.level);
         self.map_flush(PageRange::new(page, page.saturating_add(pages)))
     }
 
@@ -357,12 +357,17 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             || !matches!(format.decode(word, self.level), Entry::Leaf { .. })
     }
 
-    /// Returns what installing entries owes.
+    /// Returns what installing the entries of `pages` owed. When they are all
+    /// that the table has, it may be new.
     pub(crate) fn map_flush(&self, pages: PageRange) -> MapFlush {
-        if self.cx.format().caches_invalid() {
-            MapFlush::of(pages)
-        } else {
+        let format = self.cx.format();
+        let entries = pages.pages().checked_div(format.entry_pages(self.level));
+        if !format.caches_invalid() {
             MapFlush::NONE
+        } else if entries == Some(self.live() as usize) {
+            MapFlush::of_new_table(pages)
+        } else {
+            MapFlush::of(pages)
         }
     }
 

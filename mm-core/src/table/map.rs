@@ -152,7 +152,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     ) -> Result<MapFlush, TableError> {
         let done = PageRange::new(whole.start(), self.at());
         match result {
-            Ok(()) if self.table.cx.format().caches_invalid() => Ok(MapFlush::of(done)),
+            Ok(()) if self.table.cx.format().caches_invalid() => Ok(MapFlush::of_new_table(done)),
             Ok(()) => Ok(MapFlush::NONE),
             Err(e) => {
                 self.take_back(done);

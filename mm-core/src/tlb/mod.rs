@@ -35,6 +35,7 @@ pub use gather::{BATCH, Full, Released, TlbGather};
 
 use crate::addr::Vpn;
 use crate::cx::Cx;
+use crate::format::PageTableFormat;
 use crate::platform::{CPU_WORDS, CpuSet, Flush, Platform};
 use crate::range::PageRange;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, fence};
@@ -172,17 +173,21 @@ impl SpaceTlb {
     /// # Locks
     /// Any may be held; under an inner one, one page, block or run only.
     pub fn flush_pages<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
+        self.flush_everywhere(cx, pages, Reach::Leaves);
+    }
+
+    fn flush_everywhere<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange, reach: Reach) {
         let cpus = self.publish();
         if !cpus.is_empty() {
-            let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
-            cx.platform().flush(
-                cpus,
-                Flush {
-                    pages,
-                    tables: false,
-                    asid: self.asid(),
-                },
-            );
+            cx.platform().flush(cpus, self.flush(pages, reach));
+        }
+    }
+
+    fn flush(&self, pages: PageRange, reach: Reach) -> Flush {
+        Flush {
+            pages: (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages),
+            tables: reach == Reach::Tables,
+            asid: self.asid(),
         }
     }
 
@@ -195,24 +200,40 @@ impl SpaceTlb {
         self.flush_pages(cx, PageRange::new(page, page.saturating_add(1)));
     }
 
-    /// Drops pages on this CPU only: after a spurious fault, whose entry was
-    /// already as it should be, and after a map on machines that remember
-    /// invalid entries.
+    /// Drops pages on this CPU only: after rights of an entry grew.
     pub fn flush_local<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
+        self.flush_here(cx, pages, Reach::Leaves);
+    }
+
+    /// Drops on this CPU only what made an access fault whose entry was
+    /// already as it should be: an older entry of the pages, or, on machines
+    /// that remember invalid entries, that there was none or no table for it.
+    pub fn flush_spurious<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
+        let reach = if cx.format().caches_invalid() {
+            Reach::Tables
+        } else {
+            Reach::Leaves
+        };
+        self.flush_here(cx, pages, reach);
+    }
+
+    fn flush_here<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange, reach: Reach) {
         cx.platform().preempt_off();
         let mut cpus = CpuSet::EMPTY;
         cpus.insert(cx.platform().cpu());
-        let pages = (pages.pages() < FLUSH_CEILING_PAGES).then_some(pages);
-        cx.platform().flush(
-            cpus,
-            Flush {
-                pages,
-                tables: false,
-                asid: self.asid(),
-            },
-        );
+        cx.platform().flush(cpus, self.flush(pages, reach));
         cx.platform().preempt_on();
     }
+}
+
+/// Which entries on the way to a page a flush of it drops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Reach {
+    /// The page's own.
+    #[default]
+    Leaves,
+    /// Those of the tables above, too.
+    Tables,
 }
 
 #[cfg(not(loom))]
@@ -229,42 +250,66 @@ const fn bit(cpu: usize) -> u32 {
 
 /// What a map owes on machines that remember invalid entries: nothing on all
 /// others, where it compiles to nothing.
+///
+/// Such a machine may also remember that there was no table (RISC-V: a fence
+/// with an address reaches leaves only, 10.2.1). Who fills the first entry of a
+/// table owes the tables above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[must_use = "some machines remember that the page was invalid: settle it"]
 pub struct MapFlush {
     pages: PageRange,
+    reach: Reach,
 }
 
 impl MapFlush {
     /// Nothing is owed.
     pub const NONE: Self = Self {
         pages: PageRange::new(Vpn::new(0), Vpn::new(0)),
+        reach: Reach::Leaves,
     };
 
-    /// Owes pages.
+    /// Owes pages of a table that others may have been walking.
     pub(crate) fn of(pages: PageRange) -> Self {
-        Self { pages }
+        Self {
+            pages,
+            reach: Reach::Leaves,
+        }
+    }
+
+    /// Owes pages, of which some table may be new.
+    pub(crate) fn of_new_table(pages: PageRange) -> Self {
+        Self {
+            pages,
+            reach: Reach::Tables,
+        }
     }
 
     /// Owes both debts: one range around them.
     pub fn join(self, other: Self) -> Self {
         Self {
             pages: hull(self.pages, other.pages),
+            reach: if self.reach == Reach::Leaves {
+                other.reach
+            } else {
+                self.reach
+            },
         }
     }
 
     /// Pays on this CPU. The others pay when they fault: the fault is spurious
-    /// and ends in [`SpaceTlb::flush_local`].
+    /// and ends in [`SpaceTlb::flush_spurious`].
     pub fn settle<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
         if !self.pages.is_empty() {
-            tlb.flush_local(cx, self.pages);
+            tlb.flush_here(cx, self.pages, self.reach);
         }
     }
 
     /// Pays on every CPU: for kernel mappings, whose faults nobody resolves.
+    /// Always with the tables: that another CPU's map just made one there, this
+    /// one cannot know.
     pub fn settle_everywhere<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
         if !self.pages.is_empty() {
-            tlb.flush_pages(cx, self.pages);
+            tlb.flush_everywhere(cx, self.pages, Reach::Tables);
         }
     }
 }
