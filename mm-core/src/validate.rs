@@ -109,7 +109,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let cx = self.mm().cx();
         let nodes = Nodes::new(&cx, self.mm());
         let node = self.node();
-        let _layout = self.write_settled(&cx, |_| self.everything());
+        let _layout = self.write_alone(&cx);
         if let Some(left) = node.vmas.iter(&nodes).find(|&h| {
             let vma = nodes.vma(h);
             vma.is_marked() || vma.is_dying()

@@ -28,7 +28,7 @@ struct Scene {
 impl Scene {
     fn new(machine: &Machine) -> Self {
         let page = machine.page_size();
-        let w = machine.world(2048, 2, 1);
+        let w = machine.world(2048, 4, 1);
         let s = w.space();
         for start in [FIRST, 2 * FIRST] {
             let area = MapRequest::anonymous(PAGES * page, Prot::RW);
@@ -136,7 +136,7 @@ fn a_protect_holds_up_nobody_elsewhere() {
 }
 
 /// Lets a thread do `meanwhile` in the middle of the flush of `verb`, and
-/// checks that it is done only after the verb.
+/// checks that it is done only after that.
 fn waits(
     machine: &Machine,
     verb: impl FnOnce(&Scene),
@@ -150,7 +150,6 @@ fn waits(
     scene.during(
         |scene| {
             verb(scene);
-            over.store(true, Ordering::SeqCst);
             let thread = other.lock().unwrap().take().expect("the verb flushed");
             thread.join().expect("the thread found what it waited for");
         },
@@ -162,6 +161,7 @@ fn waits(
             }));
             // Long enough for it to come out, if it does not wait.
             std::thread::sleep(Duration::from_millis(30));
+            over.store(true, Ordering::SeqCst);
         },
     );
 }
@@ -174,14 +174,12 @@ fn a_fault_waits_for_what_replaces_its_area() {
             |scene| {
                 let new = MapRequest::anonymous(4 * scene.page, Prot::READ);
                 scene.s.map(&new.fixed(scene.at(2))).unwrap();
-                std::thread::sleep(Duration::from_millis(1));
             },
             |s, at| {
                 // The new area's rights, and never none at all.
                 let outcome = s.fault(&store(at));
                 let denied = matches!(outcome, FaultOutcome::Signal(Signal::SegvAccErr(_)));
                 assert!(denied, "{outcome:?}");
-                std::thread::sleep(Duration::from_millis(10));
             },
         );
     });
@@ -202,7 +200,6 @@ fn a_fault_waits_for_the_rights_it_will_have() {
                 let outcome = s.fault(&store(at));
                 let denied = matches!(outcome, FaultOutcome::Signal(Signal::SegvAccErr(_)));
                 assert!(denied, "{outcome:?}");
-                std::thread::sleep(Duration::from_millis(10));
             },
         );
     });
@@ -229,10 +226,7 @@ fn a_verb_waits_for_the_one_that_is_busy_with_its_range() {
             waits(
                 machine,
                 |scene| scene.s.unmap(scene.at(2), 4 * scene.page).unwrap(),
-                move |s, at| {
-                    other(s, at);
-                    std::thread::sleep(Duration::from_millis(10));
-                },
+                other,
             );
         }
     });
@@ -301,6 +295,130 @@ fn a_fixed_map_ends_after_the_protect_beside_it() {
                 scene.s.map(&new).unwrap();
             },
             &[2, 4, 2],
+        );
+    });
+}
+
+/// Lets forks begin in the middle of the flush of an unmap, waits until they wait,
+/// then does `meanwhile` as CPU 1; gives the children to `after` when all is over.
+fn while_forks_wait(
+    machine: &Machine,
+    forks: &'static [usize],
+    meanwhile: impl FnOnce(&Space) + Send + 'static,
+    after: impl FnOnce(&Scene, Vec<Space>),
+) {
+    let scene = Scene::new(machine);
+    let threads: Arc<std::sync::Mutex<Vec<JoinHandle<Space>>>> = Arc::default();
+    let started = threads.clone();
+    scene.during(
+        |scene| {
+            scene.s.unmap(scene.at(2), 4 * scene.page).unwrap();
+            let threads: Vec<_> = threads.lock().unwrap().drain(..).collect();
+            let children = threads.into_iter().map(|thread| thread.join().unwrap());
+            after(scene, children.collect());
+        },
+        move |s| {
+            for &cpu in forks {
+                let parent = s.clone();
+                let fork = move || on_cpu(cpu, || parent.fork().unwrap());
+                started.lock().unwrap().push(std::thread::spawn(fork));
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            meanwhile(s);
+        },
+    );
+}
+
+/// Otherwise threads that unmap one after the other could keep a fork waiting
+/// for ever.
+#[test]
+fn while_a_fork_waits_an_unmap_elsewhere_keeps_the_lock() {
+    on_every_machine(|machine| {
+        let elsewhere = VirtAddr::new(2 * FIRST * machine.page_size());
+        let page = machine.page_size();
+        let met = Arc::new(AtomicUsize::new(0));
+        let is_met = met.clone();
+        let mapper: Arc<std::sync::Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        let started = mapper.clone();
+        while_forks_wait(
+            machine,
+            &[2],
+            move |s| {
+                let other = s.clone();
+                s.mm().platform().interrupt_flush(move || {
+                    let through = Arc::new(AtomicBool::new(false));
+                    let is_through = through.clone();
+                    *started.lock().unwrap() = Some(std::thread::spawn(move || {
+                        let area = MapRequest::anonymous(page, Prot::RW);
+                        on_cpu(3, || other.map(&area).unwrap());
+                        is_through.store(true, Ordering::SeqCst);
+                    }));
+                    std::thread::sleep(Duration::from_millis(30));
+                    let locked = !through.load(Ordering::SeqCst);
+                    is_met.store(1 + usize::from(locked), Ordering::SeqCst);
+                });
+                s.unmap(elsewhere, 4 * page).unwrap();
+            },
+            |_, children| {
+                let mapper = mapper.lock().unwrap().take().expect("the unmap flushed");
+                mapper.join().unwrap();
+                assert_eq!(children.len(), 1);
+            },
+        );
+        assert_eq!(met.load(Ordering::SeqCst), 2, "zapped without the lock");
+    });
+}
+
+#[test]
+fn while_a_fork_waits_a_protect_waits_for_it() {
+    on_every_machine(|machine| {
+        let elsewhere = VirtAddr::new(2 * FIRST * machine.page_size());
+        let page = machine.page_size();
+        let protect: Arc<std::sync::Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        let started = protect.clone();
+        while_forks_wait(
+            machine,
+            &[2],
+            move |s| {
+                let other = s.clone();
+                *started.lock().unwrap() = Some(std::thread::spawn(move || {
+                    on_cpu(3, || other.protect(elsewhere, page, Prot::READ).unwrap());
+                }));
+                std::thread::sleep(Duration::from_millis(30));
+            },
+            |scene, children| {
+                let protect = protect.lock().unwrap().take().expect("it began");
+                protect.join().unwrap();
+                let prot = |space: &Space| space.find(scene.elsewhere(0)).unwrap().prot();
+                assert_eq!(prot(&scene.s), Prot::READ);
+                assert_eq!(prot(&children[0]), Prot::RW, "the fork was first");
+            },
+        );
+    });
+}
+
+/// What waits in the parent is none of the child's business.
+#[test]
+fn the_child_of_a_fork_that_another_fork_waits_beside_waits_for_nobody() {
+    on_every_machine(|machine| {
+        while_forks_wait(
+            machine,
+            &[2, 3],
+            |_| {},
+            |scene, children| {
+                assert_eq!(children.len(), 2);
+                let (elsewhere, page) = (scene.elsewhere(0), scene.page);
+                for child in children {
+                    let (done, is_done) = std::sync::mpsc::channel();
+                    std::thread::spawn(move || {
+                        on_cpu(2, || child.protect(elsewhere, page, Prot::READ).unwrap());
+                        drop(child);
+                        done.send(()).unwrap();
+                    });
+                    let end = is_done.recv_timeout(Duration::from_secs(20));
+                    assert_eq!(end, Ok(()), "it waits for who is not there");
+                }
+            },
         );
     });
 }

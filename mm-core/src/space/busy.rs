@@ -27,12 +27,19 @@
 //! | a verb that would join it to a new neighbour | the same; a dying one is never joined |
 //! | a dying area's verb, when it ends beside it | waits, unless it dies too |
 //! | a verb in search of a gap | passes over it |
-//! | fork | waits |
+//! | fork | waits until nobody is busy, and meanwhile nobody becomes it |
 //! | a fault, DYING | SIGSEGV: the program unmaps what it uses |
 //! | a fault, DYING and REPLACED | waits: a fixed map leaves no moment without an area |
 //! | a fault, being protected | waits |
 //! | a listing | shows it, unless it is going |
 //! | truncation, reverse walks | find it through its object: entries are under table locks |
+//!
+//! **Fork is not starved.** It needs a moment when nobody is busy anywhere, which
+//! threads that keep unmapping elsewhere might never leave. So it counts itself
+//! in ([`Layout`], `awaiting`) when it has to wait: from then on an unmap or a
+//! fixed map zaps under the lock, as over holes, and a protect waits for the
+//! fork. Who is busy already waits for neither, so fork waits for one end of
+//! each at most ([`AddressSpace::write_alone`]).
 //!
 //! Only ranges without holes are zapped in the middle: somebody else could map
 //! into a hole meanwhile. A range with holes, and one whose edges cut areas
@@ -85,6 +92,50 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
     }
 
+    /// As [`Self::write_settled`], for a verb that leaves the areas of `range`
+    /// busy whatever happens: not while another one waits for all who are.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing; waits without it.
+    pub(super) fn write_to_be_busy<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        range: PageRange,
+    ) -> Writing<'c, 'm, P> {
+        let mut spins = 0u32;
+        loop {
+            let layout = self.write_settled(cx, |_| range);
+            if layout.awaiting == 0 {
+                return layout;
+            }
+            drop(layout);
+            cx.relax(spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Takes the space lock for writing when nobody is busy at all, and lets
+    /// nobody become it while it waits.
+    ///
+    /// # Locks
+    /// Takes the space lock for writing; waits without it.
+    pub(crate) fn write_alone<'c>(&self, cx: &'c Cx<'m, P>) -> Writing<'c, 'm, P> {
+        let mut layout = self.node().lock.write(cx, self.key());
+        if layout.busy == 0 {
+            return layout;
+        }
+        layout.awaiting = layout.awaiting.saturating_add(1);
+        let mut spins = 0u32;
+        while layout.busy != 0 {
+            drop(layout);
+            cx.relax(spins);
+            spins = spins.saturating_add(1);
+            layout = self.node().lock.write(cx, self.key());
+        }
+        layout.awaiting = layout.awaiting.saturating_sub(1);
+        layout
+    }
+
     /// Returns whether nobody is busy with the areas of a range, or with one
     /// that could become one with it.
     ///
@@ -126,13 +177,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         })
     }
 
-    /// Returns all pages of user space.
-    pub(crate) fn everything(&self) -> PageRange {
-        PageRange::new(Vpn::new(0), self.user_end())
-    }
-
     /// Lets the areas of a range die: from here on nothing can fail. `None`
-    /// when that is not possible, with nothing changed.
+    /// when that is not possible, or somebody waits for all who are busy, with
+    /// nothing changed.
     ///
     /// `delta` is the plan's for the range.
     ///
@@ -148,6 +195,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         new: Option<NewVma>,
         delta: &Delta,
     ) -> Option<Going> {
+        if layout.awaiting != 0 {
+            return None;
+        }
         let nodes = Nodes::new(cx, self.mm);
         let range = self.without_holes(&nodes, range, new.is_some())?;
         let spare = match new {

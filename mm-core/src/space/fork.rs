@@ -55,10 +55,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let cx = self.mm.cx();
         let child = Self::fresh(self.mm, &cx)?;
         let node = self.node();
-        let layout = self.write_settled(&cx, |_| self.everything());
+        let layout = self.write_alone(&cx);
         // Nobody else knows the child: its lock is free whatever is held.
         let mut fresh = child.node().lock.write_fresh(&cx, child.key());
         *fresh = *layout;
+        // Those are the parent's.
+        fresh.awaiting = 0;
         child.set_limits_locked(&mut fresh, layout.limits);
         drop(fresh);
         let nodes = Nodes::new(&cx, self.mm);

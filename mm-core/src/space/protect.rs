@@ -55,7 +55,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let range =
             PageRange::from_bytes(addr, len, self.shift()).map_err(|_| MmError::Unmapped(addr))?;
         let cx = self.mm.cx();
-        let mut layout = self.write_settled(&cx, |_| range);
+        let mut layout = self.write_to_be_busy(&cx, range);
         let nodes = Nodes::new(&cx, self.mm);
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {

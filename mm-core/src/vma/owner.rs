@@ -58,6 +58,8 @@ pub struct Layout {
     pub brk: Option<(usize, usize)>,
     /// Verbs that left areas marked while they work without the lock.
     pub(crate) busy: u32,
+    /// Verbs that wait until nobody is busy: others do not become busy then.
+    pub(crate) awaiting: u32,
 }
 
 /// The page counts of one space.
@@ -88,6 +90,7 @@ impl Node for SpaceNode {
             limits: SpaceLimits::NONE,
             brk: None,
             busy: 0,
+            awaiting: 0,
         };
         Self {
             users: AtomicU32::new(0),
