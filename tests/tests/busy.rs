@@ -2,6 +2,7 @@
 //! entries without the space lock: looked at in the middle of its flush.
 
 use mm_core::addr::VirtAddr;
+use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::prot::{Access, Prot};
 use mm_core::space::{Advice, MapFlags, MapRequest};
@@ -112,6 +113,9 @@ fn an_unmap_holds_up_nobody_elsewhere() {
                 let gone = matches!(outcome, FaultOutcome::Signal(Signal::SegvMapErr(_)));
                 assert!(gone, "{outcome:?}");
                 assert_eq!(s.find(at), None);
+                let start = VirtAddr::new(at.as_usize() - 2 * page);
+                let dropped = s.advise(start, PAGES * page, Advice::DontNeed);
+                assert_eq!(dropped, Err(MmError::Unmapped(at)), "a hole");
                 let hint = MapRequest::anonymous(page, Prot::RW).hint(at);
                 assert_ne!(s.map(&hint), Ok(at));
                 // The rest of the area is there.

@@ -44,7 +44,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// `Invalid` for an unaligned address or a range that wraps, and where the
     /// advice does not fit the area (`DontNeed` of locked or device memory,
     /// `WipeOnFork` of files): the part before stays advised. `Unmapped` at
-    /// the first hole, after all mapped parts were advised. `Limit`,
+    /// the first hole, after all mapped parts were advised; what another thread
+    /// is unmapping is one. `Limit`,
     /// `OutOfMemory`: nothing has changed.
     ///
     /// # Locks
@@ -91,7 +92,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let (part, stopped) = self.advisable(&nodes, range, Advice::DontNeed);
         let mut gather = TlbGather::new(&cx, &node.tlb);
         for vma in node.vmas.overlapping(&nodes, part) {
-            let mapped = nodes.vma(vma).range().intersect(part);
+            let vma = nodes.vma(vma);
+            if vma.is_dying() {
+                // Its verb drops its pages.
+                continue;
+            }
+            let mapped = vma.range().intersect(part);
             zap(self.table(&cx), &node.tlb, mapped, &mut gather);
         }
         self.released(gather.finish());
@@ -110,6 +116,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut hole = None;
         for vma in self.node().vmas.overlapping(nodes, range) {
             let vma = nodes.vma(vma);
+            if vma.is_dying() && !vma.is_replaced() {
+                // It is going: what the program unmaps is a hole already.
+                continue;
+            }
             if vma.start() > at && hole.is_none() {
                 hole = Some(MmError::Unmapped(at.addr(self.shift())));
             }
