@@ -15,6 +15,7 @@ use mm_core::format::{
     AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, Run,
     TableOwner, Word, WordCell,
 };
+use mm_core::object::TicketKey;
 use mm_core::page::{Frames, Page};
 use mm_core::platform::{CpuSet, Flush, PhysMemory, Platform};
 use mm_core::pool::Node;
@@ -245,6 +246,9 @@ pub struct Machine {
     pub flushed: [AtomicU32; 3],
     /// CPU 1, where it is hardware alone: what it remembers of one page or run.
     pub remembered: loom::sync::Mutex<Option<Remembered>>,
+    /// Who waits for a transfer.
+    sleepers: loom::sync::Mutex<()>,
+    woken: loom::sync::Condvar,
 }
 
 /// One TLB entry.
@@ -278,6 +282,16 @@ impl Machine {
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
             remembered: loom::sync::Mutex::new(None),
+            sleepers: loom::sync::Mutex::new(()),
+            woken: loom::sync::Condvar::new(),
+        }
+    }
+
+    /// Sleeps as a kernel does: registers first, asks then.
+    pub fn sleep_while(&self, pending: impl Fn() -> bool) {
+        let mut registered = self.sleepers.lock().unwrap();
+        while pending() {
+            registered = self.woken.wait(registered).unwrap();
         }
     }
 
@@ -331,6 +345,10 @@ unsafe impl Platform for Machine {
     }
     fn relax(&self, _spins: u32) {
         loom::thread::yield_now();
+    }
+    fn wake(&self, _key: TicketKey) {
+        let _registered = self.sleepers.lock().unwrap();
+        self.woken.notify_all();
     }
     fn flush(&self, cpus: CpuSet, _flush: Flush) {
         // The CPU ends its access before it answers.

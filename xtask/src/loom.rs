@@ -53,6 +53,40 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("drain_unlocked", "loom_front", "the_last_frame"),
     ("full_node_magazine_is_lost", "loom_nodes", "alloc_and_free"),
     ("drained_magazine_stays", "loom_nodes", "alloc_and_drain"),
+    ("pin_without_fence", "loom_pool", "a_reader_is_waited_for"),
+    ("grace_without_fence", "loom_pool", "a_reader_is_waited_for"),
+    (
+        "drain_without_grace",
+        "loom_pool",
+        "a_stale_handle_reads_a_node",
+    ),
+    (
+        "wake_before_unlock",
+        "loom_cache",
+        "one_reads_and_all_get_it",
+    ),
+    (
+        "locked_without_second_look",
+        "loom_cache",
+        "one_reads_and_all_get_it",
+    ),
+    (
+        "found_without_second_look",
+        "loom_cache",
+        "who_looks_gets_the_page_or_none",
+    ),
+    (
+        "lookup_unpinned",
+        "loom_cache",
+        "an_index_is_not_drained_under_a_reader",
+    ),
+    (
+        "inserted_past_the_end",
+        "loom_cache",
+        "nothing_is_read_in_past_the_end",
+    ),
+    ("walk_without_lock", "loom_rmap", "walk_and_unlink"),
+    ("owner_without_second_look", "loom_rmap", "walk_and_last"),
 ];
 
 /// Runs the models and prints the table.

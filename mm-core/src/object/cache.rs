@@ -155,6 +155,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     fn lookup_unlocked(self, pgoff: u64) -> Option<CachedPage<'c, 'm, P>> {
+        #[cfg(not(mm_mutant = "lookup_unpinned"))]
         let pin = self.cx.pin();
         let pfn = self.object.index.peek(self.nodes(), pgoff)?;
         let page = self
@@ -174,7 +175,9 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             && !page.has(PageFlags::ANON)
             && user.owner() == self.handle.into_raw()
             && user.index() == pgoff
-            && self.object.index.peek(self.nodes(), pgoff) == Some(pfn);
+            && (cfg!(mm_mutant = "found_without_second_look")
+                || self.object.index.peek(self.nodes(), pgoff) == Some(pfn));
+        #[cfg(not(mm_mutant = "lookup_unpinned"))]
         drop(pin);
         ours.then_some(found)
     }
@@ -206,7 +209,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             return Ok(Some(Found::Wait(Ticket::Join(found.key()))));
         }
         // Its reader may have finished just before we locked it.
-        let gone = found.is_uptodate() || found.is_detached();
+        let gone = !cfg!(mm_mutant = "locked_without_second_look")
+            && (found.is_uptodate() || found.is_detached());
         let request = if gone {
             Ok(None)
         } else {
@@ -230,7 +234,9 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             ObjectKind::Memory => PageFlags::UPTODATE,
         };
         let page = self.new_page(pgoff, flags)?;
-        let inserted = self.insert(&page, pgoff, || self.reaches(pgoff))?;
+        let inserted = self.insert(&page, pgoff, || {
+            cfg!(mm_mutant = "inserted_past_the_end") || self.reaches(pgoff)
+        })?;
         if inserted != Inserted::Done {
             return Ok(None);
         }

@@ -156,7 +156,10 @@ impl<'m, P: Platform> IoRequest<'m, P> {
                     view.detach(self.frame, self.pgoff);
                 }
             }
+            #[cfg(mm_mutant = "wake_before_unlock")]
+            self.mm.platform().wake(self.ticket_key());
             page.unlock_page();
+            #[cfg(not(mm_mutant = "wake_before_unlock"))]
             self.mm.platform().wake(self.ticket_key());
             view.put_page(self.frame);
         }

@@ -47,6 +47,7 @@ impl Epochs {
     pub(crate) fn enter(&self, cpu: usize) {
         if let Some(slot) = self.slots.get(cpu) {
             slot.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+            #[cfg(not(mm_mutant = "pin_without_fence"))]
             fence(Ordering::SeqCst);
         }
     }
@@ -63,6 +64,7 @@ impl Epochs {
     /// # Locks
     /// Not under an inner lock, and not while pinned.
     pub fn synchronize(&self, cx: &impl Context, cpus: usize) {
+        #[cfg(not(mm_mutant = "grace_without_fence"))]
         fence(Ordering::SeqCst);
         let old = self.now.fetch_add(1, Ordering::Relaxed);
         for slot in self.slots.iter().take(cpus) {

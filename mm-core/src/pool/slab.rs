@@ -197,6 +197,7 @@ impl<T: Node> Pool<T> {
         if next == 0 {
             return 0;
         }
+        #[cfg(not(mm_mutant = "drain_without_grace"))]
         cx.synchronize();
         let mut drained = 0usize;
         while next != 0 {

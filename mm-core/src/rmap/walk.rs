@@ -110,6 +110,7 @@ impl<P: Platform> Rmap<'_, '_, P> {
         let Ok(index) = usize::try_from(page.user().index()) else {
             return ControlFlow::Continue(());
         };
+        #[cfg(not(mm_mutant = "walk_without_lock"))]
         let _locked = self.lock_shared(anon);
         for chain in self.anon(anon).tree.overlaps(self, index, index) {
             let Some(vma) = self.chain(chain).vma() else {
@@ -134,7 +135,7 @@ impl<P: Platform> Rmap<'_, '_, P> {
             let anon = Handle::from_raw(record.owner())?;
             self.try_get_anon(anon).then_some(anon)?
         };
-        if record.maps() == 0 {
+        if record.maps() == 0 && !cfg!(mm_mutant = "owner_without_second_look") {
             self.put_anon(anon);
             return None;
         }

@@ -1,0 +1,157 @@
+//! The claims, for a page that a parent and its child share after a fork, and
+//! a walk of its reverse mapping meanwhile:
+//!
+//! - `walk_and_fork`: the walk finds the parent while it forks.
+//! - `walk_and_unlink`: it finds the child while the parent unmaps the page,
+//!   though the parent's link is above the child's.
+//! - `walk_and_last`: while the last area of a family goes and its anon_vma is
+//!   used anew, it finds the old area or none, never the new one.
+//!
+//! That no node and no frame is lost is checked after each. Whole verbs: the
+//! first two to two preemptions.
+#![cfg(loom)]
+
+mod explore;
+mod machine;
+
+use core::ops::ControlFlow;
+use explore::at_most;
+use loom::thread;
+use machine::{Machine, be_cpu};
+use mm_core::Mm;
+use mm_core::addr::{Pfn, VirtAddr, Vpn};
+use mm_core::fault::{Fault, FaultOutcome, Mode};
+use mm_core::format::Entry;
+use mm_core::page::Page;
+use mm_core::platform::Platform;
+use mm_core::prot::{Access, Prot};
+use mm_core::rmap::walk;
+use mm_core::space::{AddressSpace, MapRequest, SpaceLimits};
+use mm_core::vma::VmaFlags;
+
+type Space = AddressSpace<'static, Machine>;
+
+const PAGE: usize = 128;
+const AT: usize = 1;
+
+fn va() -> VirtAddr {
+    VirtAddr::new(AT * PAGE)
+}
+
+fn map(s: &Space, prot: Prot) {
+    s.map(&MapRequest::anonymous(PAGE, prot).fixed(va()))
+        .unwrap();
+    let outcome = s.fault(&Fault {
+        addr: va(),
+        access: Access::Write,
+        mode: Mode::User,
+    });
+    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+}
+
+fn scene(mm: &'static Mm<Machine>) -> Space {
+    let limits = SpaceLimits {
+        min_addr: va(),
+        stack_guard: 0,
+        ..SpaceLimits::for_format(mm.platform().format())
+    };
+    let s = AddressSpace::new(mm, limits).unwrap();
+    map(&s, Prot::RW);
+    s
+}
+
+/// A page that somebody keeps: reclaim, migration.
+struct Kept {
+    mm: &'static Mm<Machine>,
+    pfn: Pfn,
+}
+
+impl Kept {
+    fn new(s: &Space) -> Self {
+        let Entry::Leaf { pfn, .. } = s.entry(Vpn::new(AT)) else {
+            panic!("nothing is mapped");
+        };
+        let kept = Self { mm: s.mm(), pfn };
+        kept.page().get_refs(1).unwrap();
+        kept
+    }
+
+    fn page(&self) -> &'static Page {
+        self.mm.frames().page(self.pfn).unwrap()
+    }
+
+    /// Walks the LOCKED page: the spaces where it may be mapped, and as what.
+    fn walk(&self) -> Vec<(u32, VmaFlags)> {
+        let mut found = Vec::new();
+        let page = self.page();
+        assert!(page.try_lock_page());
+        let walked = walk(self.mm, &self.mm.cx(), page, |hit| {
+            assert_eq!(hit.page, Vpn::new(AT));
+            found.push((hit.area.space(), hit.area.flags()));
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(walked.is_continue());
+        page.unlock_page();
+        found
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.mm.frames().free(&self.mm.cx(), self.pfn).unwrap();
+    }
+}
+
+/// Walks on CPU 1 while `verb` runs on CPU 0; what the walk found.
+fn walking<R>(kept: Kept, verb: impl FnOnce() -> R) -> (Vec<(u32, VmaFlags)>, R) {
+    let walker = thread::spawn(move || {
+        be_cpu(1);
+        kept.walk()
+    });
+    let done = verb();
+    (walker.join().unwrap(), done)
+}
+
+fn has(found: &[(u32, VmaFlags)], s: &Space) -> bool {
+    found.iter().any(|&(space, _)| space == s.id())
+}
+
+#[test]
+fn walk_and_fork() {
+    at_most(2, || {
+        Machine::with_mm(64, |mm| {
+            let s = scene(mm);
+            let (found, child) = walking(Kept::new(&s), || s.fork().unwrap());
+            assert!(has(&found, &s), "the parent is lost");
+            let after = Kept::new(&s).walk();
+            assert!(has(&after, &s) && has(&after, &child), "{after:?}");
+        });
+    });
+}
+
+#[test]
+fn walk_and_unlink() {
+    at_most(2, || {
+        Machine::with_mm(64, |mm| {
+            let s = scene(mm);
+            let child = s.fork().unwrap();
+            let (found, ()) = walking(Kept::new(&s), || s.unmap(va(), PAGE).unwrap());
+            assert!(has(&found, &child), "the child is lost: {found:?}");
+        });
+    });
+}
+
+#[test]
+fn walk_and_last() {
+    at_most(3, || {
+        Machine::with_mm(64, |mm| {
+            let s = scene(mm);
+            let (found, ()) = walking(Kept::new(&s), || {
+                s.unmap(va(), PAGE).unwrap();
+                map(&s, Prot::RWX);
+            });
+            let news = |&(_, flags): &(u32, VmaFlags)| flags.contains(VmaFlags::EXEC);
+            assert!(!found.iter().any(news), "an area that never had the page");
+        });
+    });
+}
