@@ -217,7 +217,7 @@ const EVERYWHERE: [(&str, Start, Expect); 7] = [
 ];
 
 /// The architectures whose kernels start every CPU.
-const SMP: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+const SMP: [Arch; 3] = [Arch::X86_64, Arch::Aarch64, Arch::Armv7];
 
 /// CPUs of the boots that have several.
 const SMP_CPUS: u32 = 4;
