@@ -24,10 +24,11 @@ use mm_core::format::{
     TableOwner, Word,
 };
 use mm_core::prot::Prot;
+use mm_core::sync::{AtomicU32, AtomicU64};
 use std::any::TypeId;
 use std::cell::Cell as StdCell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Writes the facade: each method once, by what it does with words.

@@ -10,6 +10,9 @@
 //! | [`machine`] | the machines that every suite runs on |
 //! | [`world`] | all of it together, with programs and files |
 //! | [`check`] | all spaces, records and TLBs against one another |
+//! | [`stripe`] | one thread's part of a shared mapping |
+//! | [`scene`] | a space that several CPUs live in, doing everything |
+//! | [`watch`] | whose turn it is, and which shared words a verb touches |
 //! | [`oracle`] | a flat model, and random scripts that follow it |
 //! | [`random`] | seeded choices |
 
@@ -24,7 +27,12 @@ pub mod mmu;
 pub mod oracle;
 pub mod platform;
 pub mod random;
+#[cfg(not(loom))]
+pub mod scene;
+#[cfg(not(loom))]
+pub mod stripe;
 pub mod tlb;
+pub mod watch;
 #[cfg(not(loom))]
 pub mod world;
 

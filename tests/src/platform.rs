@@ -6,6 +6,7 @@
 //! flushes and wake-ups. A software TLB plugs in as a [`FlushHook`].
 
 use crate::arena::Arena;
+use crate::watch::give_way;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
 use mm_core::format::PageTableFormat;
@@ -29,6 +30,14 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     let result = f();
     CPU.set(before);
     result
+}
+
+/// Runs `f`, in which other CPUs of the same host thread get their turn.
+#[cfg(mm_watched)]
+pub(crate) fn keeping_cpu(f: impl FnOnce()) {
+    let cpu = CPU.get();
+    f();
+    CPU.set(cpu);
 }
 
 /// Who wants to see flushes: the software TLB.
@@ -307,7 +316,7 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     fn relax(&self, spins: u32) {
         assert!(spins < 50_000_000, "a wait does not end");
         self.relaxes.fetch_add(1, Ordering::Relaxed);
-        std::thread::yield_now();
+        give_way();
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
         let interruption = self.at_flush.lock().unwrap().take();

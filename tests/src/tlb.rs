@@ -23,11 +23,13 @@
 use crate::arena::{Arena, FreeHook, own_code};
 use crate::mmu::{Leaf, Mode, Refusal, Roots, Step, Walker};
 use crate::platform::FlushHook;
+use crate::watch::Quiet;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::Access;
 use mm_core::range::PageRange;
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -53,6 +55,25 @@ struct Cpu {
     dice: u64,
 }
 
+/// A CPU in the middle of one step.
+struct Attended<'a> {
+    cpu: MutexGuard<'a, Cpu>,
+    _step: Quiet,
+}
+
+impl Deref for Attended<'_> {
+    type Target = Cpu;
+    fn deref(&self) -> &Cpu {
+        &self.cpu
+    }
+}
+
+impl DerefMut for Attended<'_> {
+    fn deref_mut(&mut self) -> &mut Cpu {
+        &mut self.cpu
+    }
+}
+
 /// The TLBs of a machine.
 #[derive(Debug)]
 pub struct SoftTlbs<W: Walker> {
@@ -74,10 +95,13 @@ impl<W: Walker> SoftTlbs<W> {
         }
     }
 
-    fn cpu(&self, cpu: usize) -> MutexGuard<'_, Cpu> {
-        self.cpus[cpu]
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn cpu(&self, cpu: usize) -> Attended<'_> {
+        Attended {
+            _step: Quiet::begin(),
+            cpu: self.cpus[cpu]
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        }
     }
 
     /// Gives every CPU a root for the kernel's addresses (TTBR1), once at boot.

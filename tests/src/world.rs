@@ -12,12 +12,13 @@
 //!
 //! Whatever a test does goes through the library's public API, and through
 //! real page-table words read by a walker that knows nothing of the library.
-//! A world leaks its machine: tests are short.
+//! A world leaks its machine, unless it is disposed of: tests are short.
 
 use crate::format::{AnyFormat, AnyWalker, forbids_exec};
 use crate::mmu::{Mode as CpuMode, Walker};
 use crate::platform::{TestPlatform, on_cpu};
 use crate::tlb::{Loaded, SoftTlbs};
+use crate::watch::give_way;
 use mm_core::Mm;
 use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::error::MmError;
@@ -68,6 +69,8 @@ pub struct World<F: PageTableFormat = AnyFormat, W: Walker = AnyWalker> {
     loaded: Vec<Mutex<Option<Active<'static, TestPlatform<F>>>>>,
     files: Mutex<HashMap<u64, Vec<u8>>>,
     boot_free: usize,
+    /// The machine again, as it was leaked.
+    leaked: usize,
 }
 
 impl<F: PageTableFormat, W: Walker> World<F, W> {
@@ -78,8 +81,10 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     /// When the RAM is too small for its own records.
     pub fn new(format: F, walker: W, frames: usize, cpus: usize, seed: u64) -> Self {
         let first = 16;
-        let mm: &'static TestMm<F> =
-            Box::leak(Box::new(Mm::new(TestPlatform::new(format, first, frames))));
+        let leaked = Box::into_raw(Box::new(Mm::new(TestPlatform::new(format, first, frames))));
+        // SAFETY: nobody takes it back but `dispose`, whose caller promises that
+        // nobody looks any more.
+        let mm: &'static TestMm<F> = unsafe { &*leaked };
         mm.frames()
             .add_region(&NoContext, Pfn::new(first), frames as u64)
             .unwrap();
@@ -96,6 +101,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             loaded,
             files: Mutex::default(),
             boot_free,
+            leaked: leaked.expose_provenance(),
         }
     }
 
@@ -160,8 +166,8 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     /// When it is too big.
     pub fn resize(&self, file: &File<F>, size: usize) {
         file.set_size(size as u64).expect("a size");
-        let mut files = self.files.lock().unwrap();
-        if let Some(bytes) = files.get_mut(&file.object().key()) {
+        let key = file.object().key();
+        if let Some(bytes) = self.files.lock().unwrap().get_mut(&key) {
             bytes.resize(size, 0);
         }
     }
@@ -172,8 +178,10 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         match ticket {
             Ticket::Start(mut io) => {
                 let size = 1usize << self.page_shift();
-                let files = self.files.lock().unwrap();
-                let file = files.get(&io.key()).map_or(&[][..], Vec::as_slice);
+                // Nobody else's turn may come while the host's lock is held.
+                let key = io.key();
+                let file = self.files.lock().unwrap().get(&key).cloned();
+                let file = file.unwrap_or_default();
                 let at = io.pgoff() as usize * size;
                 let end = (at + size).min(file.len());
                 if at < end {
@@ -181,7 +189,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 }
                 io.finish(Ok(()));
             }
-            Ticket::Join(_) => std::thread::yield_now(),
+            Ticket::Join(_) => give_way(),
             Ticket::Memory(_) => {}
         }
     }
@@ -352,7 +360,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         while turn < PATIENCE {
             turn += 1;
             if turn > HASTE {
-                std::thread::yield_now();
+                give_way();
             }
             let hit = self
                 .tlbs
@@ -403,6 +411,24 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         );
         assert_eq!(self.platform().charged(), 0, "charges left");
         self.platform().assert_preemptible();
+    }
+
+    /// Checks that nothing is left, and gives the machine back to the host: for
+    /// tests that make thousands.
+    ///
+    /// # Panics
+    /// As [`Self::assert_empty`].
+    ///
+    /// # Safety
+    /// No reference to the machine is kept: none from [`Self::mm`] or
+    /// [`Self::platform`]. Spaces and files cannot be: they would be left over.
+    pub unsafe fn dispose(self) {
+        self.assert_empty();
+        let machine = std::ptr::with_exposed_provenance_mut::<TestMm<F>>(self.leaked);
+        drop(self);
+        // SAFETY: it was leaked in `new`, once, and this is the only way back; by the
+        // caller's promise, and because no space, object or CPU has it, nobody looks.
+        drop(unsafe { Box::from_raw(machine) });
     }
 }
 

@@ -8,10 +8,11 @@
 use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags, MapRequest, Word32};
+use mm_core::space::{MapFlags, MapRequest, Word32};
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
+use mm_testkit::stripe::{Stripe, USUAL};
 use mm_testkit::world::{File, Space, Stopped, World};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,125 +72,7 @@ fn add_one(w: &World, cpu: usize, s: &Space, addr: usize) {
     }
 }
 
-/// One thread's part of a mapping, and what must be in it.
-struct Stripe {
-    start: usize,
-    page: usize,
-    /// A byte for each page, `None` where nothing is mapped.
-    bytes: Vec<Option<u8>>,
-    writable: Vec<bool>,
-}
-
 const STRIPE: usize = 24;
-
-impl Stripe {
-    fn new(start: usize, page: usize) -> Self {
-        Self {
-            start,
-            page,
-            bytes: vec![Some(0); STRIPE],
-            writable: vec![true; STRIPE],
-        }
-    }
-
-    fn addr(&self, i: usize) -> usize {
-        self.start + i * self.page
-    }
-
-    fn look(&self, w: &World, cpu: usize, s: &Space, i: usize) {
-        let got = w.peek(cpu, s, self.addr(i) + 9 * i);
-        match self.bytes[i] {
-            Some(byte) => assert_eq!(got, Ok(byte), "page {i} of CPU {cpu}"),
-            None => assert!(
-                matches!(got, Err(Stopped::Signal(Signal::SegvMapErr(_)))),
-                "page {i} of CPU {cpu}: {got:?}"
-            ),
-        }
-    }
-
-    fn store(&mut self, w: &World, cpu: usize, s: &Space, i: usize, byte: u8) {
-        let got = w.poke(cpu, s, self.addr(i) + 9 * i, byte);
-        match (self.bytes[i], self.writable[i]) {
-            (Some(_), true) => {
-                assert_eq!(got, Ok(()), "page {i} of CPU {cpu}");
-                self.bytes[i] = Some(byte);
-            }
-            (Some(_), false) => assert!(
-                matches!(got, Err(Stopped::Signal(Signal::SegvAccErr(_)))),
-                "page {i} of CPU {cpu}: {got:?}"
-            ),
-            (None, _) => assert!(
-                matches!(got, Err(Stopped::Signal(Signal::SegvMapErr(_)))),
-                "page {i} of CPU {cpu}: {got:?}"
-            ),
-        }
-    }
-
-    /// Does one thing to the stripe.
-    fn step(&mut self, w: &World, cpu: usize, s: &Space, dice: &mut Random) {
-        let i = dice.below(STRIPE as u64) as usize;
-        let n = (1 + dice.below(6) as usize).min(STRIPE - i);
-        let (at, len) = (va(self.addr(i)), n * self.page);
-        match dice.below(20) {
-            0 => {
-                on_cpu(cpu, || s.unmap(at, len)).unwrap();
-                self.bytes[i..i + n].fill(None);
-            }
-            1 | 2 => {
-                let r = MapRequest::anonymous(len, Prot::RW).fixed(at);
-                on_cpu(cpu, || s.map(&r)).unwrap();
-                self.bytes[i..i + n].fill(Some(0));
-                self.writable[i..i + n].fill(true);
-            }
-            3 | 4 => {
-                let prot = dice.pick(&[Prot::READ, Prot::RW, Prot::RWX]);
-                let whole = self.bytes[i..i + n].iter().position(Option::is_none);
-                let done = on_cpu(cpu, || s.protect(at, len, prot));
-                assert_eq!(done.is_ok(), whole.is_none());
-                let n = whole.unwrap_or(n);
-                self.writable[i..i + n].fill(prot.contains(Prot::WRITE));
-            }
-            5 => {
-                let _holes = on_cpu(cpu, || s.advise(at, len, Advice::DontNeed));
-                for byte in self.bytes[i..i + n].iter_mut().flatten() {
-                    *byte = 0;
-                }
-            }
-            6 => {
-                let byte = dice.next() as u8;
-                let whole = self.bytes[i].is_some() && self.writable[i];
-                let done = on_cpu(cpu, || s.write(va(self.addr(i) + 9 * i), &[byte]));
-                assert_eq!(done.is_ok(), whole);
-                if whole {
-                    self.bytes[i] = Some(byte);
-                }
-            }
-            7 => self.fork(w, cpu, s, dice),
-            8..14 => self.store(w, cpu, s, i, dice.next() as u8),
-            _ => self.look(w, cpu, s, i),
-        }
-    }
-
-    /// Forks while the others go on, and compares the stripe in the child.
-    fn fork(&mut self, w: &World, cpu: usize, s: &Space, dice: &mut Random) {
-        let child = on_cpu(cpu, || s.fork()).unwrap();
-        let mut twin = Stripe {
-            start: self.start,
-            page: self.page,
-            bytes: self.bytes.clone(),
-            writable: self.writable.clone(),
-        };
-        for _ in 0..12 {
-            let i = dice.below(STRIPE as u64) as usize;
-            twin.look(w, cpu, &child, i);
-            twin.store(w, cpu, &child, i, dice.next() as u8);
-            self.look(w, cpu, s, i);
-            self.store(w, cpu, s, i, dice.next() as u8);
-            twin.look(w, cpu, &child, i);
-        }
-        on_cpu(cpu, || drop(child));
-    }
-}
 
 /// H1-H5, H10, H12, H15: everyone changes, faults and forks, each its stripe.
 fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usize) {
@@ -208,10 +91,10 @@ fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usiz
             scope.spawn(move || {
                 let _together = Together(machine);
                 let mut dice = Random::new(seed * 16 + cpu as u64);
-                let mut stripe = Stripe::new(base + cpu * STRIPE * page, page);
+                let mut stripe = Stripe::new(base + cpu * STRIPE * page, page, STRIPE);
                 for _ in 0..rounds {
                     for _ in 0..steps {
-                        stripe.step(w, cpu, s, &mut dice);
+                        stripe.act(dice.pick(&USUAL), w, cpu, s, &mut dice);
                         if dice.chance(10) {
                             add_one(w, cpu, s, word);
                             added.fetch_add(1, Ordering::Relaxed);
@@ -221,7 +104,7 @@ fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usiz
                         check(w, &[s], seed);
                     }
                     rest.wait();
-                    (0..STRIPE).for_each(|i| stripe.look(w, cpu, s, i));
+                    stripe.look_at_all(w, cpu, s);
                     rest.wait();
                 }
             });

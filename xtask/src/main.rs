@@ -1,9 +1,9 @@
-//! The commands of this repository: `cargo xtask run`, `test`, `check`, `loom`, `bench`, `publish`.
+//! The commands of this repository: `cargo xtask run`, `test`, `check`, `loom`, `soak`, `bench`, `publish`.
 //!
 //! Each command is one file, and the files below them are what they stand on:
 //!
 //! ```text
-//!  run    test    check    loom    bench    publish        one command a file
+//!  run    test    check    loom    soak    bench    publish    one command a file
 //!   │      │ │      │        │
 //!   ▼      ▼ │      ▼        ▼
 //!  boot ◄──┘ └─► suites   sources      a boot of the kernel; the table; rules about the text
@@ -39,6 +39,7 @@ mod programs;
 mod publish;
 mod recursion;
 mod run;
+mod soak;
 mod sources;
 mod suites;
 mod test;
@@ -67,6 +68,8 @@ enum Command {
     Check(check::Options),
     /// Runs the concurrency models under loom.
     Loom(loom::Options),
+    /// Plays random schedules of whole verbs, for minutes.
+    Soak(soak::Options),
     /// Compares the family with other crates, side by side in one run.
     Bench(bench::Options),
     /// Packs the libraries as they would be published, and uploads nothing.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::command(&options),
         Command::Check(options) => check::command(&options),
         Command::Loom(options) => loom::command(&options),
+        Command::Soak(options) => soak::command(&options),
         Command::Bench(options) => bench::command(&options),
         Command::Publish(options) => publish::command(&options),
     };

@@ -10,7 +10,7 @@ use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Suites, count};
 use crate::verdict::{Expect, programs_output};
-use crate::{apt, check, debian, initramfs, loom, paths, programs, publish};
+use crate::{apt, check, debian, initramfs, loom, paths, programs, publish, soak};
 
 /// What to run.
 #[derive(Args)]
@@ -55,6 +55,9 @@ pub fn command(options: &Options) -> Result<()> {
         } else {
             suites.run("loom", loom::all);
         }
+    }
+    if wanted("schedules") {
+        suites.run("schedules", soak::schedules);
     }
     boots(&mut suites, &wanted);
     check::targets(&mut suites, &wanted);

@@ -88,7 +88,7 @@ macro_rules! cell {
 }
 word!(u32, AtomicU32);
 // Of the page map, which models take as it is.
-#[cfg(loom)]
+#[cfg(any(loom, mm_watched))]
 cell!(u32, crate::sync::Fixed32);
 #[cfg(any(loom, target_has_atomic = "64"))]
 word!(u64, AtomicU64);

@@ -107,7 +107,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut gather = TlbGather::new(cx, &node.tlb);
         let mut left = range;
         while !left.is_empty() {
-            let layout = node.lock.read(cx, self.key());
+            // Not for reading: a waiting writer holds readers back, and those who
+            // wait for this verb's marks come back as writers without end.
+            let layout = node.lock.write(cx, self.key());
             let Some(handle) = node.vmas.find(nodes, left.start()) else {
                 debug_assert!(false, "an area that is being protected went away");
                 break;

@@ -10,6 +10,8 @@
 //!   waiting.rs, real.rs (spin)  |  model.rs (loom)
 //! ```
 //!
+//! `cfg(mm_watched)` puts a witness in front of real.rs (see watched.rs).
+//!
 //! Two kinds of lock (see LOCKING.md). *Outer* locks are taken by verbs, with
 //! preemption on, and a waiter calls [`Context::relax`], which may yield.
 //! *Inner* locks are taken for at most one table page of work with preemption
@@ -25,6 +27,8 @@ mod rwlock;
 mod waiting;
 #[cfg(loom)]
 pub mod waiting;
+#[cfg(mm_watched)]
+mod watched;
 
 #[cfg(loom)]
 #[path = "model.rs"]
@@ -44,6 +48,8 @@ pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Fixed32, Ordering, Tally, fenc
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
+#[cfg(mm_watched)]
+pub use watched::{Touch, Witness, watch};
 
 /// Who takes a lock: the one executing verb on this CPU.
 ///

@@ -3,18 +3,28 @@
 use super::Context;
 use super::waiting::wait;
 
-#[cfg(target_has_atomic = "64")]
+#[cfg(mm_watched)]
+pub use super::watched::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+#[cfg(all(target_has_atomic = "64", not(mm_watched)))]
 pub use core::sync::atomic::AtomicU64;
-pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+pub use core::sync::atomic::Ordering;
+#[cfg(not(mm_watched))]
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
 
+/// A count that nothing is decided by: models do not interleave it.
+pub use AtomicUsize as Tally;
 /// A word that is written before anybody else looks: models take it as it is.
 pub use core::sync::atomic::AtomicU32 as Fixed32;
-/// A count that nothing is decided by: models do not interleave it.
-pub use core::sync::atomic::AtomicUsize as Tally;
 
 pub use super::waiting::BitLock;
 pub(super) use super::waiting::{RawReadGuard, RawRwLock, RawWriteGuard};
 pub use spin::Once;
+
+/// Tells the witness that a lock's word is about to change.
+#[cfg(mm_watched)]
+pub(super) fn touch<T>(lock: &T) {
+    super::watched::touched(lock, super::watched::Touch::Write);
+}
 
 /// Tells the CPU that this is a wait loop.
 pub fn spin_hint() {
@@ -32,10 +42,12 @@ impl<T> RawMutex<T> {
     }
 
     pub(super) fn try_lock(&self) -> Option<RawMutexGuard<'_, T>> {
+        #[cfg(mm_watched)]
+        touch(self);
         self.0.try_lock()
     }
 
     pub(super) fn lock(&self, cx: &impl Context) -> RawMutexGuard<'_, T> {
-        wait(cx, || self.0.try_lock())
+        wait(cx, || self.try_lock())
     }
 }

@@ -56,11 +56,15 @@ impl<T> RawRwLock<T> {
         if self.writers.load(Ordering::Relaxed) > 0 && !cfg!(mm_mutant = "readers_first") {
             return None;
         }
+        #[cfg(mm_watched)]
+        super::imp::touch(self);
         self.lock.try_read()
     }
 
     /// Takes the lock for writing if nobody holds it.
     pub fn try_write(&self) -> Option<RawWriteGuard<'_, T>> {
+        #[cfg(mm_watched)]
+        super::imp::touch(self);
         self.lock.try_write()
     }
 
@@ -72,7 +76,7 @@ impl<T> RawRwLock<T> {
     /// Takes the lock for writing; waits for those who are inside.
     pub fn write(&self, cx: &impl Context) -> RawWriteGuard<'_, T> {
         self.writers.fetch_add(1, Ordering::Relaxed);
-        let guard = wait(cx, || self.lock.try_write());
+        let guard = wait(cx, || self.try_write());
         #[cfg(not(mm_mutant = "writer_waits_for_ever"))]
         self.writers.fetch_sub(1, Ordering::Relaxed);
         guard

@@ -1,0 +1,214 @@
+//! One space that several CPUs live in, all at once, doing everything.
+//!
+//! ```text
+//!  area:  stripe of CPU 0 | stripe of CPU 1 | ... | commons: a byte of each page for each CPU | word
+//!  file:  mapped shared and private; CPU 1 cuts and grows it
+//!  heap:  CPU 0 moves its end
+//! ```
+//!
+//! Who runs the CPUs is the test's: host threads, or a scheduler that passes
+//! turns ([`crate::watch`]). What each CPU does is the seed's. No two CPUs touch
+//! the same byte but through the kernel, so programs race nowhere.
+
+use crate::machine::Machine;
+use crate::platform::on_cpu;
+use crate::random::Random;
+use crate::stripe::{Act, Stripe};
+use crate::world::{File, Space, Stopped, World};
+use mm_core::addr::VirtAddr;
+use mm_core::fault::Signal;
+use mm_core::prot::Prot;
+use mm_core::space::{MapRequest, Word32};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const FILE_PAGES: usize = 3;
+/// The first page of the heap, far below what is mapped.
+const HEAP_PAGE: usize = 0x1000;
+/// What the file is full of.
+const FILE_BYTE: u8 = 7;
+
+/// The space and what all CPUs share.
+pub struct Scene {
+    w: World,
+    s: Space,
+    file: File,
+    /// Where the file is mapped, shared and private.
+    files: [usize; 2],
+    commons: usize,
+    common_pages: usize,
+    /// A word that everyone adds to, through the kernel.
+    word: usize,
+    added: AtomicU32,
+    heap: usize,
+}
+
+/// What one CPU knows.
+pub struct Life {
+    cpu: usize,
+    stripe: Stripe,
+    /// Its byte of each common page.
+    common: Vec<u8>,
+    dice: Random,
+}
+
+fn va(addr: usize) -> VirtAddr {
+    VirtAddr::new(addr)
+}
+
+impl Scene {
+    /// Makes a space on a machine of `frames` frames, and a life for each CPU, whose
+    /// stripe has `pages` pages.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    pub fn new(
+        machine: &Machine,
+        frames: usize,
+        cpus: usize,
+        pages: usize,
+        seed: u64,
+    ) -> (Self, Vec<Life>) {
+        let mut dice = Random::new(seed);
+        let page = machine.page_size();
+        let w = machine.world(frames, cpus, seed);
+        let s = w.space();
+        let file = w.file(1, &vec![FILE_BYTE; FILE_PAGES * page]);
+        let map = |request: &MapRequest<'_, 'static, _>| s.map(request).unwrap().as_usize();
+        let all = cpus * pages + pages + 1;
+        let base = map(&MapRequest::anonymous(all * page, Prot::RW));
+        let len = FILE_PAGES * page;
+        let files = [
+            map(&MapRequest::shared(&file, 0, len, Prot::RW)),
+            map(&MapRequest::private(&file, 0, len, Prot::RW)),
+        ];
+        let heap = HEAP_PAGE * page;
+        s.set_brk_start(va(heap));
+        let commons = base + cpus * pages * page;
+        let life = |cpu| Life {
+            cpu,
+            stripe: Stripe::new(base + cpu * pages * page, page, pages),
+            common: vec![0; pages],
+            dice: Random::new(dice.next()),
+        };
+        let lives = (0..cpus).map(life).collect();
+        let scene = Self {
+            w,
+            s,
+            file,
+            files,
+            commons,
+            common_pages: pages,
+            word: commons + pages * page,
+            added: AtomicU32::new(0),
+            heap,
+        };
+        (scene, lives)
+    }
+
+    /// Lets a CPU do `steps` things, of which `acts` to its stripe.
+    ///
+    /// # Panics
+    /// When anything is not as it must be.
+    pub fn live(&self, life: &mut Life, steps: u64, acts: &[Act]) {
+        on_cpu(life.cpu, || {
+            for _ in 0..steps {
+                self.step(life, acts);
+            }
+        });
+    }
+
+    fn step(&self, life: &mut Life, acts: &[Act]) {
+        match (life.dice.below(24), life.cpu) {
+            (0 | 1, _) => self.add_one(life.cpu),
+            (2..5, _) => self.touch_file(life),
+            (5..8, _) => self.use_commons(life),
+            (8, 0) => self.move_heap(life),
+            (8, 1) => {
+                let size = life.dice.below(FILE_PAGES as u64 + 1) as usize;
+                self.w.resize(&self.file, size * self.w.page_size());
+            }
+            _ => {
+                let act = life.dice.pick(acts);
+                let (w, s) = (&self.w, &self.s);
+                life.stripe.act(act, w, life.cpu, s, &mut life.dice);
+            }
+        }
+    }
+
+    fn add_one(&self, cpu: usize) {
+        let mut seen = 0;
+        loop {
+            let word = self.s.compare_exchange_u32(va(self.word), seen, seen + 1);
+            match word.expect("the word is there") {
+                Word32::Value(value) if value == seen => break,
+                Word32::Value(value) => seen = value,
+                Word32::Wait(ticket) => on_cpu(cpu, || self.w.serve(ticket)),
+            }
+        }
+        self.added.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks at the file, which CPU 1 may be cutting.
+    fn touch_file(&self, life: &mut Life) {
+        let page = life.dice.below(FILE_PAGES as u64) as usize * self.w.page_size();
+        let at = life.dice.pick(&self.files) + page + 8 * life.cpu;
+        let got = if life.dice.chance(50) {
+            self.w.poke(life.cpu, &self.s, at, 9).map(|()| 9)
+        } else {
+            self.w.peek(life.cpu, &self.s, at)
+        };
+        match got {
+            Ok(byte) => assert!([0, FILE_BYTE, 9].contains(&byte), "{byte} in the file"),
+            Err(Stopped::Signal(Signal::BusAdrErr(_))) => {}
+            Err(other) => panic!("the file: {other:?}"),
+        }
+    }
+
+    /// Loads and stores the CPU's own byte of a page that all use.
+    fn use_commons(&self, life: &mut Life) {
+        let i = life.dice.below(self.common_pages as u64) as usize;
+        let at = self.commons + i * self.w.page_size() + 8 * life.cpu;
+        let got = self.w.peek(life.cpu, &self.s, at);
+        assert_eq!(
+            got,
+            Ok(life.common[i]),
+            "common page {i} of CPU {}",
+            life.cpu
+        );
+        life.common[i] = life.dice.next() as u8;
+        self.w.poke(life.cpu, &self.s, at, life.common[i]).unwrap();
+    }
+
+    /// Moves the end of the heap and uses what is below it.
+    fn move_heap(&self, life: &mut Life) {
+        let to = self.heap + life.dice.below(4) as usize * self.w.page_size();
+        let end = self.s.brk(Some(va(to))).as_usize();
+        assert_eq!(end, to, "the heap");
+        if end > self.heap {
+            let at = self.heap + life.dice.below((end - self.heap) as u64) as usize;
+            self.w.poke(life.cpu, &self.s, at, 5).unwrap();
+            assert_eq!(self.w.peek(life.cpu, &self.s, at), Ok(5), "the heap");
+        }
+    }
+
+    /// Checks everything against everything, ends the space, and gives the
+    /// machine back to the host.
+    ///
+    /// # Panics
+    /// When something is lost, wrong or left over.
+    pub fn end(self, lives: Vec<Life>) {
+        let Self { w, s, file, .. } = self;
+        w.check([&s]).unwrap_or_else(|wrong| panic!("{wrong}"));
+        for life in &lives {
+            life.stripe.look_at_all(&w, life.cpu, &s);
+        }
+        let mut sum = [0; 4];
+        w.load(0, &s, self.word, &mut sum).unwrap();
+        let added = self.added.into_inner();
+        assert_eq!(u32::from_le_bytes(sum), added, "an addition is lost");
+        drop((s, file));
+        // SAFETY: the scene hands out no reference to its machine, and its space and
+        // file are gone.
+        unsafe { w.dispose() };
+    }
+}
