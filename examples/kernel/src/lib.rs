@@ -12,6 +12,7 @@
 //! | [`memory`] | **the only user of mm-core**: spaces, faults, user access, files' pages |
 //! | [`disk`] | reads of the initramfs that finish at a later tick |
 //! | [`sched`] | run queues, sleeping, waking, balancing between CPUs |
+//! | [`stack`] | the memory of kernel stacks, with holes between |
 //! | [`sync`] | the kernel's lock, and why a flush never waits for ever |
 //! | [`task`] | processes, threads, fork, exec, exit, wait, signals |
 //! | [`fs`] | names, open files, descriptors |
@@ -35,6 +36,7 @@ pub mod memory;
 pub mod pipe;
 pub mod run;
 pub mod sched;
+pub mod stack;
 pub mod summary;
 pub mod sync;
 pub mod syscall;
