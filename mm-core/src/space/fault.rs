@@ -256,6 +256,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
     }
 
+    /// Returns the stack above a page, or the area that has the page by now.
     fn stack_above(
         &self,
         cx: &Cx<'m, P>,
@@ -265,7 +266,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let node = self.node();
         let _layout = node.lock.read(cx, self.key());
         let above = node.vmas.first_ending_above(nodes, page)?;
-        is_stack(nodes.vma(above)).then_some(above)
+        let vma = nodes.vma(above);
+        // An area that came since the fault looked: it is to look again.
+        (is_stack(vma) || vma.range().contains(page)).then_some(above)
     }
 
     /// Returns whether a stack may reach down to `page`: within its limit,
