@@ -23,9 +23,13 @@ use mm_core::prot::Prot;
 use mm_core::sync::NoContext;
 use std::any::Any;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32 as Plain32, AtomicUsize as AtomicPlain, Ordering::Relaxed};
 
 /// A word that no table holds: not present, of a kind that nobody writes.
 pub const POISON: u64 = 0xf0e;
+
+/// What the bytes of a free frame read as.
+pub const GONE: u32 = 0xdead;
 
 /// 128-byte pages, so that a frame holds four page records and few frames do.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +140,12 @@ pub struct Memory {
     /// All that each frame ever was, the newest last. Views are never dropped
     /// before the memory is, and boxes do not move.
     views: Vec<Mutex<Vec<View>>>,
+    /// The first four bytes of each frame of user memory. Which schedules there
+    /// are does not depend on them: locks guard them, models do not.
+    bytes: Vec<Plain32>,
+    /// The frame that CPU 2 can store to without asking the table, until it is
+    /// sent a flush: it remembers a writable entry.
+    stored_to: AtomicPlain,
 }
 
 impl Memory {
@@ -210,10 +220,31 @@ unsafe impl PhysMemory for Memory {
     fn records(&self, pfn: Pfn, _frames: usize) -> &[Page] {
         self.view(pfn)
     }
-    fn zero(&self, _pfn: Pfn, _order: u8) {}
-    fn copy(&self, _from: Pfn, _to: Pfn) {}
-    fn read(&self, _pfn: Pfn, _offset: usize, _bytes: &mut [u8]) {}
-    fn write(&self, _pfn: Pfn, _offset: usize, _bytes: &[u8]) {}
+    fn zero(&self, pfn: Pfn, _order: u8) {
+        self.bytes[pfn.as_usize()].store(0, Relaxed);
+    }
+    fn copy(&self, from: Pfn, to: Pfn) {
+        let bytes = self.bytes[from.as_usize()].load(Relaxed);
+        assert_ne!(bytes, GONE, "a free frame was copied");
+        let stored_to = self.stored_to.load(Relaxed);
+        assert_ne!(from.as_usize(), stored_to, "a CPU can still store to it");
+        self.bytes[to.as_usize()].store(bytes, Relaxed);
+    }
+    fn read(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+        let held = self.bytes[pfn.as_usize()].load(Relaxed);
+        assert_ne!(held, GONE, "a free frame was read");
+        if offset == 0 && bytes.len() == 4 {
+            bytes.copy_from_slice(&held.to_ne_bytes());
+        }
+    }
+    fn write(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        let held = self.bytes[pfn.as_usize()].load(Relaxed);
+        assert_ne!(held, GONE, "a free frame was written to");
+        if offset == 0 && bytes.len() == 4 {
+            let bytes = u32::from_ne_bytes(bytes.try_into().unwrap());
+            self.bytes[pfn.as_usize()].store(bytes, Relaxed);
+        }
+    }
     fn load_u32(&self, _pfn: Pfn, _offset: usize) -> u32 {
         0
     }
@@ -222,6 +253,7 @@ unsafe impl PhysMemory for Memory {
     }
     fn freed(&self, pfn: Pfn, order: u8) {
         for i in 0..1 << order {
+            self.bytes[pfn.as_usize() + i].store(GONE, Relaxed);
             let views = self.views[pfn.as_usize() + i].lock().unwrap();
             if let Some(view) = views.last() {
                 (view.poison)(view.node.as_ref());
@@ -278,6 +310,8 @@ impl Machine {
         Self {
             memory: Memory {
                 views: (0..frames).map(|_| Mutex::default()).collect(),
+                bytes: (0..frames).map(|_| Plain32::new(GONE)).collect(),
+                stored_to: AtomicPlain::new(usize::MAX),
             },
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
@@ -307,6 +341,7 @@ impl Machine {
             .frames()
             .add_region(&NoContext, Pfn::new(0), frames as u64)
             .unwrap();
+        shared.frames().init_zero_page(&NoContext).unwrap();
         let before = shared.frames().free_frames();
         model(shared);
         shared.drain();
@@ -314,6 +349,11 @@ impl Machine {
         assert_eq!(shared.frames().free_frames(), before, "frames are lost");
         // SAFETY: made by `into_raw` above; nobody has it any more.
         drop(unsafe { Box::from_raw(mm) });
+    }
+
+    /// Lets CPU 2 remember a writable entry that leads to a frame.
+    pub fn remember(&self, pfn: Pfn) {
+        self.memory.stored_to.store(pfn.as_usize(), Relaxed);
     }
 
     /// Makes every free frame one that was a table before.
@@ -354,6 +394,9 @@ unsafe impl Platform for Machine {
         // The CPU ends its access before it answers.
         if cpus.contains(1) {
             *self.remembered.lock().unwrap() = None;
+        }
+        if cpus.contains(2) {
+            self.memory.stored_to.store(usize::MAX, Relaxed);
         }
         for cpu in cpus.iter() {
             self.flushed[cpu].fetch_add(1, Ordering::AcqRel);

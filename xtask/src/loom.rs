@@ -26,7 +26,8 @@ pub struct Options {
 /// Preemptions that are enough to catch every mutant.
 const MUTANT_PREEMPTIONS: &str = "2";
 
-/// What `cfg(mm_mutant = "...")` breaks, and the target and test that notice.
+/// What `cfg(mm_mutant = "...")` breaks, and the target and test that notice: a model, or another
+/// test target of `tests`.
 const MUTANTS: &[(&str, &str, &str)] = &[
     ("mark_without_wait", "loom_fault", "fault_and_unmap"),
     ("no_recheck", "vma_mark", ""),
@@ -87,6 +88,27 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ),
     ("walk_without_lock", "loom_rmap", "walk_and_unlink"),
     ("owner_without_second_look", "loom_rmap", "walk_and_last"),
+    ("mark_without_wait", "loom_fault", "fault_and_protect"),
+    ("no_second_look", "loom_fault", "fault_and_fault"),
+    ("exclusive_after_fork", "loom_fault", "fault_and_fork"),
+    ("unmark_before_flush", "loom_fault", "cow_and_fork"),
+    ("exchange_without_look", "loom_fault", "cow_and_cow"),
+    (
+        "copy_without_reference",
+        "loom_fault",
+        "cow_and_drop_shared",
+    ),
+    ("reuse_without_lock", "loom_fault", "cow_and_drop"),
+    ("grow_without_look", "loom_space", "stack_and_map"),
+    ("users_counted_in_two_steps", "loom_space", "fault_and_exec"),
+    ("unmap_before_size", "loom_object", "load_and_truncate"),
+    ("unmark_before_rewrite", "loom_space", "protect_and_protect"),
+    ("user_copy_without_lock", "loom_space", "copy_and_protect"),
+    ("user_copy_without_lock", "loom_space", "copy_and_drop"),
+    ("map_past_the_end", "loom_object", "load_and_truncate"),
+    ("map_past_the_end", "loom_object", "copy_and_truncate"),
+    ("map_what_was_dropped", "loom_object", "load_and_regrow"),
+    ("pass_over_freed_table", "loom_object", "fork_and_truncate"),
 ];
 
 /// Runs the models and prints the table.
@@ -129,8 +151,13 @@ fn caught(mutant: &str, target: &str, test: &str) -> Result<Counts> {
     let cfg = format!("mm_mutant=\"{mutant}\"");
     std::fs::write(&wrapper, format!("#!/bin/sh\nexec \"$@\" --cfg '{cfg}'\n"))?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
+    let is_model = models()?.iter().any(|name| name == target);
     let broken = || -> Result<_> {
-        let mut command = cargo_test()?;
+        let mut command = if is_model {
+            cargo_test()?
+        } else {
+            plain_test()?
+        };
         command
             .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
             .env("LOOM_MAX_PREEMPTIONS", MUTANT_PREEMPTIONS)
@@ -147,6 +174,15 @@ fn caught(mutant: &str, target: &str, test: &str) -> Result<Counts> {
         passed: 1,
         ..Counts::default()
     })
+}
+
+/// Tests of `tests` as they are, in a directory of their own.
+fn plain_test() -> Result<std::process::Command> {
+    let mut command = command::cargo();
+    command
+        .args(["test", "--package", "mm-testkit", "--target-dir"])
+        .arg(paths::product("mutants")?);
+    Ok(command)
 }
 
 fn cargo_test() -> Result<std::process::Command> {

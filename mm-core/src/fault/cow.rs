@@ -45,6 +45,11 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             Some(page) if page.has(PageFlags::ANON) && is_only_owner(page) => {
                 page.set(PageFlags::EXCLUSIVE);
                 page.code_written();
+                #[cfg(mm_mutant = "reuse_without_lock")]
+                let leaf = {
+                    drop(leaf);
+                    self.table.lock_leaf(self.page).ok_or(Stop::Retry)?
+                };
                 self.make_writable(leaf, Counter::CowReuse)
             }
             _ => self.copy(leaf, word, pfn),
@@ -100,6 +105,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     fn copy(&self, leaf: LeafGuard<'_, 'm, P>, word: WordOf<P>, old: Pfn) -> Step<'m, P> {
         let page = counted(self.cx, old);
         // Keeps the old page while no lock is held.
+        let page = page.filter(|_| !cfg!(mm_mutant = "copy_without_reference"));
         if let Some(page) = page {
             page.get_refs(1).map_err(|_| Stop::OutOfMemory)?;
         }
@@ -169,6 +175,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     fn is_still(&self, leaf: &LeafGuard<'_, 'm, P>, word: WordOf<P>) -> bool {
         let format = self.cx.format();
         let now = format.with_young(leaf.word(self.page), AdBit::Set);
+        #[cfg(mm_mutant = "exchange_without_look")]
+        let now = format.with_young(word, AdBit::Set);
         now == format.with_young(word, AdBit::Set)
             && matches!(leaf.entry(self.page), Entry::Leaf { .. })
     }

@@ -60,7 +60,9 @@ impl<'m, P: Platform> CachedPage<'_, 'm, P> {
     /// grown again, but the page it dropped stays marked.
     pub fn is_held_by(&self, view: ObjectView<'_, '_, P>) -> bool {
         // In this order: who sees the grown size sees the mark.
-        view.reaches(self.page.user().index()) && !self.is_detached()
+        let reaches = view.reaches(self.page.user().index());
+        let reaches = reaches || cfg!(mm_mutant = "map_past_the_end");
+        reaches && (!self.is_detached() || cfg!(mm_mutant = "map_what_was_dropped"))
     }
 
     pub(super) fn is_uptodate(&self) -> bool {

@@ -80,7 +80,10 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
     pub fn set_size(&self, size: u64) -> Result<(), MmError> {
         let cx = self.mm.cx();
         let view = self.view(&cx);
+        #[cfg(mm_mutant = "unmap_before_size")]
+        view.unmap_from(0);
         if let Resized::Truncated(truncation) = view.resize(size)? {
+            #[cfg(not(mm_mutant = "unmap_before_size"))]
             view.unmap_from(truncation.from());
             view.finish_truncation(truncation);
         }

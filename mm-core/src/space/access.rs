@@ -287,6 +287,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let Some(record) = cx.frames().page(pfn) else {
             return false;
         };
+        #[cfg(mm_mutant = "user_copy_without_lock")]
+        let leaf = {
+            drop(leaf);
+            let Some(leaf) = self.table(cx).lock_leaf(page) else {
+                return false;
+            };
+            leaf
+        };
         visit.visit(cx.frames().memory(), pfn, offset, done, len);
         let executed = record.has(PageFlags::CODE_SHOWN) || attrs.prot.allows(Access::Exec);
         if access == Access::Write {

@@ -225,6 +225,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let end = above.map_or(page, |vma| nodes.vma(vma).start());
             PageRange::new(page, end.max(page))
         });
+        #[cfg(not(mm_mutant = "grow_without_look"))]
         if node.vmas.find(&nodes, page).is_some() {
             return Err(Stop::Retry);
         }

@@ -74,8 +74,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut gather = TlbGather::new(&cx, &node.tlb);
         let mut shared = 0usize;
         let copied = self.copy_areas(&cx, &nodes, &child, &mut gather, &mut shared);
+        #[cfg(mm_mutant = "unmark_before_flush")]
+        self.unmark_all(&nodes);
         // Also after a failure: entries have lost WRITE.
         self.released(gather.finish());
+        #[cfg(not(mm_mutant = "unmark_before_flush"))]
         self.unmark_all(&nodes);
         // What a truncation took from the child meanwhile it paid back itself.
         self.mm.platform().uncharge(charged.saturating_sub(shared));
@@ -155,6 +158,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             drop(to.lock_leaf_or_create(part.start(), &child.node().tlb)?);
             if let Some(old) = from.lock_leaf(part.start()) {
                 let Some(new) = to.lock_leaf_fresh(part.start()) else {
+                    #[cfg(mm_mutant = "pass_over_freed_table")]
+                    {
+                        at = part.end();
+                    }
                     // A truncation took the child's for an empty one: again.
                     continue;
                 };
@@ -284,6 +291,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
         };
         get_both(page)?;
         if page.has(PageFlags::ANON) {
+            #[cfg(not(mm_mutant = "exclusive_after_fork"))]
             page.clear(PageFlags::EXCLUSIVE);
             self.copied.anon = self.copied.anon.saturating_add(1);
         } else {

@@ -72,7 +72,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             done.stay_marked();
             layout.busy = layout.busy.saturating_add(1);
             drop(layout);
+            #[cfg(mm_mutant = "unmark_before_rewrite")]
+            self.unmark_busy(&cx, prefix);
             self.rewrite(&cx, &nodes, prefix);
+            #[cfg(not(mm_mutant = "unmark_before_rewrite"))]
             self.unmark_busy(&cx, prefix);
         }
         stopped.map_or(Ok(()), Err)

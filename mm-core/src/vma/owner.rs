@@ -138,7 +138,15 @@ impl SpaceNode {
     /// Gives up a user; true when it was the last.
     #[must_use = "the last user unmaps everything"]
     pub(crate) fn put_user(&self) -> bool {
-        self.users.fetch_sub(1, Ordering::AcqRel) == 1
+        #[cfg(mm_mutant = "users_counted_in_two_steps")]
+        let was = {
+            let was = self.users.load(Ordering::Acquire);
+            self.users.store(was.saturating_sub(1), Ordering::Release);
+            was
+        };
+        #[cfg(not(mm_mutant = "users_counted_in_two_steps"))]
+        let was = self.users.fetch_sub(1, Ordering::AcqRel);
+        was == 1
     }
 
     /// Counts what a gather gave back.
