@@ -219,9 +219,6 @@ const EVERYWHERE: [(&str, Start, Expect); 7] = [
     ),
 ];
 
-/// The architectures whose kernels start every CPU.
-const SMP: [Arch; 3] = [Arch::X86_64, Arch::Aarch64, Arch::Armv7];
-
 /// CPUs of the boots that have several.
 const SMP_CPUS: u32 = 4;
 
@@ -256,16 +253,14 @@ fn setups() -> Vec<(String, Setup)> {
             };
             all.push((format!("boot {name}, {}", arch.name()), setup));
         }
-        if SMP.contains(&arch) {
-            let setup = Setup {
-                arch,
-                start: Start::Script(programs::SMP),
-                expect: Expect::Smp(SMP_CPUS),
-                cpus: SMP_CPUS,
-                ..PLAIN
-            };
-            all.push((format!("boot smp, {}", arch.name()), setup));
-        }
+        let smp = Setup {
+            arch,
+            start: Start::Script(programs::SMP),
+            expect: Expect::Smp(SMP_CPUS),
+            cpus: SMP_CPUS,
+            ..PLAIN
+        };
+        all.push((format!("boot smp, {}", arch.name()), smp));
         for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
             let setup = Setup {
                 arch,
