@@ -333,6 +333,10 @@ unsafe impl<M: Mode> PageTableFormat for Paging<M> {
     fn caches_invalid(self) -> bool {
         !self.extensions.svvptc
     }
+    /// With Svvptc a store is seen by walks within a bounded time, not at once.
+    fn shows_entries_late(self) -> bool {
+        self.extensions.svvptc
+    }
     fn nonpresent_bits(self) -> u32 {
         Self::VALUE_BITS
     }

@@ -3,8 +3,9 @@
 //! This is the one file of the crate with inline assembly.
 #![allow(unsafe_code, reason = "privileged instructions")]
 
-use crate::tlb::{Emit, InvpcidKind, TlbFeatures};
+use crate::tlb::{Emit, InvpcidKind, TlbFeatures, cr3};
 use core::arch::asm;
+use mm_core::tlb::Remembered;
 
 /// Executes what it is told. Exists only in ring 0.
 #[derive(Debug)]
@@ -20,13 +21,13 @@ impl Native {
     }
 
     /// Writes CR3: switches to the table at `root` (a frame's address) with
-    /// a PCID.
+    /// a PCID, and drops what that has cached if it is stale.
     ///
     /// # Safety
     /// The table maps the running code and stack, and stays alive until
     /// another is loaded.
-    pub unsafe fn switch_root(&mut self, root: u64, pcid: u16) {
-        self.write_cr3(root | u64::from(pcid & 0xfff));
+    pub unsafe fn switch_root(&mut self, root: u64, pcid: u16, remembered: Remembered) {
+        self.write_cr3(cr3(root, pcid, remembered));
     }
 }
 

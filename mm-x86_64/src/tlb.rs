@@ -14,6 +14,7 @@
 //! | CR4.PGE off, on | everything | yes | all |
 
 use mm_core::platform::Flush;
+use mm_core::tlb::Remembered;
 
 /// A sink for TLB instructions.
 pub trait Emit {
@@ -54,10 +55,27 @@ pub struct TlbFeatures {
     pub invpcid: bool,
 }
 
+impl TlbFeatures {
+    /// Returns how many bits the tags of spaces have: none without PCIDs.
+    pub const fn asid_bits(self) -> u32 {
+        if self.pcid { 12 } else { 0 }
+    }
+}
+
 /// CR4.PGE: global pages.
 pub const CR4_PGE: u64 = 1 << 7;
 /// Bit 63 of a value for CR3: keep what the PCID has cached.
 pub const CR3_NO_FLUSH: u64 = 1 << 63;
+
+/// Returns the value of CR3 for a root: what the PCID has cached stays unless it
+/// is stale. Without CR4.PCIDE the PCID is zero and bit 63 must be clear.
+pub fn cr3(root: u64, pcid: u16, remembered: Remembered) -> u64 {
+    let value = root | u64::from(pcid & 0xfff);
+    match remembered {
+        Remembered::Current if pcid != 0 => value | CR3_NO_FLUSH,
+        _ => value,
+    }
+}
 
 /// More pages than this are dropped by a full flush of the tag: an INVLPG
 /// costs about as much as 30 refills (Linux: tlb_single_page_flush_ceiling).
@@ -186,6 +204,16 @@ mod tests {
         pcid: true,
         invpcid: true,
     };
+
+    /// SDM 3A 4.10.4.1: bit 63 keeps what the PCID has cached.
+    #[test]
+    fn a_switch_keeps_what_is_true_of_its_own_pcid() {
+        let load = |pcid, remembered| cr3(0x5000, pcid, remembered);
+        assert_eq!(load(3, Remembered::Current), 0x8000_0000_0000_5003);
+        assert_eq!(load(3, Remembered::Stale), 0x5003);
+        assert_eq!(load(0, Remembered::Current), 0x5000, "no PCIDs");
+        assert_eq!(load(0, Remembered::Stale), 0x5000);
+    }
 
     #[test]
     fn few_pages_are_dropped_one_by_one() {

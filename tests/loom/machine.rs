@@ -281,6 +281,11 @@ pub struct Machine {
     /// Who waits for a transfer.
     sleepers: loom::sync::Mutex<()>,
     woken: loom::sync::Condvar,
+    /// Whether the model looks at [`Self::tagged`].
+    has_tags: bool,
+    /// What each CPU remembers under which tag: a space's number. The lock is
+    /// the CPU's own and a flush's that tells it: an interrupt orders, too.
+    pub tagged: [loom::sync::Mutex<Vec<(u16, u32)>>; 3],
 }
 
 /// One TLB entry.
@@ -305,6 +310,17 @@ impl Machine {
         machine
     }
 
+    /// As [`Self::boot`], with hardware tags.
+    pub fn boot_tagged(frames: usize) -> Frames<Self> {
+        let mut machine = Self::new(frames, Small(Tiny::new(2, 2), Replacing::InPlace));
+        machine.has_tags = true;
+        let machine = Frames::new(machine);
+        machine
+            .add_region(&NoContext, Pfn::new(0), frames as u64)
+            .unwrap();
+        machine
+    }
+
     /// Makes a machine that knows none of its frames yet.
     fn new(frames: usize, format: Small) -> Self {
         Self {
@@ -316,6 +332,8 @@ impl Machine {
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
             remembered: loom::sync::Mutex::new(None),
+            has_tags: false,
+            tagged: std::array::from_fn(|_| loom::sync::Mutex::new(Vec::new())),
             sleepers: loom::sync::Mutex::new(()),
             woken: loom::sync::Condvar::new(),
         }
@@ -390,7 +408,11 @@ unsafe impl Platform for Machine {
         let _registered = self.sleepers.lock().unwrap();
         self.woken.notify_all();
     }
-    fn flush(&self, cpus: CpuSet, _flush: Flush) {
+    fn flush(&self, cpus: CpuSet, flush: Flush) {
+        for cpu in cpus.iter().filter(|_| self.has_tags) {
+            let meets = |tag: u16| flush.asid.is_none_or(|asid| asid == tag);
+            self.tagged[cpu].lock().unwrap().retain(|e| !meets(e.0));
+        }
         // The CPU ends its access before it answers.
         if cpus.contains(1) {
             *self.remembered.lock().unwrap() = None;

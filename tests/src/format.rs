@@ -173,6 +173,7 @@ facade! {
         hardware_ad() -> HardwareAd;
         break_before_make() -> bool;
         caches_invalid() -> bool;
+        shows_entries_late() -> bool;
         nonpresent_bits() -> u32;
         levels() -> u8;
         index_bits(level: u8) -> u32;

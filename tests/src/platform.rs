@@ -14,6 +14,7 @@ use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, Flush, MAX_CPUS, Platform};
 use mm_core::sync::{NoContext, Rank};
+use mm_core::tlb::AsidPool;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -81,6 +82,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
+    asids: AsidPool,
 }
 
 /// What happened on a machine.
@@ -118,6 +120,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
+            asids: AsidPool::new(),
         }
     }
 
@@ -221,6 +224,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.charge_limit.store(frames, Ordering::SeqCst);
     }
 
+    /// Gives spaces hardware tags of this many bits, before the first runs.
+    pub fn set_asid_bits(&self, bits: u32) {
+        self.asids.set_bits(bits);
+    }
+
     /// Returns the number of charged frames.
     pub fn charged(&self) -> i64 {
         self.charged.load(Ordering::SeqCst)
@@ -317,6 +325,9 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         assert!(spins < 50_000_000, "a wait does not end");
         self.relaxes.fetch_add(1, Ordering::Relaxed);
         give_way();
+    }
+    fn asids(&self) -> Option<&AsidPool> {
+        Some(&self.asids)
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
         let interruption = self.at_flush.lock().unwrap().take();

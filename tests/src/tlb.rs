@@ -7,8 +7,10 @@
 //! ([`SoftTlbs::speculate`]), and a walk may begin at any remembered table.
 //!
 //! What screams (panics, with the seed of the test):
-//! - a frame is freed while a CPU has a translation to it (F1) or remembers it
+//! - a frame is freed while a CPU can use a translation to it (F1) or walk through it
 //!   as a table (F2), seen in the very call that frees it;
+//! - a CPU loads a tag, or begins to run users again, while it remembers
+//!   under that tag what was freed meanwhile (F4);
 //! - a translation comes in beside another of the same page, or would if the
 //!   CPU walked again, where the machine demands break-before-make (F7);
 //! - a walk goes through a frame that is not a table any more (the arena);
@@ -28,10 +30,20 @@ use mm_core::addr::{Pfn, Vpn};
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::Access;
 use mm_core::range::PageRange;
+use mm_core::tlb::Remembered;
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+
+/// Whose instructions a CPU executes on the loaded root.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Runs {
+    #[default]
+    Users,
+    /// A kernel thread: no address of users is used, walks may go on.
+    KernelThread,
+}
 
 /// What a CPU runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +61,10 @@ struct Cpu {
     tables: Vec<(u16, Step)>,
     /// Entries that led nowhere, with their levels.
     invalid: Vec<(u16, usize, u8)>,
+    runs: Runs,
+    /// Frames that were freed while they were remembered under a tag that
+    /// could not be used.
+    freed: Vec<(u16, Pfn)>,
     /// The version of each frame that the instruction cache holds.
     code: HashMap<u64, u64>,
     /// Counts choices, so that they differ from one another.
@@ -121,13 +137,71 @@ impl<W: Walker> SoftTlbs<W> {
     /// Loads a root on a CPU, as CR3 or TTBR are loaded. Without tags (asid
     /// zero), what is not global is dropped.
     pub fn load(&self, cpu: usize, loaded: Option<Loaded>) {
+        let remembered = match loaded {
+            Some(Loaded { asid: 1.., .. }) => Remembered::Current,
+            _ => Remembered::Stale,
+        };
+        self.load_tagged(cpu, loaded, remembered);
+    }
+
+    /// Loads a root on a CPU, and drops what is remembered under its tag when
+    /// that is stale. Nothing loaded is tag zero.
+    ///
+    /// # Panics
+    /// When the CPU remembers what it must not use.
+    pub fn load_tagged(&self, cpu: usize, loaded: Option<Loaded>, remembered: Remembered) {
+        let n = cpu;
         let mut cpu = self.cpu(cpu);
-        if loaded.is_none_or(|l| l.asid == 0) {
-            cpu.leaves.retain(|(_, leaf)| leaf.global);
-            cpu.tables.clear();
-            cpu.invalid.clear();
+        let asid = loaded.map_or(0, |l| l.asid);
+        if remembered == Remembered::Stale {
+            cpu.leaves.retain(|(tag, leaf)| leaf.global || *tag != asid);
+            cpu.tables.retain(|(tag, _)| *tag != asid);
+            cpu.invalid.retain(|(tag, _, _)| *tag != asid);
         }
         cpu.loaded = loaded;
+        self.use_users(n, &mut cpu);
+    }
+
+    /// Goes on with a kernel thread on the root that is loaded.
+    pub fn lend(&self, cpu: usize) {
+        self.cpu(cpu).runs = Runs::KernelThread;
+    }
+
+    /// Runs users again on the root that is loaded.
+    ///
+    /// # Panics
+    /// When the CPU remembers what was freed meanwhile.
+    pub fn take_back(&self, cpu: usize) {
+        let n = cpu;
+        self.use_users(n, &mut self.cpu(cpu));
+    }
+
+    /// From here on everything under the loaded tag may be used.
+    fn use_users(&self, n: usize, cpu: &mut Cpu) {
+        cpu.runs = Runs::Users;
+        let asid = cpu.loaded.map_or(0, |l| l.asid);
+        let freed = std::mem::take(&mut cpu.freed);
+        for (tag, pfn) in freed {
+            let leaf = cpu.leaves.iter().find(|(t, l)| *t == tag && leads(l, pfn));
+            let table = cpu
+                .tables
+                .iter()
+                .find(|(t, step)| *t == tag && self.holds(step, pfn));
+            assert!(
+                tag != asid || (leaf.is_none() && table.is_none()),
+                "seed {}: CPU {n} missed that {pfn} was freed: {leaf:x?} {table:x?}",
+                self.seed
+            );
+            if leaf.is_some() || table.is_some() {
+                cpu.freed.push((tag, pfn));
+            }
+        }
+    }
+
+    /// Whether a table stands in a frame.
+    fn holds(&self, step: &Step, frame: Pfn) -> bool {
+        let (shift, frame) = (self.walker.page_shift(), frame.as_u64());
+        step.table >> shift <= frame && frame <= (step.table + step.bytes - 1) >> shift
     }
 
     /// Accesses a page on a CPU; `then` runs with the frame while the
@@ -236,6 +310,11 @@ impl<W: Walker> SoftTlbs<W> {
         mode: Mode,
     ) -> Result<Leaf, Refusal> {
         let loaded = cpu.loaded.expect("the CPU runs nothing");
+        assert!(
+            cpu.runs == Runs::Users || mode == Mode::Kernel,
+            "seed {}: a CPU that was lent runs a user",
+            self.seed
+        );
         let mine = |asid: u16, global: bool| asid == loaded.asid || global;
         cpu.dice = cpu.dice.wrapping_add(1);
         let hit = cpu.leaves.iter().position(|(asid, l)| {
@@ -326,9 +405,13 @@ impl<W: Walker> SoftTlbs<W> {
         cpu.leaves.iter().map(|(_, l)| *l).filter(spans).collect()
     }
 
-    /// Returns what a CPU runs and every translation that it remembers.
+    /// Returns what a CPU runs and every translation that it remembers. A CPU
+    /// that was lent uses none, and may miss flushes.
     pub fn contents(&self, cpu: usize) -> (Option<Loaded>, Vec<(u16, Leaf)>) {
         let cpu = self.cpu(cpu);
+        if cpu.runs == Runs::KernelThread {
+            return (cpu.loaded, Vec::new());
+        }
         (cpu.loaded, cpu.leaves.clone())
     }
 
@@ -344,38 +427,46 @@ impl<W: Walker> SoftTlbs<W> {
 
     fn scream_if_reachable(&self, freed: Pfn) {
         for (n, cpu) in self.cpus.iter().enumerate() {
-            let cpu = cpu
+            let mut cpu = cpu
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let frame = freed.as_u64();
-            let shift = self.walker.page_shift();
-            let holds =
-                |t: &Step| t.table >> shift <= frame && frame <= (t.table + t.bytes - 1) >> shift;
-            let leaf = cpu
-                .leaves
-                .iter()
-                .find(|(_, l)| l.frame <= frame && frame - l.frame < l.pages as u64);
-            assert!(
-                leaf.is_none(),
-                "seed {}: {freed} is freed while CPU {n} still translates to it: {leaf:x?}",
-                self.seed
-            );
-            let table = cpu.tables.iter().find(|(_, t)| holds(t));
-            assert!(
-                table.is_none(),
-                "seed {}: {freed} is freed while CPU {n} still walks through it: {table:x?}",
-                self.seed
-            );
+            let asid = cpu.loaded.map(|l| l.asid);
+            let users = cpu.runs == Runs::Users;
+            let mut later = Vec::new();
+            for (tag, leaf) in cpu.leaves.iter().filter(|(_, l)| leads(l, freed)) {
+                let usable = leaf.global || (users && asid == Some(*tag));
+                assert!(
+                    !usable,
+                    "seed {}: {freed} is freed while CPU {n} still translates to it: {leaf:x?}",
+                    self.seed
+                );
+                later.push((*tag, freed));
+            }
+            for (tag, table) in cpu.tables.iter().filter(|(_, t)| self.holds(t, freed)) {
+                assert!(
+                    asid != Some(*tag),
+                    "seed {}: {freed} is freed while CPU {n} still walks through it: {table:x?}",
+                    self.seed
+                );
+                later.push((*tag, freed));
+            }
+            cpu.freed.append(&mut later);
             if let Some(l) = cpu.loaded {
                 let root = self.walker.start(self.roots(l), 0);
                 assert!(
-                    !root.is_ok_and(|root| holds(&root)),
+                    !root.is_ok_and(|root| self.holds(&root, freed)),
                     "seed {}: the root of CPU {n} is freed",
                     self.seed
                 );
             }
         }
     }
+}
+
+/// Whether a translation leads to a frame.
+fn leads(leaf: &Leaf, frame: Pfn) -> bool {
+    let frame = frame.as_u64();
+    leaf.frame <= frame && frame - leaf.frame < leaf.pages as u64
 }
 
 fn meets(range: PageRange, page: usize, pages: usize) -> bool {

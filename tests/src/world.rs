@@ -61,6 +61,12 @@ const HASTE: usize = 8;
 /// Faults on one access after which it counts as a livelock (D1).
 const PATIENCE: usize = 2000;
 
+/// Bits of so few hardware tags that tests use them up: twice as many tags as
+/// CPUs, and eight at least.
+fn few_tags(cpus: usize) -> u32 {
+    (2 * cpus).max(8).next_power_of_two().trailing_zeros()
+}
+
 /// A machine with CPUs and files. Of any format unless the type says which:
 /// see [`crate::machine`].
 pub struct World<F: PageTableFormat = AnyFormat, W: Walker = AnyWalker> {
@@ -90,6 +96,9 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             .unwrap();
         mm.frames().add_cpus(&NoContext, cpus).unwrap();
         mm.frames().init_zero_page(&NoContext).unwrap();
+        if walker.has_tags() {
+            mm.platform().set_asid_bits(few_tags(cpus));
+        }
         let tlbs = Arc::new(SoftTlbs::new(walker, cpus, seed));
         mm.platform().set_flush_hook(tlbs.clone());
         mm.platform().arena().set_free_hook(tlbs.clone());
@@ -228,15 +237,23 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         on_cpu(cpu, || {
             space.switch(&mut slot, |root| {
                 let root_pfn = root.table.pfn(self.page_shift());
-                self.tlbs.load(
-                    cpu,
-                    Some(Loaded {
-                        root: root_pfn,
-                        asid: root.asid,
-                    }),
-                );
+                let loaded = Loaded {
+                    root: root_pfn,
+                    asid: root.asid,
+                };
+                self.tlbs.load_tagged(cpu, Some(loaded), root.remembered);
             });
         });
+        self.tlbs.take_back(cpu);
+    }
+
+    /// Runs a kernel thread on a CPU, on the root that it has loaded.
+    pub fn lend(&self, cpu: usize) {
+        let mut slot = self.loaded[cpu].lock().unwrap();
+        if let Some(active) = slot.as_mut() {
+            self.tlbs.lend(cpu);
+            on_cpu(cpu, || active.lazy());
+        }
     }
 
     /// Runs nothing on a CPU.

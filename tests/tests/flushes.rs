@@ -10,6 +10,16 @@
 //! | copy-on-write | remember invalid entries | the page everywhere, then again here: the gap was there to be remembered |
 //! | | do not | the page everywhere, once: also where breaking before making is demanded |
 //! | an unmap that empties a table | | as without, and walk caches in the same round |
+//!
+//! Whom a flush tells, of four CPUs that all ran the space once
+//! (`rounds_and_interrupts_of_each_verb`):
+//!
+//! | CPU | now | told |
+//! |---|---|---|
+//! | 0 | does the verb | itself |
+//! | 1 | runs a kernel thread on the space's root | when tables are freed; else it catches up |
+//! | 2 | runs the space | always: one interrupt a verb |
+//! | 3 | runs another space | never: it catches up |
 
 use mm_core::addr::VirtAddr;
 use mm_core::format::PageTableFormat;
@@ -47,12 +57,17 @@ fn pages(w: &World, first: usize, n: usize) -> Option<PageRange> {
     PageRange::with_len(va(first).vpn(w.page_shift()), n)
 }
 
+/// The tag of the space that CPU 0 runs.
+fn asid(w: &World) -> Option<u16> {
+    w.tlbs().contents(0).0.map(|loaded| loaded.asid)
+}
+
 /// The flush of one page.
 fn one_page(w: &World, list: &[usize], at: usize) -> (CpuSet, Flush) {
     let flush = Flush {
         pages: pages(w, at, 1),
         tables: false,
-        asid: Some(0),
+        asid: asid(w),
     };
     (cpus(list), flush)
 }
@@ -93,7 +108,7 @@ fn verbs_flush_once_the_pages_that_lost_something_on_the_cpus_that_ran() {
                 Flush {
                     pages: pages(&w, first, n),
                     tables: false,
-                    asid: Some(0),
+                    asid: asid(&w),
                 },
             )]
         };
@@ -144,7 +159,7 @@ fn a_long_unmap_is_one_round_that_drops_the_space() {
             pages: None,
             // Small tables are emptied by 60 pages already.
             tables: machine.format().entries(1) <= 60,
-            asid: Some(0),
+            asid: asid(&w),
         };
         assert_eq!(got, vec![(cpus(&[0, 2]), whole)]);
         let got = flushes(&w, || s.unmap(va(at), 128 * page).unwrap());
@@ -204,6 +219,113 @@ fn first_touches_flush_at_most_what_was_remembered_here() {
         let load = flushes(&w, || assert_eq!(w.peek(0, &s, at + 71 * page), Ok(0)));
         assert_eq!(load, forgets_the_gap(machine, &w, at + 71 * page));
         drop(s);
+        w.assert_empty();
+    });
+}
+
+/// A space whose pages all four CPUs remember, each in its state of the table
+/// above; and the space that CPU 3 runs.
+fn four_states(w: &World) -> (Space, Space, usize) {
+    let (s, at) = touched(w);
+    for cpu in 1..4 {
+        for n in 0..64 {
+            w.peek(cpu, &s, at + n * w.page_size()).unwrap();
+        }
+    }
+    let other = w.space();
+    w.lend(1);
+    w.run(3, &other);
+    (s, other, at)
+}
+
+#[test]
+fn rounds_and_interrupts_of_each_verb() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let (s, other, at) = four_states(&w);
+        let mut child = None;
+        // Whether pages 10 to 50 hold all of a table.
+        let entries = machine.format().entries(1);
+        let tables = 10usize.next_multiple_of(entries) + entries <= 50;
+        // Rounds, pages (none: the whole tag), other CPUs that are told.
+        let mut table = Vec::new();
+        let mut row = |name: &'static str, verb: &mut dyn FnMut()| {
+            let sent = flushes(&w, verb);
+            let pages: Vec<_> = sent
+                .iter()
+                .map(|(_, f)| f.pages.map(|p| p.pages()))
+                .collect();
+            let told = sent.iter().flat_map(|(cpus, _)| cpus.iter());
+            let others: Vec<_> = told.filter(|&cpu| cpu != 0).collect();
+            table.push((name, pages, others));
+        };
+        row("unmap of two", &mut || s.unmap(va(at), 2 * page).unwrap());
+        row("protect", &mut || {
+            s.protect(va(at + 2 * page), page, Prot::READ).unwrap();
+        });
+        row("DONTNEED", &mut || {
+            s.advise(va(at + 3 * page), 3 * page, Advice::DontNeed)
+                .unwrap();
+        });
+        row("fixed map", &mut || {
+            let over = MapRequest::anonymous(page, Prot::RW).fixed(va(at + 6 * page));
+            s.map(&over).unwrap();
+        });
+        row("fork", &mut || child = Some(s.fork().unwrap()));
+        row("unmap of 40", &mut || {
+            s.unmap(va(at + 10 * page), 40 * page).unwrap();
+        });
+        row("unmap of all", &mut || s.unmap(va(at), 128 * page).unwrap());
+        let with_tables = |tables: bool| if tables { vec![1, 2] } else { vec![2] };
+        let want = vec![
+            ("unmap of two", vec![Some(2)], vec![2]),
+            ("protect", vec![Some(1)], vec![2]),
+            ("DONTNEED", vec![Some(3)], vec![2]),
+            ("fixed map", vec![Some(1)], vec![2]),
+            ("fork", vec![None], vec![2]),
+            ("unmap of 40", vec![None], with_tables(tables)),
+            ("unmap of all", vec![None], with_tables(true)),
+        ];
+        assert_eq!(table, want);
+        drop((s, other, child));
+        w.assert_empty();
+    });
+}
+
+/// F4: who was not told uses nothing of what was taken away. The TLBs scream
+/// when a CPU begins to run what remembers a freed frame.
+#[test]
+fn f4_who_was_not_told_catches_up_before_a_user_runs() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let (s, other, at) = four_states(&w);
+        let remembers = |cpu| {
+            !w.tlbs()
+                .remembered(cpu, va(at).vpn(w.page_shift()))
+                .is_empty()
+        };
+        assert!(remembers(1), "a kernel thread drops nothing");
+        assert_eq!(remembers(3), machine.walker().has_tags(), "tags keep it");
+        // Back without a flush in between: nothing is dropped.
+        w.run(1, &s);
+        w.run(3, &s);
+        assert_eq!(
+            (remembers(1), remembers(3)),
+            (true, machine.walker().has_tags())
+        );
+        w.lend(1);
+        w.run(3, &other);
+        s.unmap(va(at), page).unwrap();
+        s.protect(va(at + page), page, Prot::READ).unwrap();
+        for cpu in [1, 3] {
+            assert_eq!(w.poke(cpu, &s, at + 5 * page, 1), Ok(()));
+            assert!(!remembers(cpu), "what a flush took away is dropped");
+            assert!(w.poke(cpu, &s, at + page, 1).is_err(), "a lost right");
+        }
+        w.check([&s, &other]).unwrap();
+        drop((s, other));
         w.assert_empty();
     });
 }

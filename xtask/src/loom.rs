@@ -109,6 +109,22 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("map_past_the_end", "loom_object", "copy_and_truncate"),
     ("map_what_was_dropped", "loom_object", "load_and_regrow"),
     ("pass_over_freed_table", "loom_object", "fork_and_truncate"),
+    ("publish_without_fence", "loom_table", "activate_and_flush"),
+    ("activate_without_fence", "loom_table", "activate_and_flush"),
+    ("switch_without_fence", "loom_tags", "flush_and_rollover"),
+    (
+        "missed_cpus_are_not_noted",
+        "loom_tags",
+        "shootdown_and_lazy",
+    ),
+    (
+        "missed_flush_is_forgotten",
+        "loom_tags",
+        "shootdown_and_switch",
+    ),
+    ("generation_without_flush", "loom_tags", "asid_rollover"),
+    ("running_tags_are_given_out", "loom_tags", "asid_rollover"),
+    ("generation_is_not_looked_at", "loom_tags", "asid_rollover"),
 ];
 
 /// Runs the models and prints the table.

@@ -58,6 +58,11 @@ const UPWARD: &[(&str, &str, &str)] = &[
         "the platform is told the key of a finished ticket",
     ),
     (
+        "platform",
+        "tlb",
+        "the platform keeps the tags of spaces, which would not fit into a frame of the stack",
+    ),
+    (
         "tlb",
         "table",
         "the gather owns what a table gave up, by the table's own types",

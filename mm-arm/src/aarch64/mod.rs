@@ -59,9 +59,11 @@ pub enum Tlbi {
 /// What a change of the user half's root leaves behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tags {
-    /// Each space has its own ASID, so nothing has to be dropped.
+    /// The ASID is the space's own, and so is all that is remembered under it:
+    /// nothing has to be dropped.
     OfSpaces,
-    /// All spaces share one: what the last one left is dropped.
+    /// What is remembered under the ASID is another space's, or not true any
+    /// more: it is dropped.
     Shared,
 }
 

@@ -175,6 +175,10 @@ unsafe impl<G: Granule> PageTableFormat for Stage1<G> {
     fn caches_invalid(self) -> bool {
         false
     }
+    /// A walk may overtake the store until a DSB.
+    fn shows_entries_late(self) -> bool {
+        true
+    }
     fn nonpresent_bits(self) -> u32 {
         bits::VALUE_BITS
     }

@@ -356,6 +356,10 @@ unsafe impl PageTableFormat for Short {
     fn caches_invalid(self) -> bool {
         false
     }
+    /// A walk may overtake the store until a DSB.
+    fn shows_entries_late(self) -> bool {
+        true
+    }
     fn nonpresent_bits(self) -> u32 {
         VALUE_BITS
     }

@@ -114,6 +114,13 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     /// Returns whether hardware may remember that an entry was invalid: then
     /// map needs a flush.
     fn caches_invalid(self) -> bool;
+    /// Returns whether a walk may still find nothing for a while after an entry
+    /// was written where nothing stood. A user's fault then is spurious; nobody
+    /// resolves one of the kernel, so its maps owe a flush, whose barriers or
+    /// fences make the entries seen.
+    fn shows_entries_late(self) -> bool {
+        false
+    }
     /// Returns the number of bits that [`NonPresent::value`] may use.
     fn nonpresent_bits(self) -> u32;
     /// Returns the number of levels; the root's level.

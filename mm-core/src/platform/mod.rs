@@ -134,6 +134,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
         crate::sync::spin_hint();
     }
 
+    /// Returns the hardware tags of spaces (PCID, ASID): one pool for a machine,
+    /// usually a static. None, where TLBs do not tell spaces apart.
+    /// [`crate::space::Root`] says what a load of a root owes.
+    fn asids(&self) -> Option<&crate::tlb::AsidPool> {
+        None
+    }
+
     /// Drops translations on the CPUs of the set, this one included if it is
     /// in the set, and returns when all have done so. Never takes a lock that
     /// the family may hold.

@@ -1,10 +1,15 @@
 //! Which space a CPU has loaded.
 //!
 //! A CPU keeps one `Option<Active>`. [`AddressSpace::switch`] replaces it: tell
-//! the space that this CPU may remember its translations, load the root,
-//! then tell the old one that it does not any more. A kernel thread runs in
-//! whatever is loaded (lazy TLB): its CPU simply keeps the `Active`, which
-//! holds a reference, so the root stays although the last user may be gone.
+//! the space that this CPU may remember its translations, find its hardware
+//! tag, load the root, then tell the old one that it does not run it any more.
+//!
+//! # Lazy CPUs
+//! A kernel thread runs in whatever is loaded (lazy TLB): its CPU keeps the
+//! `Active`, which holds a reference, so the root stays although the last user
+//! may be gone. [`Active::lazy`] says so: flushes that free no tables leave the
+//! CPU alone from there on, and [`AddressSpace::switch`] to the same space, which
+//! must come before the next user instruction, catches up.
 
 use super::{AddressSpace, SpaceNode};
 use crate::addr::PhysAddr;
@@ -14,6 +19,7 @@ use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::table::PageTable;
+use crate::tlb::Remembered;
 use core::fmt;
 
 /// What the CPU's root register is loaded with.
@@ -23,6 +29,9 @@ pub struct Root {
     pub table: PhysAddr,
     /// The hardware tag of the space, zero where tags are not used.
     pub asid: u16,
+    /// Whether the load must drop what the CPU remembers under this tag; global
+    /// entries stay.
+    pub remembered: Remembered,
 }
 
 /// Proof that a CPU has a space loaded; keeps its root alive.
@@ -30,40 +39,67 @@ pub struct Active<'m, P: Platform> {
     mm: &'m Mm<P>,
     handle: Handle<SpaceNode>,
     cpu: usize,
+    asid: u16,
+    mode: Runs,
+}
+
+/// Who runs on a loaded root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    Users,
+    KernelThreads,
 }
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
-    /// Makes this space the one that this CPU has loaded. `load` writes the
-    /// root register and drops translations of the tag's earlier owner (a
-    /// plain write does where tags are not used). Nothing is loaded when the
-    /// space is loaded already.
+    /// Makes this space the one that this CPU has loaded and runs users of.
+    /// `load` writes the root register, and drops what is remembered under the
+    /// tag when [`Root::remembered`] says that it is stale. Nothing is loaded
+    /// when the space is loaded already and no flush was missed.
     ///
     /// # Locks
-    /// Preemption must be off. Takes none, but the space that is left may be
-    /// freed here: `Pool` and `Buddy`.
+    /// Preemption must be off. Takes `(Pool, MAX)` when the space needs a new
+    /// tag; and the space that is left may be freed here: `Pool` and `Buddy`.
     pub fn switch(&self, loaded: &mut Option<Active<'m, P>>, load: impl FnOnce(Root)) {
-        if loaded
-            .as_ref()
-            .is_some_and(|active| active.handle == self.handle)
-        {
+        let cx = self.mm.cx();
+        let node = self.node();
+        if let Some(active) = loaded.as_mut().filter(|a| a.handle == self.handle) {
+            if active.mode == Runs::KernelThreads {
+                let root = self.root_to_load(&cx);
+                if root.remembered == Remembered::Stale || root.asid != active.asid {
+                    load(root);
+                }
+                active.asid = root.asid;
+                active.mode = Runs::Users;
+            }
             return;
         }
-        let node = self.node();
-        let cpu = self.mm.platform().cpu();
         node.get_ref();
-        node.tlb.activate(cpu);
-        let shift = self.shift();
-        load(Root {
-            table: node.root().addr(shift),
-            asid: node.tlb.asid().unwrap_or(0),
-        });
-        // The old one is dropped, and with it this CPU's bit in its mask, only
+        let root = self.root_to_load(&cx);
+        load(root);
+        // The old one is dropped, and with it this CPU's state in its word, only
         // now that another root is loaded.
         *loaded = Some(Active {
             mm: self.mm,
             handle: self.handle,
-            cpu,
+            cpu: self.mm.platform().cpu(),
+            asid: root.asid,
+            mode: Runs::Users,
         });
+    }
+
+    /// Enters the space on this CPU; what is to be loaded for it.
+    fn root_to_load(&self, cx: &Cx<'m, P>) -> Root {
+        let node = self.node();
+        let platform = cx.platform();
+        let (asid, remembered) = match platform.asids() {
+            Some(asids) => asids.activate(cx, &node.tlb),
+            None => (0, node.tlb.activate(platform.cpu())),
+        };
+        Root {
+            table: node.root().addr(self.shift()),
+            asid,
+            remembered,
+        }
     }
 }
 
@@ -72,12 +108,29 @@ impl<P: Platform> Active<'_, P> {
     pub fn id(&self) -> u32 {
         self.handle.into_raw()
     }
+
+    /// Notes that this CPU goes on with a kernel thread, which uses no address
+    /// of users; [`AddressSpace::switch`] comes before the next user.
+    ///
+    /// # Locks
+    /// Preemption must be off. Takes none.
+    pub fn lazy(&mut self) {
+        if self.mode == Runs::Users {
+            let node = self.mm.spaces.get(self.mm.frames(), self.handle);
+            node.tlb.lazy(self.cpu);
+            self.mode = Runs::KernelThreads;
+        }
+    }
 }
 
 impl<P: Platform> Drop for Active<'_, P> {
     fn drop(&mut self) {
         let node = self.mm.spaces.get(self.mm.frames(), self.handle);
-        node.tlb.deactivate(self.cpu);
+        if self.asid == 0 {
+            node.tlb.deactivate(self.cpu);
+        } else {
+            node.tlb.leave(self.cpu);
+        }
         let cx = self.mm.cx();
         put_space_ref(self.mm, &cx, self.handle);
     }

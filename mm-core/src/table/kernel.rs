@@ -127,9 +127,9 @@ impl KernelSpace {
     /// Maps device memory (or any frames in a row) for the kernel with a
     /// memory type, never executable; returns its pages.
     ///
-    /// Where walks may overtake stores (Arm), the caller publishes the entries
-    /// by the backend's `tlb::publish` before the first access, here and after
-    /// [`Self::vmap`]: nobody resolves a fault of the kernel.
+    /// When it returns, every CPU sees the entries: where walks may overtake
+    /// stores or remember that nothing was there, a flush was sent, as nobody
+    /// resolves a fault of the kernel. So it is with [`Self::vmap`].
     ///
     /// Two mappings of the same frames with different memory types are an
     /// error that only the caller can avoid (Intel SDM 12.12.4, Arm ARM B2.16).

@@ -9,7 +9,7 @@ use super::cursor::{CursorMut, TableError, Why};
 use super::link::Stopped;
 use super::walk::next_boundary;
 use crate::addr::{Pfn, Vpn};
-use crate::format::{AttrFlags, Attrs, PageTableFormat};
+use crate::format::{AttrFlags, Attrs, PageTableFormat, TableOwner};
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::tlb::{MapFlush, TlbGather};
@@ -152,7 +152,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     ) -> Result<MapFlush, TableError> {
         let done = PageRange::new(whole.start(), self.at());
         match result {
-            Ok(()) if self.table.cx.format().caches_invalid() => Ok(MapFlush::of_new_table(done)),
+            Ok(()) if self.owes() => Ok(MapFlush::of_new_table(done)),
             Ok(()) => Ok(MapFlush::NONE),
             Err(e) => {
                 self.take_back(done);
@@ -160,6 +160,14 @@ impl<P: Platform> CursorMut<'_, '_, P> {
                 Err(e)
             }
         }
+    }
+
+    /// Whether new entries may go unseen: of users where absence is remembered,
+    /// of the kernel also where walks overtake stores.
+    fn owes(&self) -> bool {
+        let format = self.table.cx.format();
+        let late = || self.table.owner == TableOwner::Kernel && format.shows_entries_late();
+        format.caches_invalid() || late()
     }
 
     /// Removes the entries of `done`, all of them ours, without giving up the

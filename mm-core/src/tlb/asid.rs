@@ -19,16 +19,20 @@
 //! zero; so one of the two sees the other: the exchange fails, or the
 //! tag is found running and kept.
 //!
-//! A CPU that leaves a space keeps its bit in the space's mask, as it keeps
-//! translations: flushes reach it. [`AsidPool::retire`] ends that. Of the
-//! generation before, a CPU may still hold translations that no flush names
-//! any more; nothing can use them, as it drops all before it runs a tag of this
-//! one.
+//! A number is given to one space in a generation. So a space that ends needs
+//! to tell nobody: what CPUs remember under its number is used by no one, and
+//! goes when they enter the next generation. Whether a CPU may use what it
+//! remembers of a space that it comes back to says [`SpaceTlb`] (`shootdown`):
+//! what it remembers under the space's number is the space's own, or nothing.
+//!
+//! On a machine without tags every space has number zero, and loading a root
+//! drops what was remembered. A space also gets number zero, and is loaded in
+//! this way, when CPUs hold all other numbers.
 
-use super::SpaceTlb;
+use super::{Remembered, SpaceTlb};
 use crate::cx::Cx;
 use crate::platform::{CpuSet, Flush, MAX_CPUS, Platform};
-use crate::sync::{AtomicUsize, Class, Mutex, Ordering, fence};
+use crate::sync::{AtomicUsize, Class, Fixed32, Mutex, Ordering, fence};
 
 /// Bits of a tag word that hold the number; the generation lies above. On
 /// 32-bit machines it has 16 bits: a space that does not run for 65536
@@ -37,14 +41,16 @@ const NUMBER_BITS: u32 = 16;
 const NUMBER: usize = 0xffff;
 const FIRST_GENERATION: usize = 1 << NUMBER_BITS;
 
+/// The tag of a table that all spaces share.
+pub(super) const EVERY_SPACE: usize = usize::MAX;
+
 /// The key that orders this pool's lock behind all pools of nodes.
 const LOCK_KEY: u32 = u32::MAX;
 
 /// Gives tags to the spaces of a machine.
 #[derive(Debug)]
 pub struct AsidPool {
-    /// How many tags there are, zero (untagged) included.
-    tags: usize,
+    bits: Fixed32,
     generation: AtomicUsize,
     /// What each CPU runs; zero: it must come in through the lock.
     active: [AtomicUsize; MAX_CPUS],
@@ -63,11 +69,10 @@ struct State {
 
 impl AsidPool {
     #[cfg(not(loom))]
-    /// Makes a pool of `1 << bits` tags, at most 16 bits. There must be more
-    /// than twice as many tags as CPUs.
-    pub const fn new(bits: u32) -> Self {
+    /// Makes a pool without tags: see [`Self::set_bits`].
+    pub const fn new() -> Self {
         Self {
-            tags: tags(bits),
+            bits: Fixed32::new(0),
             generation: AtomicUsize::new(FIRST_GENERATION),
             active: [const { AtomicUsize::new(0) }; MAX_CPUS],
             state: Mutex::new(Class::Pool, State::NEW),
@@ -75,49 +80,67 @@ impl AsidPool {
     }
 
     #[cfg(loom)]
-    /// Makes a pool of `1 << bits` tags, at most 16 bits.
-    pub fn new(bits: u32) -> Self {
+    /// Makes a pool without tags: see [`Self::set_bits`].
+    pub fn new() -> Self {
         Self {
-            tags: tags(bits),
+            bits: Fixed32::new(0),
             generation: AtomicUsize::new(FIRST_GENERATION),
             active: core::array::from_fn(|_| AtomicUsize::new(0)),
             state: Mutex::new(Class::Pool, State::NEW),
         }
     }
 
-    /// Makes a space the one that this CPU is about to load, and returns the
-    /// tag to load it with. Translations of the tag that the CPU has are the
-    /// space's own; nothing needs to be dropped on the switch.
+    /// Says how many bits every CPU's tags have, at most 16; zero: there are
+    /// none. At boot, before any space is loaded. With no more tags than CPUs and
+    /// one, some spaces do without.
+    pub fn set_bits(&self, bits: u32) {
+        self.bits.store(bits, Ordering::Relaxed);
+    }
+
+    /// Makes a space the one that this CPU is about to run, and returns the
+    /// number to load it with, and whether the CPU may use what it remembers
+    /// under that number.
     ///
     /// # Locks
     /// Preemption must be off. Takes `(Pool, MAX)` only when the space has no
     /// tag of this generation or the CPU has not run in it.
-    pub fn activate<P: Platform>(&self, cx: &Cx<'_, P>, tlb: &SpaceTlb) -> u16 {
+    pub fn activate<P: Platform>(&self, cx: &Cx<'_, P>, tlb: &SpaceTlb) -> (u16, Remembered) {
         let cpu = cx.platform().cpu();
-        tlb.activate(cpu);
-        let tag = tlb.tag();
-        let tag = if self.enter_current(cpu, tag) {
-            tag
-        } else {
-            self.enter_locked(cx, cpu, tlb)
-        };
+        let remembered = tlb.enter(cpu);
+        let tags = tags(self.bits.load(Ordering::Relaxed));
+        let mut tag = tlb.tag();
+        if tags > 1 && !self.enter_current(cpu, tag) {
+            tag = self.enter_locked(cx, cpu, tlb, tags);
+        }
         // Against the fence in `publish`: of a flush that runs now, either the
-        // entries are seen here, or this tag is seen there and named.
+        // entries are seen here, or this CPU and this tag are seen there.
+        #[cfg(not(mm_mutant = "switch_without_fence"))]
         fence(Ordering::SeqCst);
-        number(tag)
+        match number(tag) {
+            // Nobody's own, where others are.
+            0 if tags > 1 => (0, Remembered::Stale),
+            number => (number, remembered),
+        }
     }
 
-    fn enter_locked<P: Platform>(&self, cx: &Cx<'_, P>, cpu: usize, tlb: &SpaceTlb) -> usize {
+    fn enter_locked<P: Platform>(
+        &self,
+        cx: &Cx<'_, P>,
+        cpu: usize,
+        tlb: &SpaceTlb,
+        tags: usize,
+    ) -> usize {
         let mut state = self.state.lock(cx, LOCK_KEY);
         let mut tag = tlb.tag();
         if !self.is_current(tag) {
-            tag = self.renew(&mut state, cpu, tag);
+            tag = self.renew(&mut state, cpu, tag, tags);
             tlb.set_tag(tag);
         }
         if state.stale.contains(cpu) {
             state.stale.remove(cpu);
             let mut this = CpuSet::EMPTY;
             this.insert(cpu);
+            #[cfg(not(mm_mutant = "generation_without_flush"))]
             cx.platform().flush(
                 this,
                 Flush {
@@ -131,24 +154,6 @@ impl AsidPool {
             active.store(tag, Ordering::Release);
         }
         tag
-    }
-
-    /// Makes all CPUs forget a space that none of them has loaded, before its
-    /// root is freed.
-    ///
-    /// # Locks
-    /// Any may be held.
-    pub fn retire<P: Platform>(&self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
-        let cpus = tlb.publish();
-        if !cpus.is_empty() {
-            let flush = Flush {
-                pages: None,
-                tables: true,
-                asid: tlb.asid(),
-            };
-            cx.platform().flush(cpus, flush);
-            cpus.iter().for_each(|cpu| tlb.deactivate(cpu));
-        }
     }
 
     /// Returns how many generations have begun.
@@ -168,7 +173,7 @@ impl AsidPool {
         let old = active.load(Ordering::Relaxed);
         // Against the swap in `begin_generation`: it fails, or the swap sees it.
         old != 0
-            && self.is_current(tag)
+            && (self.is_current(tag) || cfg!(mm_mutant = "generation_is_not_looked_at"))
             && active
                 .compare_exchange(old, tag, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
@@ -176,24 +181,32 @@ impl AsidPool {
 
     /// Gives a space a tag of this generation: its old number, if it was
     /// running when the generation began, else the next.
-    fn renew(&self, state: &mut State, cpu: usize, old: usize) -> usize {
+    fn renew(&self, state: &mut State, cpu: usize, old: usize, tags: usize) -> usize {
         let generation = self.generation.load(Ordering::Relaxed);
         let kept = generation | (old & NUMBER);
         let mut keeps = false;
-        for running in state.running.iter_mut().filter(|r| old != 0 && **r == old) {
+        let runs = |running: &&mut usize| old & NUMBER != 0 && **running == old;
+        for running in state.running.iter_mut().filter(runs) {
             *running = kept;
             keeps = true;
         }
         if keeps {
             return kept;
         }
+        let mut begun = false;
         loop {
             state.last = state.last.saturating_add(1);
-            if state.last >= self.tags {
+            if state.last >= tags {
+                if begun {
+                    // CPUs hold every number.
+                    return self.generation.load(Ordering::Relaxed);
+                }
                 self.begin_generation(state, cpu);
+                begun = true;
                 continue;
             }
-            if state.running.iter().all(|r| r & NUMBER != state.last) {
+            let held = |running: &usize| running & NUMBER == state.last;
+            if !state.running.iter().any(held) || cfg!(mm_mutant = "running_tags_are_given_out") {
                 return self.generation.load(Ordering::Relaxed) | state.last;
             }
         }
@@ -221,6 +234,13 @@ impl AsidPool {
     }
 }
 
+#[cfg(not(loom))]
+impl Default for AsidPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl State {
     const NEW: Self = Self {
         last: 0,
@@ -238,6 +258,6 @@ const fn tags(bits: u32) -> usize {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
-const fn number(tag: usize) -> u16 {
+pub(super) const fn number(tag: usize) -> u16 {
     (tag & NUMBER) as u16
 }

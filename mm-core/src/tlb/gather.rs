@@ -33,7 +33,7 @@
 //! its guard, and [`TlbGather::extend`] or [`TlbGather::flush`] makes room (F8:
 //! overflow means another round, never a drop).
 
-use super::{FLUSH_CEILING_PAGES, MapFlush, SpaceTlb, hull};
+use super::{FLUSH_CEILING_PAGES, MapFlush, Reach, SpaceTlb, hull};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
@@ -316,7 +316,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     /// Notes that entries of another space were changed (reverse mapping):
     /// its CPUs will be told too. Called after the entries were written.
     pub fn also(&mut self, other: &SpaceTlb) {
-        self.others = self.others.union(other.publish());
+        self.others = self.others.union(other.publish(Reach::Leaves));
         self.several_spaces = Spaces::Several;
     }
 
@@ -362,7 +362,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if pages.is_empty() && !tables && self.others.is_empty() {
             return;
         }
-        let cpus = self.tlb.publish().union(core::mem::take(&mut self.others));
+        let told = self.tlb.publish(Reach::of(tables));
+        let cpus = told.union(core::mem::take(&mut self.others));
         let spaces = core::mem::replace(&mut self.several_spaces, Spaces::One);
         if cpus.is_empty() {
             return;

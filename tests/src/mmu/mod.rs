@@ -317,6 +317,10 @@ impl RunOf {
 pub trait Walker: Send + Sync + Debug + 'static {
     /// log2 of the page size.
     fn page_shift(&self) -> u32;
+    /// Whether TLBs tell spaces apart by tags.
+    fn has_tags(&self) -> bool {
+        true
+    }
     /// Whether entries that were found not present are remembered.
     fn caches_invalid(&self) -> bool;
     /// Whether those of one level are.
@@ -358,6 +362,9 @@ pub trait Walker: Send + Sync + Debug + 'static {
 impl<W: Walker + ?Sized> Walker for &'static W {
     fn page_shift(&self) -> u32 {
         (**self).page_shift()
+    }
+    fn has_tags(&self) -> bool {
+        (**self).has_tags()
     }
     fn caches_invalid(&self) -> bool {
         (**self).caches_invalid()

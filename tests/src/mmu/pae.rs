@@ -34,6 +34,10 @@ impl Walker for PaeWalker {
     fn page_shift(&self) -> u32 {
         12
     }
+    /// There are process-context identifiers in long mode only (SDM 4.10.1).
+    fn has_tags(&self) -> bool {
+        false
+    }
     fn caches_invalid(&self) -> bool {
         true
     }
