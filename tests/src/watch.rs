@@ -1,9 +1,9 @@
 //! Who sees what the library does to shared words, and whose turn it is.
 //!
 //! Under `cfg(mm_watched)` every operation of the library's facade on a shared
-//! word comes by here ([`mm_core::sync::watch`]): under [`scheduled`] another
+//! word comes by here (`mm_core::sync::watch`): under `scheduled` another
 //! simulated CPU may get its turn there (shuttle decides, `tests/shuttle`), and
-//! under [`touched_by`] it is noted which words were touched. What simulated
+//! under `touched_by` it is noted which words were touched. What simulated
 //! hardware does is [`Quiet`]: no turn of anybody else's, and not counted.
 //!
 //! Without the cfg threads are the host's and [`give_way`] is its yield.
