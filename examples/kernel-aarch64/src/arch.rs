@@ -4,6 +4,7 @@ use crate::frame::UserFrame;
 use crate::platform::{self, VA_BITS, Virt};
 use crate::thread::{self, Thread};
 use crate::{clock, cpu, devices, kernel_table, power, signal, smp};
+use mm_core::space::Root;
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An AArch64 machine.
@@ -105,7 +106,7 @@ impl Arch for Aarch64 {
         thread::reset_fp_state();
     }
 
-    unsafe fn load_root(&self, root: u64) {
+    unsafe fn load_root(&self, root: Root) {
         // SAFETY: the same contract.
         unsafe { kernel_table::load(root) }
     }

@@ -21,8 +21,9 @@ use mm_core::page::Frames;
 use mm_core::platform::{Flush, PhysMemory, Platform};
 use mm_core::prot::{MemType, Prot};
 use mm_core::range::PageRange;
+use mm_core::space::Root;
 use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_core::tlb::{Remembered, SpaceTlb, TlbGather};
 use spin::Once;
 
 use crate::memory::{Facts, KERNEL_BASE, direct};
@@ -228,23 +229,26 @@ unsafe fn forget_user_root(native: &mut Native) {
     }
 }
 
-/// Loads the root of a space into TTBR0, and drops what the one before left: the family's tags are
-/// not used here, so all spaces have ASID 0. The kernel's root stands for "no space".
+/// Loads the root of a space into TTBR0 with its ASID. The kernel's root stands for "no space".
 ///
 /// # Safety
 ///
 /// The table stays alive until another is loaded.
-pub unsafe fn load(root: u64) {
+pub unsafe fn load(root: Root) {
     let kernel = self::root();
+    let tags = match root.remembered {
+        Remembered::Current => Tags::OfSpaces,
+        Remembered::Stale => Tags::Shared,
+    };
     // SAFETY: EL1.
     let mut native = unsafe { Native::new() };
     // SAFETY: the caller's promise. The kernel's table must not be walked for low addresses: its
     // entries are global, and would be remembered for every space.
     unsafe {
-        if kernel == root {
+        if kernel == root.table.as_u64() {
             forget_user_root(&mut native);
         } else {
-            tlb::switch_space(&mut native, root, 0, Tags::Shared);
+            tlb::switch_space(&mut native, root.table.as_u64(), root.asid, tags);
         }
     }
 }
@@ -255,12 +259,9 @@ pub fn map(memory: &'static Frames<Virt>, address: usize, frames: &[Pfn]) -> Res
     let (table, tlb) = table(&cx).ok_or(())?;
     let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
     let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
-    let mapped = mapped
-        .map(|flush| flush.settle_everywhere(&cx, tlb))
-        .map_err(|_| ());
-    // SAFETY: EL1.
-    tlb::publish(&mut unsafe { Native::new() });
     mapped
+        .map(|flush| flush.settle_everywhere(&cx, tlb))
+        .map_err(|_| ())
 }
 
 /// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.

@@ -18,6 +18,7 @@ use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
 use mm_core::pool::FrameHeap;
+use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use spin::Once;
@@ -33,6 +34,9 @@ pub const VA_BITS: u8 = 48;
 
 /// The memory of the machine.
 static MM: MmCell<Virt> = MmCell::new();
+
+/// The tags of spaces.
+static ASIDS: AsidPool = AsidPool::new();
 
 /// Who is told when a transfer ends.
 static WAKER: Once<fn(TicketKey)> = Once::new();
@@ -59,6 +63,7 @@ impl Virt {
     fn new() -> Self {
         // SAFETY: the kernel runs on EL1.
         let native = unsafe { Native::new() };
+        ASIDS.set_bits(registers::asid_bits(native.mmfr0()));
         Self {
             // SAFETY: the boot tables map all RAM at DIRECT_MAP, and so does the kernel's table
             // after them; `init` leaves out what somebody uses.
@@ -92,6 +97,10 @@ unsafe impl Platform for Virt {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn asids(&self) -> Option<&AsidPool> {
+        Some(&ASIDS)
     }
 
     fn flush(&self, cpus: CpuSet, flush: Flush) {

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use mm_core::space::Root;
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 use crate::devices::{CONSOLE, RANDOM};
@@ -112,7 +113,7 @@ impl Arch for Armv7 {
         thread::reset_fp_state();
     }
 
-    unsafe fn load_root(&self, root: u64) {
+    unsafe fn load_root(&self, root: Root) {
         // SAFETY: the same contract.
         unsafe { platform::load_root(root) }
     }

@@ -157,7 +157,7 @@ fn fixed(cx: &Cx<'static, Virt>, root: Pfn, address: usize, physical: Range<u64>
     let pages = pages(address, physical.end - physical.start);
     let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
     match CursorMut::new(table, tlb, pages).map(first, attrs) {
-        // Nothing stood there, and the format remembers no absent entries.
+        // Nothing stood there, but a walk may overtake the store.
         Ok(flush) => flush.settle(cx, tlb),
         Err(error) => panic!("{address:#x} cannot be mapped: {error:?}"),
     }
@@ -183,7 +183,6 @@ pub fn device(memory: &'static Frames<Virt>, device: &Device) -> Registers {
         start..end,
         attrs.with_mem(MemType::Device),
     );
-    platform::publish();
     // SAFETY: the device tree says that the device is there; it was just mapped as device memory,
     // for ever.
     unsafe { Registers::new(address + (device.base - start) as usize) }
@@ -195,11 +194,9 @@ pub fn map(memory: &'static Frames<Virt>, address: usize, frames: &[Pfn]) -> Res
     let (table, tlb) = table(&cx).ok_or(())?;
     let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
     let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
-    let mapped = mapped
-        .map(|flush| flush.settle_everywhere(&cx, tlb))
-        .map_err(|_| ());
-    platform::publish();
     mapped
+        .map(|flush| flush.settle_everywhere(&cx, tlb))
+        .map_err(|_| ())
 }
 
 /// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.

@@ -20,6 +20,8 @@ use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
 use mm_core::pool::FrameHeap;
+use mm_core::space::Root;
+use mm_core::tlb::{AsidPool, Remembered};
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use mm_virt::tree::Facts;
@@ -31,8 +33,14 @@ use crate::{code, cpu};
 /// log2 of the page size.
 pub const PAGE_SHIFT: u32 = 12;
 
+/// Of every ASID with short descriptors (DDI 0406C B3.10.4).
+const ASID_BITS: u32 = 8;
+
 /// The memory of the machine.
 static MM: MmCell<Virt> = MmCell::new();
+
+/// The tags of spaces.
+static ASIDS: AsidPool = AsidPool::new();
 
 /// Who is told when a transfer ends.
 static WAKER: Once<fn(TicketKey)> = Once::new();
@@ -88,6 +96,10 @@ unsafe impl Platform for Virt {
         cpu::id()
     }
 
+    fn asids(&self) -> Option<&AsidPool> {
+        Some(&ASIDS)
+    }
+
     fn flush(&self, cpus: CpuSet, flush: Flush) {
         let mut this = CpuSet::EMPTY;
         this.insert(cpu::id());
@@ -117,22 +129,25 @@ unsafe impl Platform for Virt {
     }
 }
 
-/// Loads a root. Spaces are not told apart by ASIDs yet, so all that is not global goes.
+/// Loads a root with its ASID, and drops what is remembered under that if it is stale.
 ///
 /// # Safety
 ///
 /// The table has this machine's kernel half and stays alive until another is loaded.
-pub unsafe fn load_root(root: u64) {
-    let pages_of_users = Flush {
+pub unsafe fn load_root(root: Root) {
+    let all_of_it = Flush {
         pages: None,
         tables: true,
-        asid: Some(0),
+        asid: Some(root.asid),
     };
+    let table = root.table.as_u64() as u32 | TTBR_SHAREABLE;
     // SAFETY: supervisor mode; the table is the caller's promise.
     unsafe {
         let mut native = Native::new();
-        native.switch_root(root as u32 | TTBR_SHAREABLE, 0);
-        tlb::flush(&mut native, Reach::Local, pages_of_users);
+        native.switch_root(table, root.asid as u8);
+        if root.remembered == Remembered::Stale {
+            tlb::flush(&mut native, Reach::Local, all_of_it);
+        }
     }
 }
 
@@ -176,6 +191,7 @@ pub fn drain_heap() {
 pub fn init(facts: &Facts) -> &'static Mm<Virt> {
     let heap = HEAP_FRAMES.call_once(|| Frames::new(Virt::new()));
     let mm = MM.init(Virt::new());
+    ASIDS.set_bits(ASID_BITS);
     let (frames, cx) = (mm.frames(), mm.cx());
     let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;
     for range in normalise(facts.regions(), PAGE_SHIFT) {

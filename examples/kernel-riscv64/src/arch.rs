@@ -1,6 +1,6 @@
 //! This machine as the portable kernel sees it.
 
-use mm_core::addr::PhysAddr;
+use mm_core::space::Root;
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 use crate::frame::{self, UserFrame};
@@ -108,9 +108,9 @@ impl Arch for Riscv64 {
         thread::reset_fp_state();
     }
 
-    unsafe fn load_root(&self, root: u64) {
+    unsafe fn load_root(&self, root: Root) {
         // SAFETY: the same contract.
-        unsafe { platform::load(PhysAddr::new(root).pfn(PAGE_SHIFT)) }
+        unsafe { platform::load(root) }
     }
 
     fn push_signal(

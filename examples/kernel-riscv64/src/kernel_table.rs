@@ -18,8 +18,9 @@ use mm_core::format::{AttrFlags, Attrs, TableOwner};
 use mm_core::page::Frames;
 use mm_core::prot::{MemType, Prot};
 use mm_core::range::PageRange;
+use mm_core::space::Root;
 use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_core::tlb::{Remembered, SpaceTlb, TlbGather};
 use mm_virt::tree::Facts;
 use spin::Once;
 
@@ -97,7 +98,13 @@ pub fn init(frames: &'static Frames<Board>, facts: &Facts) {
     tlb.activate(crate::cpu::id());
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
     // never freed.
-    unsafe { platform::load(root) };
+    unsafe {
+        platform::load(Root {
+            table: root.addr(PAGE_SHIFT),
+            asid: 0,
+            remembered: Remembered::Stale,
+        });
+    }
     // The boot table's entries were global.
     platform::forget_all();
 }

@@ -17,6 +17,8 @@ use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, RegionKind, normalise};
 use mm_core::pool::FrameHeap;
+use mm_core::space::Root;
+use mm_core::tlb::{self, AsidPool};
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use mm_riscv::native::Native;
@@ -36,6 +38,9 @@ pub const PAGE_SHIFT: u32 = mm_riscv::paging::PAGE_SHIFT;
 
 /// The memory of the machine.
 static MM: MmCell<Board> = MmCell::new();
+
+/// The tags of spaces.
+static ASIDS: AsidPool = AsidPool::new();
 
 /// Who is told when a transfer ends.
 static WAKER: Once<fn(TicketKey)> = Once::new();
@@ -86,6 +91,10 @@ unsafe impl Platform for Board {
         cpu::id()
     }
 
+    fn asids(&self) -> Option<&AsidPool> {
+        Some(&ASIDS)
+    }
+
     fn flush(&self, cpus: CpuSet, flush: Flush) {
         let (mut native, here) = (native(), cpu::id());
         let others = || cpus.iter().filter(|&cpu| cpu != here);
@@ -131,15 +140,14 @@ pub fn publish_stores() {
 /// # Safety
 ///
 /// The table has this machine's kernel half and stays alive until another is loaded.
-pub unsafe fn load(root: Pfn) {
+pub unsafe fn load(root: Root) {
     if let Some(mmu) = PAGING.get() {
-        // No address space has a tag of its own here: all are zero.
-        load_root(
-            &mut native(),
-            RV64.value(mmu.mode, 0, root),
-            0,
-            Remembered::Other,
-        );
+        let satp = RV64.value(mmu.mode, root.asid, root.table.pfn(PAGE_SHIFT));
+        let remembered = match root.remembered {
+            tlb::Remembered::Current => Remembered::Own,
+            tlb::Remembered::Stale => Remembered::Other,
+        };
+        load_root(&mut native(), satp, root.asid, remembered);
     }
 }
 
@@ -192,6 +200,9 @@ pub fn drain_heap() {
 /// memory.
 pub fn init(facts: &mut Facts) -> &'static Mm<Board> {
     let mmu = *PAGING.call_once(|| choose_mmu(facts));
+    let asid_bits = RV64.probe_asid_bits(&mut native());
+    log::info!("{asid_bits} bits of ASID");
+    ASIDS.set_bits(asid_bits);
     // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
     // it; the regions leave out what somebody uses.
     let map = || unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };

@@ -8,6 +8,7 @@ use crate::thread::{self, Thread};
 use crate::{
     apic, clock, console, cpu, kernel_table, platform, power, random, shootdown, signal, smp,
 };
+use mm_core::space::Root;
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
 /// An x86-64 PC.
@@ -115,7 +116,7 @@ impl Arch for X86_64 {
         thread::reset_fp_state();
     }
 
-    unsafe fn load_root(&self, root: u64) {
+    unsafe fn load_root(&self, root: Root) {
         // SAFETY: the same contract.
         unsafe { kernel_table::load(root) }
     }

@@ -50,6 +50,8 @@ pub struct Features {
     pub smep: bool,
     pub smap: bool,
     pub global_pages: bool,
+    /// Process-context identifiers: tags of spaces.
+    pub pcid: bool,
     pub rdrand: bool,
     /// CPUID.1:EDX, which Linux passes to programs as AT_HWCAP.
     pub hwcap: u32,
@@ -164,10 +166,11 @@ pub fn init(id: usize) {
     // mm-x86_64 writes the no-execute bit into every entry, as all but the first 64-bit CPUs allow.
     assert!(features.no_execute, "this CPU has no NX");
     log::info!(
-        "cpu {id}: NX {}, SMEP {}, SMAP {}, FP state {} bytes ({})",
+        "cpu {id}: NX {}, SMEP {}, SMAP {}, PCID {}, FP state {} bytes ({})",
         on(features.no_execute),
         on(features.smep),
         on(features.smap),
+        on(features.pcid),
         features.fp_bytes,
         if features.xsave_mask != 0 {
             "xsave"
@@ -220,6 +223,7 @@ fn switch_features_on() -> Features {
         smep: bit(structured, 7),
         smap: bit(structured, 20),
         global_pages: bit(basic.edx, 13),
+        pcid: bit(basic.ecx, 17) && !invlpg_misses_globals(basic.eax),
         rdrand: bit(basic.ecx, 30),
         hwcap: basic.edx,
         xsave_mask: 0,
@@ -227,6 +231,8 @@ fn switch_features_on() -> Features {
     };
     let mut cr4 = Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
     cr4.set(Cr4Flags::PAGE_GLOBAL, features.global_pages);
+    // Long mode is on and CR3 holds PCID 0, as it must (SDM 4.10.1): tables are aligned.
+    cr4.set(Cr4Flags::PCID, features.pcid);
     cr4.set(
         Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
         features.smep,
@@ -250,6 +256,15 @@ fn switch_features_on() -> Features {
         (features.xsave_mask, features.fp_bytes) = switch_xsave_on();
     }
     features
+}
+
+/// Whether INVLPG may leave global entries behind while PCIDs are on: an erratum of Alder Lake,
+/// Raptor Lake and Gracemont (Linux: `invlpg_miss_ids`), of which newer microcode is free. They do
+/// without PCIDs. `signature` is CPUID.1:EAX; no other maker has these models of family 6.
+fn invlpg_misses_globals(signature: u32) -> bool {
+    let family = signature >> 8 & 0xf;
+    let model = signature >> 12 & 0xf0 | signature >> 4 & 0xf;
+    family == 6 && matches!(model, 0x97 | 0x9a | 0xb7 | 0xba | 0xbe | 0xbf)
 }
 
 /// Enables x87, SSE, AVX and AVX-512 as far as the CPU has them.

@@ -18,11 +18,11 @@ use mm_core::format::{AttrFlags, Attrs, TableOwner};
 use mm_core::page::Frames;
 use mm_core::prot::{MemType, Prot};
 use mm_core::range::PageRange;
+use mm_core::space::Root;
 use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::{SpaceTlb, TlbGather};
+use mm_core::tlb::{Remembered, SpaceTlb, TlbGather};
+use mm_x86_64::native::Native;
 use spin::Once;
-use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::PhysFrame;
 
 use crate::apic;
 use crate::memory::{Facts, KERNEL_BASE, direct};
@@ -116,7 +116,13 @@ pub fn join() {
     }
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
     // never freed. The load drops what the CPU remembered before flushes reached it.
-    unsafe { load(root()) };
+    unsafe {
+        load(Root {
+            table: PhysAddr::new(root()),
+            asid: 0,
+            remembered: Remembered::Stale,
+        });
+    }
 }
 
 /// Loads a root.
@@ -124,10 +130,9 @@ pub fn join() {
 /// # Safety
 ///
 /// The table has this machine's kernel half and stays alive until another is loaded.
-pub unsafe fn load(root: u64) {
-    let root = PhysFrame::containing_address(x86_64::PhysAddr::new(root));
-    // SAFETY: the caller's promise.
-    unsafe { Cr3::write(root, Cr3Flags::empty()) }
+pub unsafe fn load(root: Root) {
+    // SAFETY: ring 0; the rest is the caller's promise.
+    unsafe { Native::new().switch_root(root.table.as_u64(), root.asid, root.remembered) }
 }
 
 /// Maps `frames` at `address`, read-write. On success the table owns them.

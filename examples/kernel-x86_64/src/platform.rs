@@ -13,6 +13,7 @@ use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
 use mm_core::pool::FrameHeap;
+use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use mm_x86_64::native;
@@ -33,6 +34,9 @@ const LOW_MEMORY: u64 = 1 << 20;
 
 /// The memory of the machine.
 static MM: MmCell<Pc> = MmCell::new();
+
+/// The tags of spaces.
+static ASIDS: AsidPool = AsidPool::new();
 
 /// Who is told when a transfer ends.
 static WAKER: Once<fn(TicketKey)> = Once::new();
@@ -66,6 +70,10 @@ unsafe impl Platform for Pc {
 
     fn cpu(&self) -> usize {
         cpu::id()
+    }
+
+    fn asids(&self) -> Option<&AsidPool> {
+        Some(&ASIDS)
     }
 
     fn flush(&self, cpus: CpuSet, flush: Flush) {
@@ -115,7 +123,9 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
     init_cpu();
     // SAFETY: ring 0.
-    shootdown::init(unsafe { native::tlb_features() });
+    let tlb = unsafe { native::tlb_features() };
+    ASIDS.set_bits(tlb.asid_bits());
+    shootdown::init(tlb);
     let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory }));
     // SAFETY: as above.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };

@@ -176,14 +176,14 @@ pub trait Arch: Sync + Sized + 'static {
     /// Gives the running thread the initial FP/SIMD state (exec).
     fn reset_fp_state(&self);
 
-    /// Makes the page table with this root the CPU's. `root` is a physical address in
-    /// bytes.
+    /// Makes the page table with this root the CPU's, and drops what is remembered under
+    /// its tag if that is stale.
     ///
     /// # Safety
     ///
     /// The table maps the kernel half as every table of this machine does, and it stays
     /// alive until another root is loaded on this CPU.
-    unsafe fn load_root(&self, root: u64);
+    unsafe fn load_root(&self, root: mm_core::space::Root);
 
     /// Makes what a program wrote to a page of the loaded table visible to its fetches. The page
     /// is there and young. Called for [`PrivateSyscall::SyncCode`] only, which architectures have

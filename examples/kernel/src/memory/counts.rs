@@ -1,18 +1,23 @@
 //! What is in use, for the summary and for /proc.
 
 use mm_core::Stats;
+use mm_core::addr::PhysAddr;
+use mm_core::space::Root;
+use mm_core::tlb::Remembered;
 
 use super::page_shift;
 use crate::arch::Arch;
 use crate::system::System;
 
 impl<A: Arch> System<A> {
-    /// Answers the physical address of the kernel's own root table.
-    pub fn kernel_root(&self) -> u64 {
-        self.memory
-            .frames()
-            .kernel_root()
-            .map_or(0, |root| root.addr(page_shift::<A>()).as_u64())
+    /// Answers the kernel's own root table, for CPUs that run no user.
+    pub fn kernel_root(&self) -> Root {
+        let root = self.memory.frames().kernel_root();
+        Root {
+            table: root.map_or(PhysAddr::new(0), |root| root.addr(page_shift::<A>())),
+            asid: 0,
+            remembered: Remembered::Stale,
+        }
     }
 
     /// Counts the frames of the machine: all, free.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm_core::addr::VirtAddr;
 use mm_core::prot::Prot;
-use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, SpaceLimits};
+use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
 
 use super::{Active, FileData, page_shift};
@@ -77,8 +77,8 @@ impl<A: Arch> Space<A> {
     }
 
     /// Makes this the space that the running CPU has loaded.
-    pub fn switch(&self, loaded: &mut Option<Active<A>>, load: impl FnOnce(u64)) {
-        self.inner.switch(loaded, |root| load(root.table.as_u64()));
+    pub fn switch(&self, loaded: &mut Option<Active<A>>, load: impl FnOnce(Root)) {
+        self.inner.switch(loaded, load);
     }
 
     /// Maps zero-filled memory.

@@ -26,6 +26,9 @@
 //!   CPU's reference; the load (acquire) of who makes the task ready, or moves it, sees the saved
 //!   registers.
 //!
+//! The idle thread runs in the space of the task before it (lazy TLB, `mm_core::space`): flushes
+//! that free no tables pass the CPU by, and [`System::activate`] catches up before the next task.
+//!
 //! # Locks
 //!
 //! Tables of tasks and processes, then a task's [`Stand`], then a run queue. Two run queues are
@@ -305,6 +308,9 @@ impl<A: Arch> System<A> {
             }
             next.on_cpu.store(true, Ordering::Relaxed);
             self.activate(next);
+        } else if let Some(active) = cpu.active.lock().as_mut() {
+            // The idle thread borrows the root: flushes may pass this CPU by.
+            active.lazy();
         }
         let idle: *const A::Thread = cpu.idle.get().expect("idle ran first");
         let to: *const A::Thread = next.as_ref().map_or(idle, |task| &raw const task.thread);
