@@ -45,12 +45,23 @@ fn has_tags(m: &Machine) -> bool {
 fn f7_a_tag_is_reused_only_after_every_cpu_forgot_its_owner() {
     on_every_machine(|m| {
         if has_tags(m) {
-            (0..2).for_each(|seed| reuse(m, seed));
+            (0..2).for_each(|seed| reuse(m, seed, 3));
         }
     });
 }
 
-fn reuse(m: &Machine, seed: u64) {
+/// Fewer tags than CPUs and one: some spaces do without, others change between
+/// having one and not while a CPU runs them.
+#[test]
+fn f7_a_space_without_a_tag_gets_none_while_a_cpu_runs_it() {
+    on_every_machine(|m| {
+        if has_tags(m) {
+            (0..2).for_each(|seed| reuse(m, seed, 1));
+        }
+    });
+}
+
+fn reuse(m: &Machine, seed: u64, bits: u32) {
     let caches_invalid = m.format().caches_invalid();
     let frames = TestPlatform::machine(m.format(), 64, 1024);
     let tlbs = Arc::new(SoftTlbs::new(m.walker(), CPUS, seed));
@@ -58,7 +69,7 @@ fn reuse(m: &Machine, seed: u64) {
     let cx = Cx::new(&frames);
     let before = frames.free_frames();
     let pool = AsidPool::new();
-    pool.set_bits(3);
+    pool.set_bits(bits);
     let mut random = Random::new(seed);
     let mut spaces: Vec<Space> = (0..SPACES)
         .map(|_| Space {
@@ -83,7 +94,7 @@ fn reuse(m: &Machine, seed: u64) {
                 }
                 let space = &spaces[which];
                 let (asid, remembered) = on_cpu(cpu, || pool.activate(&cx, &space.tlb));
-                assert_ne!(asid, 0);
+                assert!(asid != 0 || bits == 1);
                 kept += usize::from(remembered == Remembered::Current);
                 let root = space.root;
                 tlbs.load_tagged(cpu, Some(Loaded { root, asid }), remembered);
@@ -127,7 +138,7 @@ fn reuse(m: &Machine, seed: u64) {
     let drops = frames.platform().take_log().flushes;
     let drops = drops.iter().filter(|(_, f)| f.asid.is_none()).count();
     assert!(
-        pool.generations() > 10 && hits > 100 && kept > 100,
+        pool.generations() > 10 && hits > 100 && (kept > 100 || bits == 1),
         "{hits} {kept}"
     );
     assert!(

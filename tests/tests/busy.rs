@@ -322,12 +322,16 @@ fn while_forks_wait(
             after(scene, children.collect());
         },
         move |s| {
+            let platform = s.mm().platform();
             for &cpu in forks {
+                let turns = platform.relaxes();
                 let parent = s.clone();
                 let fork = move || on_cpu(cpu, || parent.fork().unwrap());
                 started.lock().unwrap().push(std::thread::spawn(fork));
+                while platform.relaxes() < turns + 100 {
+                    std::thread::yield_now();
+                }
             }
-            std::thread::sleep(Duration::from_millis(30));
             meanwhile(s);
         },
     );

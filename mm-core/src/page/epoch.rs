@@ -66,7 +66,8 @@ impl Epochs {
     pub fn synchronize(&self, cx: &impl Context, cpus: usize) {
         #[cfg(not(mm_mutant = "grace_without_fence"))]
         fence(Ordering::SeqCst);
-        let old = self.now.fetch_add(1, Ordering::Relaxed);
+        // By two: odd numbers, so that it never wraps to what says "not pinned".
+        let old = self.now.fetch_add(2, Ordering::Relaxed);
         for slot in self.slots.iter().take(cpus) {
             let mut spins = 0u32;
             loop {

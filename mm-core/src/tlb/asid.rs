@@ -44,6 +44,9 @@ const FIRST_GENERATION: usize = 1 << NUMBER_BITS;
 /// The tag of a table that all spaces share.
 pub(super) const EVERY_SPACE: usize = usize::MAX;
 
+/// The tag of a space that never had one.
+const FRESH: usize = 0;
+
 /// The key that orders this pool's lock behind all pools of nodes.
 const LOCK_KEY: u32 = u32::MAX;
 
@@ -133,7 +136,7 @@ impl AsidPool {
         let mut state = self.state.lock(cx, LOCK_KEY);
         let mut tag = tlb.tag();
         if !self.is_current(tag) {
-            tag = self.renew(&mut state, cpu, tag, tags);
+            tag = self.renew(&mut state, cpu, tlb, tags);
             tlb.set_tag(tag);
         }
         if state.stale.contains(cpu) {
@@ -181,9 +184,15 @@ impl AsidPool {
 
     /// Gives a space a tag of this generation: its old number, if it was
     /// running when the generation began, else the next.
-    fn renew(&self, state: &mut State, cpu: usize, old: usize, tags: usize) -> usize {
+    fn renew(&self, state: &mut State, cpu: usize, tlb: &SpaceTlb, tags: usize) -> usize {
         let generation = self.generation.load(Ordering::Relaxed);
+        let old = tlb.tag();
         let kept = generation | (old & NUMBER);
+        // Number 0 is nobody's own, so no CPU notes who runs it; the space does.
+        let without = old != FRESH && old & NUMBER == 0;
+        if without && tlb.cpus().iter().any(|other| other != cpu) {
+            return kept;
+        }
         let mut keeps = false;
         let runs = |running: &&mut usize| old & NUMBER != 0 && **running == old;
         for running in state.running.iter_mut().filter(runs) {
@@ -201,7 +210,7 @@ impl AsidPool {
                     // CPUs hold every number.
                     return self.generation.load(Ordering::Relaxed);
                 }
-                self.begin_generation(state, cpu);
+                self.begin_generation(state);
                 begun = true;
                 continue;
             }
@@ -212,22 +221,25 @@ impl AsidPool {
         }
     }
 
-    fn begin_generation(&self, state: &mut State, cpu: usize) {
+    fn begin_generation(&self, state: &mut State) {
         let next = self
             .generation
             .load(Ordering::Relaxed)
             .wrapping_add(FIRST_GENERATION);
+        // Generation 0 is no generation: a fresh space's tag must not be current.
+        let next = if next == FRESH {
+            FIRST_GENERATION
+        } else {
+            next
+        };
         self.generation.store(next, Ordering::Release);
         state.last = 0;
         for (i, (active, running)) in self.active.iter().zip(&mut state.running).enumerate() {
             let runs = active.swap(0, Ordering::AcqRel);
-            // Zero: it has not switched since the generation before.
+            // Zero: it has not switched since the generation before. This CPU's number
+            // too stays taken: until the root is loaded its walker may fill the TLB.
             if runs != 0 {
                 *running = runs;
-            }
-            // This CPU is leaving what it ran.
-            if i == cpu {
-                *running = 0;
             }
             state.stale.insert(i);
         }

@@ -115,7 +115,10 @@ impl MapFlush {
     pub fn settle_everywhere<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
         if !self.pages.is_empty() {
             let reach = Reach::of(cx.format().caches_invalid());
-            tlb.flush_everywhere(cx, self.pages, reach);
+            if !tlb.flush_everywhere(cx, self.pages, reach) {
+                // At boot no CPU has said yet that it uses kernel mappings: this one may.
+                tlb.flush_here(cx, self.pages, reach);
+            }
         }
     }
 }

@@ -243,19 +243,21 @@ impl SpaceTlb {
     /// # Locks
     /// Any may be held; under an inner one, one page, block or run only.
     pub fn flush_pages<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
-        self.flush_everywhere(cx, pages, Reach::Leaves);
+        let _told = self.flush_everywhere(cx, pages, Reach::Leaves);
     }
 
+    /// Drops pages on every CPU that may use them; answers whether there was one.
     pub(super) fn flush_everywhere<P: Platform>(
         &self,
         cx: &Cx<'_, P>,
         pages: PageRange,
         reach: Reach,
-    ) {
+    ) -> bool {
         let cpus = self.publish(reach);
         if !cpus.is_empty() {
             cx.platform().flush(cpus, self.flush(pages, reach));
         }
+        !cpus.is_empty()
     }
 
     fn flush(&self, pages: PageRange, reach: Reach) -> Flush {
