@@ -11,6 +11,7 @@
 //! somebody last made the frame's instructions visible. What a program does to
 //! its own code ([`own_code`]) is not counted: it knows what it owes itself.
 
+use crate::plug::{COUNT, Plug};
 use mm_core::addr::Pfn;
 use mm_core::format::WordCell;
 use mm_core::page::Page;
@@ -21,8 +22,8 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// What a free frame is filled with.
 pub const POISON: u8 = 0xdb;
@@ -47,7 +48,7 @@ pub struct Arena {
     written: Vec<AtomicU64>,
     /// How often it had been when its instructions were last made visible.
     code: Vec<AtomicU64>,
-    hook: Mutex<Option<Arc<dyn FreeHook>>>,
+    hook: Plug<dyn FreeHook>,
 }
 
 thread_local! {
@@ -106,13 +107,13 @@ impl Arena {
             views: zeros(),
             written: zeros(),
             code: zeros(),
-            hook: Mutex::default(),
+            hook: Plug::default(),
         }
     }
 
     /// Plugs in a look at each frame that is freed, in place of the one before.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) {
-        *self.hook.lock().unwrap() = Some(hook);
+        self.hook.set(hook);
     }
 
     /// Returns the number of the first frame.
@@ -154,7 +155,7 @@ impl Arena {
 
     fn dirty_code(&self, pfn: Pfn) {
         if !OWN_CODE.get() {
-            self.written[self.index(pfn)].fetch_add(1, Ordering::SeqCst);
+            self.written[self.index(pfn)].fetch_add(1, COUNT);
         }
     }
 
@@ -192,6 +193,34 @@ impl Arena {
         assert_eq!(view & WORDS, WORDS, "{pfn} is walked but is no page table");
         let offset = at & ((1 << self.page_shift) - 1);
         self.map.frame_ptr(pfn).wrapping_add(offset as usize)
+    }
+
+    /// The bytes of a frame as programs share them: what ThreadSanitizer takes for
+    /// races are the programs' own. Only who gets a frame, clears, fills or frees
+    /// it touches plain bytes, and that must be ordered with all of these.
+    fn shared_bytes(&self, pfn: Pfn, offset: usize, len: usize) -> &[AtomicU8] {
+        assert!(
+            offset + len <= 1 << self.page_shift,
+            "{pfn}: {offset}+{len}"
+        );
+        let at = self.frame_ptr(pfn).wrapping_add(offset).cast::<AtomicU8>();
+        // SAFETY: within a frame of the arena (`frame_ptr` and above), and bytes of
+        // any value are valid.
+        unsafe { std::slice::from_raw_parts(at, len) }
+    }
+
+    fn load_bytes(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
+        let from = self.shared_bytes(pfn, offset, bytes.len());
+        for (to, from) in bytes.iter_mut().zip(from) {
+            *to = from.load(Ordering::Relaxed);
+        }
+    }
+
+    fn store_bytes(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
+        let to = self.shared_bytes(pfn, offset, bytes.len());
+        for (to, from) in to.iter().zip(bytes) {
+            to.store(*from, Ordering::Relaxed);
+        }
     }
 
     fn index(&self, pfn: Pfn) -> usize {
@@ -300,16 +329,31 @@ unsafe impl PhysMemory for Arena {
     fn copy(&self, from: Pfn, to: Pfn) {
         self.touch(from);
         self.make(to, 1, BYTES);
-        self.map.copy(from, to);
+        if cfg!(mm_tsan) {
+            // Of what programs may be storing to; into what is nobody else's yet.
+            let mut bytes = vec![0; 1 << self.page_shift];
+            self.load_bytes(from, 0, &mut bytes);
+            self.map.write(to, 0, &bytes);
+        } else {
+            self.map.copy(from, to);
+        }
         self.dirty_code(to);
     }
     fn read(&self, pfn: Pfn, offset: usize, bytes: &mut [u8]) {
         self.touch(pfn);
-        self.map.read(pfn, offset, bytes);
+        if cfg!(mm_tsan) {
+            self.load_bytes(pfn, offset, bytes);
+        } else {
+            self.map.read(pfn, offset, bytes);
+        }
     }
     fn write(&self, pfn: Pfn, offset: usize, bytes: &[u8]) {
         self.touch(pfn);
-        self.map.write(pfn, offset, bytes);
+        if cfg!(mm_tsan) {
+            self.store_bytes(pfn, offset, bytes);
+        } else {
+            self.map.write(pfn, offset, bytes);
+        }
         self.dirty_code(pfn);
     }
     fn load_u32(&self, pfn: Pfn, offset: usize) -> u32 {
@@ -332,7 +376,7 @@ unsafe impl PhysMemory for Arena {
         }
     }
     fn freed(&self, pfn: Pfn, order: u8) {
-        let hook = self.hook.lock().unwrap().clone();
+        let hook = self.hook.get();
         let poison = vec![POISON; 1 << self.page_shift];
         for i in 0..1u64 << order {
             let frame = pfn.saturating_add(i);

@@ -26,6 +26,7 @@ pub mod machine;
 pub mod mmu;
 pub mod oracle;
 pub mod platform;
+mod plug;
 pub mod random;
 #[cfg(not(loom))]
 pub mod scene;

@@ -6,6 +6,7 @@
 //! flushes and wake-ups. A software TLB plugs in as a [`FlushHook`].
 
 use crate::arena::Arena;
+use crate::plug::{COUNT, Plug};
 use crate::watch::give_way;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
@@ -73,9 +74,11 @@ pub struct TestPlatform<F: PageTableFormat> {
     /// How many fail from there on.
     fail_count: AtomicU64,
     log: Mutex<Log>,
-    hook: Mutex<Option<Arc<dyn FlushHook>>>,
+    hook: Plug<dyn FlushHook>,
     at_allocation: Mutex<Option<(u64, Interruption)>>,
     at_flush: Mutex<Option<Interruption>>,
+    /// Whether there ever was one of the two above.
+    has_interruption: AtomicBool,
     at_preemption: Mutex<Option<(u64, Interruption)>>,
     has_preemption: AtomicBool,
     relaxes: AtomicU64,
@@ -111,9 +114,10 @@ impl<F: PageTableFormat> TestPlatform<F> {
             fail: AtomicU64::new(0),
             fail_count: AtomicU64::new(1),
             log: Mutex::default(),
-            hook: Mutex::default(),
+            hook: Plug::default(),
             at_allocation: Mutex::default(),
             at_flush: Mutex::default(),
+            has_interruption: AtomicBool::new(false),
             at_preemption: Mutex::default(),
             has_preemption: AtomicBool::new(false),
             relaxes: AtomicU64::new(0),
@@ -165,11 +169,13 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// No lock of the library is held there except outer ones.
     pub fn interrupt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
         *self.at_allocation.lock().unwrap() = Some((nth, Box::new(f)));
+        self.has_interruption.store(true, Ordering::SeqCst);
     }
 
     /// Runs `f` in the middle of the next flush, before any CPU forgets.
     pub fn interrupt_flush(&self, f: impl FnOnce() + Send + 'static) {
         *self.at_flush.lock().unwrap() = Some(Box::new(f));
+        self.has_interruption.store(true, Ordering::SeqCst);
     }
 
     /// Runs `f` just before preemption is forbidden for the `nth` time from now
@@ -216,7 +222,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
 
     /// Plugs in a software TLB, in place of the one before.
     pub fn set_flush_hook(&self, hook: Arc<dyn FlushHook>) {
-        *self.hook.lock().unwrap() = Some(hook);
+        self.hook.set(hook);
     }
 
     /// Refuses charges above this many frames.
@@ -254,7 +260,18 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.log.lock().unwrap()
     }
 
+    /// Notes what happens: not for ThreadSanitizer, to which the log's lock would
+    /// be an order between CPUs.
+    fn note(&self, what: impl FnOnce(&mut Log)) {
+        if !cfg!(mm_tsan) {
+            what(&mut self.log());
+        }
+    }
+
     fn interrupt(&self) {
+        if !self.has_interruption.load(Ordering::Relaxed) {
+            return;
+        }
         let mut slot = self.at_allocation.lock().unwrap();
         let due = match &mut *slot {
             Some((nth, _)) => {
@@ -272,11 +289,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
 
     fn permit(&self, allocation: Allocation) -> bool {
         self.interrupt();
-        let n = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let n = self.asked.fetch_add(1, COUNT) + 1;
         let fail = self.fail.load(Ordering::SeqCst);
         let count = self.fail_count.load(Ordering::SeqCst);
         if fail != 0 && n >= fail && n - fail < count {
-            self.log().failed.push(allocation);
+            self.note(|log| log.failed.push(allocation));
             return false;
         }
         true
@@ -330,38 +347,36 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         Some(&self.asids)
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
-        let interruption = self.at_flush.lock().unwrap().take();
-        if let Some(f) = interruption {
-            f();
+        if self.has_interruption.load(Ordering::Relaxed) {
+            let interruption = self.at_flush.lock().unwrap().take();
+            if let Some(f) = interruption {
+                f();
+            }
         }
-        let hook = self.hook.lock().unwrap().clone();
-        if let Some(hook) = hook {
+        if let Some(hook) = self.hook.get() {
             hook.flush(cpus, flush);
         }
-        self.log().flushes.push((cpus, flush));
+        self.note(|log| log.flushes.push((cpus, flush)));
     }
     fn wake(&self, key: TicketKey) {
-        self.log().wakes.push(key);
+        self.note(|log| log.wakes.push(key));
     }
     fn sync_code(&self, frame: Pfn) {
         self.arena.clean_code(frame);
-        let hook = self.hook.lock().unwrap().clone();
-        if let Some(hook) = hook {
+        if let Some(hook) = self.hook.get() {
             hook.forget_code(frame);
         }
-        self.log().synced.push(frame);
+        self.note(|log| log.synced.push(frame));
     }
     fn try_charge(&self, frames: usize) -> Result<(), OutOfMemory> {
         let frames = frames as i64;
         let limit = self.charge_limit.load(Ordering::SeqCst);
         let fits = |now: i64| now.checked_add(frames).filter(|&sum| sum <= limit);
-        let charged = self
-            .charged
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits);
+        let charged = self.charged.fetch_update(COUNT, COUNT, fits);
         charged.map(|_| ()).map_err(|_| OutOfMemory)
     }
     fn uncharge(&self, frames: usize) {
-        let before = self.charged.fetch_sub(frames as i64, Ordering::SeqCst);
+        let before = self.charged.fetch_sub(frames as i64, COUNT);
         assert!(before >= frames as i64, "more uncharged than charged");
     }
     fn may_allocate(&self, order: u8) -> bool {
@@ -372,7 +387,7 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     }
     fn locking(&self, rank: Rank) {
         if self.log_locks.load(Ordering::Relaxed) {
-            self.log().locks.push(rank);
+            self.note(|log| log.locks.push(rank));
         }
     }
 }

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const FILE_PAGES: usize = 3;
 /// The first page of the heap, far below what is mapped.
 const HEAP_PAGE: usize = 0x1000;
+/// What a copy ends with where the file was cut.
+const EFAULT: i32 = 14;
 /// What the file is full of.
 const FILE_BYTE: u8 = 7;
 
@@ -161,6 +163,29 @@ impl Scene {
             Ok(byte) => assert!([0, FILE_BYTE, 9].contains(&byte), "{byte} in the file"),
             Err(Stopped::Signal(Signal::BusAdrErr(_))) => {}
             Err(other) => panic!("the file: {other:?}"),
+        }
+    }
+
+    /// Lets the kernel copy a byte out of the file's mapping, or into it, while CPU 1
+    /// may be cutting the file: for tests that want it besides [`Self::live`].
+    ///
+    /// # Panics
+    /// When the byte is none that anybody stored.
+    pub fn copy_file(&self, life: &mut Life) {
+        let page = life.dice.below(FILE_PAGES as u64) as usize * self.w.page_size();
+        let at = life.dice.pick(&self.files) + page + 8 * life.cpu;
+        let into = life.dice.chance(50);
+        let mut byte = [9];
+        let done = self.w.finish(life.cpu, at, 1, |at, _| {
+            if into {
+                self.s.write(va(at), &byte)
+            } else {
+                self.s.read(va(at), &mut byte)
+            }
+        });
+        match done {
+            Ok(1) => assert!([0, FILE_BYTE, 9].contains(&byte[0]), "{byte:?} copied"),
+            other => assert_eq!(other, Err(EFAULT), "a copy of the file"),
         }
     }
 

@@ -154,7 +154,13 @@ fn follow(from: impl Read, mut hand_on: impl FnMut(&str)) -> std::io::Result<()>
 /// Returns whether a line says why something failed.
 fn tells(line: &str) -> bool {
     let begins = ["error", "Caused by:", "^^^"];
-    let holds = ["panicked at", "... FAILED", "signal: ", "xtask: wrong: "];
+    let holds = [
+        "panicked at",
+        "... FAILED",
+        "signal: ",
+        "xtask: wrong: ",
+        "SUMMARY: ThreadSanitizer: ",
+    ];
     begins.iter().any(|word| line.starts_with(word)) || holds.iter().any(|word| line.contains(word))
 }
 

@@ -1,15 +1,18 @@
-//! `cargo xtask soak`: random schedules of whole verbs, for minutes.
+//! `cargo xtask soak`: random schedules of whole verbs, or ThreadSanitizer, for minutes.
 //!
-//! They play the scene of `tests/src/scene.rs`, several CPUs on one space and its forks:
+//! Both play the scene of `tests/src/scene.rs`, several CPUs on one space and its forks:
 //! `tests/shuttle/schedules.rs` passes turns between them at every shared word that the library
-//! touches (`--cfg mm_watched`). `cargo xtask test` runs a short piece.
+//! touches (`--cfg mm_watched`); `cargo xtask test` runs a short piece. `tests/tsan/stress.rs` lets
+//! host threads race under ThreadSanitizer (`--cfg mm_tsan`), here only.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command::{self, listen};
-use crate::paths;
 use crate::suites::{Counts, Suites, count};
+use crate::{paths, toolchain};
 
 /// What to run.
 #[derive(Args)]
@@ -23,6 +26,12 @@ pub struct Options {
     /// Plays the schedule of the seed alone: again.
     #[arg(long)]
     only: bool,
+    /// Plays under ThreadSanitizer instead.
+    #[arg(long, conflicts_with = "only")]
+    tsan: bool,
+    /// Breaks the line of this `mm_mutant`: ThreadSanitizer must report it.
+    #[arg(long, requires = "tsan")]
+    mutant: Option<String>,
 }
 
 /// How long to play.
@@ -43,7 +52,11 @@ pub fn command(options: &Options) -> Result<()> {
     } else {
         Length::Seconds(options.minutes.saturating_mul(60))
     };
-    suites.run("schedules", || played(&length, options.seed));
+    if options.tsan {
+        suites.run("tsan", || sanitized(options));
+    } else {
+        suites.run("schedules", || played(&length, options.seed));
+    }
     suites.finish()
 }
 
@@ -75,4 +88,51 @@ fn played(length: &Length, seed: u64) -> Result<Counts> {
         }
     }
     Ok(count(&listen(&mut command)?))
+}
+
+/// How a report of ThreadSanitizer begins.
+const REPORT: &str = "WARNING: ThreadSanitizer: ";
+
+/// Plays under ThreadSanitizer: without a report, or with a mutant until the first.
+fn sanitized(options: &Options) -> Result<Counts> {
+    let toolchain::Sanitized { mut cargo, flags } = toolchain::sanitized()?;
+    cargo
+        .env("RUSTFLAGS", format!("{} --cfg mm_tsan", flags.join(" ")))
+        // Optimised, yet with every assertion, and with lines for the reports.
+        .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
+        .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only")
+        .env("TSAN_OPTIONS", tsan_options())
+        .env("MM_SECONDS", options.minutes.saturating_mul(60).to_string())
+        .env("MM_FIRST_SEED", options.seed.to_string());
+    if let Some(mutant) = &options.mutant {
+        // In mm-core's flags alone, so that the standard library is not built once more.
+        cargo.args(["-Zprofile-rustflags", "--config"]).arg(format!(
+            "profile.release.package.mm-core.rustflags=['--cfg', 'mm_mutant=\"{mutant}\"']"
+        ));
+    }
+    cargo
+        .args(["--release", "--package", "mm-testkit", "--test", "tsan"])
+        .arg("--target-dir")
+        .arg(paths::product("tsan")?);
+    let heard = listen(&mut cargo)?;
+    match (&options.mutant, heard.output.contains(REPORT)) {
+        (None, false) if heard.success => Ok(Counts::passed(1)),
+        (None, false) => bail!("it does not compile, or a thread fails"),
+        (None, true) => bail!("ThreadSanitizer reports"),
+        (Some(_), true) => Ok(Counts::passed(1)),
+        (Some(mutant), false) => bail!("ThreadSanitizer does not report {mutant}"),
+    }
+}
+
+/// The first report ends the run, and goes where the output goes; a symbolizer of any release, if
+/// there is one, gives its frames their names.
+fn tsan_options() -> String {
+    let options = "halt_on_error=1 history_size=4 log_path=stdout";
+    let symbolizer = "/usr/bin/llvm-symbolizer";
+    if Path::new(symbolizer).is_file() {
+        format!("{options} external_symbolizer_path={symbolizer}")
+    } else {
+        options.to_string()
+    }
 }

@@ -8,6 +8,8 @@
 //! 2. Debian: `rustc-web`, `cargo-web`, `rust-web-src` bring a compiler *and* the sources of
 //!    `core`, which cargo then builds by `-Zbuild-std`; `lld` links. Installed when missing;
 //! 3. neither: one line that says what to install.
+//!
+//! The second way also builds what ThreadSanitizer watches on this machine ([`sanitized`]).
 
 use std::path::Path;
 use std::process::Command;
@@ -62,12 +64,79 @@ pub fn bare(target: &'static str) -> Result<Bare> {
     bail!("no way to build for {target}; install it with: rustup target add {target}");
 }
 
+/// A way to test on this machine what ThreadSanitizer watches.
+pub struct Sanitized {
+    /// `cargo test --target HOST`, to which the caller adds packages and profile.
+    pub cargo: Command,
+    /// What every crate is compiled and linked with.
+    pub flags: Vec<String>,
+}
+
+/// Finds (or installs) a way to test under ThreadSanitizer: Debian's compiler builds the standard
+/// library too, so that it is instrumented as the program is, and the runtime is that of the LLVM
+/// release that the compiler has inside.
+///
+/// # Errors
+/// When there is none, with the line that says what it takes.
+pub fn sanitized() -> Result<Sanitized> {
+    const WHY: &str = "ThreadSanitizer needs the sources of the standard library and its runtime";
+    if !apt::is_debian() {
+        bail!("{WHY}: only on Debian is it known where they are");
+    }
+    apt::install(
+        &["rustc-web", "cargo-web", "rust-web-src", "lld", "gcc"],
+        WHY,
+    )?;
+    if debian_sources().is_none() {
+        bail!("{WHY}: rust-web-src brought none");
+    }
+    let version = command::capture(
+        Command::new(DEBIAN_RUSTC)
+            .env_remove("LD_LIBRARY_PATH")
+            .arg("-vV"),
+    )?;
+    let line = |key: &str| version.lines().find_map(|line| line.strip_prefix(key));
+    let (Some(host), Some(llvm)) = (line("host: "), line("LLVM version: ")) else {
+        bail!("{DEBIAN_RUSTC} does not say its host and LLVM version");
+    };
+    let llvm = llvm.split('.').next().unwrap_or(llvm);
+    let arch = host.split('-').next().unwrap_or(host);
+    let runtime =
+        format!("/usr/lib/llvm-{llvm}/lib/clang/{llvm}/lib/linux/libclang_rt.tsan-{arch}.a");
+    if !Path::new(&runtime).is_file() {
+        apt::install(&[&format!("libclang-rt-{llvm}-dev")], WHY)?;
+    }
+    if !Path::new(&runtime).is_file() {
+        bail!("{WHY}: libclang-rt-{llvm}-dev has no {runtime}");
+    }
+    let mut flags = vec!["-Zsanitizer=thread".into(), "-Zexternal-clangrt".into()];
+    let link = [
+        "-fuse-ld=lld",
+        // All of it: nobody names the functions that it intercepts.
+        "-Wl,--whole-archive",
+        &runtime,
+        "-Wl,--no-whole-archive",
+        "-Wl,--export-dynamic",
+        "-lm",
+        "-lresolv",
+    ];
+    flags.extend(link.map(|part| format!("-Clink-arg={part}")));
+    let mut cargo = debian_cargo();
+    cargo.args(["test", "--target", host, "-Zbuild-std=std,panic_unwind"]);
+    Ok(Sanitized { cargo, flags })
+}
+
 impl Bare {
     /// Returns `cargo VERB --target TARGET`, to which the caller adds packages and profile.
     pub fn cargo(&self, verb: &str, std: Std) -> Command {
         let mut cargo = match self.source {
             Source::Sysroot => command::cargo(),
-            Source::Debian => debian_cargo(self.target),
+            Source::Debian => {
+                let mut cargo = debian_cargo();
+                let linker = self.target.to_uppercase().replace('-', "_");
+                cargo.env(format!("CARGO_TARGET_{linker}_LINKER"), "ld.lld");
+                cargo
+            }
         };
         cargo.args([verb, "--target", self.target]);
         if matches!(self.source, Source::Debian) {
@@ -123,16 +192,14 @@ fn debian_sources() -> Option<String> {
     Path::new(&library).join("core").is_dir().then_some(library)
 }
 
-fn debian_cargo(target: &str) -> Command {
+fn debian_cargo() -> Command {
     let mut cargo = Command::new(DEBIAN_CARGO);
     command::clean(&mut cargo);
-    let linker = target.to_uppercase().replace('-', "_");
     cargo
         .env_remove("CARGO")
         .env_remove("RUSTUP_TOOLCHAIN")
         .env("RUSTC", DEBIAN_RUSTC)
         // Opens `-Zbuild-std` of a stable cargo; no language feature is used.
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env(format!("CARGO_TARGET_{linker}_LINKER"), "ld.lld");
+        .env("RUSTC_BOOTSTRAP", "1");
     cargo
 }

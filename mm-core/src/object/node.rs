@@ -285,7 +285,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         let old = self.object.refs.fetch_sub(1, Ordering::Release);
         debug_assert!(old > 0, "object reference count below zero");
         if old == 1 {
-            crate::sync::fence(Ordering::Acquire);
+            crate::sync::fence_acquire(&self.object.refs);
             self.drop_pages_from(0);
             self.mm.objects.free(self.cx, self.handle);
         }

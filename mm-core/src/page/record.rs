@@ -273,7 +273,7 @@ impl Page {
         debug_assert!(old >= n, "page reference count below zero");
         if old == n {
             #[cfg(not(mm_mutant = "last_put_without_acquire"))]
-            crate::sync::fence(Ordering::Acquire);
+            crate::sync::fence_acquire(&self.refs);
             return true;
         }
         false
@@ -295,7 +295,7 @@ impl Page {
             }
         }
         #[cfg(not(mm_mutant = "last_put_without_acquire"))]
-        crate::sync::fence(Ordering::Acquire);
+        crate::sync::fence_acquire(&self.refs);
         true
     }
 

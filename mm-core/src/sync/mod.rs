@@ -10,7 +10,8 @@
 //!   waiting.rs, real.rs (spin)  |  model.rs (loom)
 //! ```
 //!
-//! `cfg(mm_watched)` puts a witness in front of real.rs (see watched.rs).
+//! `cfg(mm_watched)` puts a witness in front of real.rs (see watched.rs), and
+//! `cfg(mm_tsan)` shows ThreadSanitizer the one kind of fence that it must see.
 //!
 //! Two kinds of lock (see LOCKING.md). *Outer* locks are taken by verbs, with
 //! preemption on, and a waiter calls [`Context::relax`], which may yield.
@@ -50,6 +51,18 @@ pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 #[cfg(mm_watched)]
 pub use watched::{Touch, Witness, watch};
+
+/// Lets everything that follows happen after what others released in `word`,
+/// which the caller has just changed without acquiring: what the last one to
+/// give something up needs, and nobody else pays for. ThreadSanitizer overlooks
+/// fences, so it gets another look at the word.
+pub(crate) fn fence_acquire(word: &AtomicU32) {
+    if cfg!(mm_tsan) {
+        let _seen = word.load(Ordering::Acquire);
+    } else {
+        fence(Ordering::Acquire);
+    }
+}
 
 /// Who takes a lock: the one executing verb on this CPU.
 ///
