@@ -24,7 +24,7 @@ echo "$lines lines came through pipes"
 
 echo "== threads that are killed where they run"
 for i in 1 2; do
-    /usr/bin/smp-threads >/dev/null & victim=$!
+    /usr/bin/smp-threads forever >/dev/null & victim=$!
     sleep 0.3
     kill -9 $victim
     wait $victim

@@ -16,6 +16,10 @@
 //! A switch saves the callee-saved registers, exchanges the stack pointers and loads: all other
 //! registers are dead across the call. The thread that never ran has a hand-made stack on which
 //! the loads end in `thread_start`.
+//!
+//! Programs maintain caches themselves (`dc cvau`, `ic ivau`), and only a DSB of the CPU that did
+//! it completes it. One that is preempted before its own DSB may go on elsewhere, so a switch
+//! begins with a DSB, as Linux's `__switch_to` does.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -153,6 +157,7 @@ global_asm!(
     .pushsection .text.thread, "ax", @progbits
     .balign 16
 switch_stacks:
+    dsb     ish                         /* completes the thread's cache maintenance */
     stp     x29, x30, [sp, #-(2 * 8)]!
     stp     x27, x28, [sp, #-(2 * 8)]!
     stp     x25, x26, [sp, #-(2 * 8)]!

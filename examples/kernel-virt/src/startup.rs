@@ -23,7 +23,7 @@ use crate::psci::Refused;
 use crate::tree::MAX_CPUS;
 
 /// Nanoseconds after which a CPU that did not come is given up: emulators are slow to start one.
-const PATIENCE_NS: u64 = 5_000_000_000;
+const PATIENCE_NS: u64 = 60_000_000_000;
 
 const OFF: u32 = 0;
 const ASKED: u32 = 1;

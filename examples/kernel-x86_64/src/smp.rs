@@ -10,7 +10,8 @@
 //!   the next one ◄─────── UP = number ── then the portable kernel's idle loop
 //! ```
 //! One CPU is started at a time, because they share the trampoline's few words. One that does not
-//! come up in time is reset, so that it cannot come later and find another's stack.
+//! come up in time is reset, so that it cannot come later and find another's stack; its own stays
+//! allocated, because nothing says when the reset has arrived.
 //!
 //! The page at [`TRAMPOLINE`] lies in the low MiB, which the family never gets; what the loader
 //! left there has been read.
@@ -33,7 +34,7 @@ const TRAMPOLINE: u64 = 0x8000;
 const RESET_NS: u64 = 10_000_000;
 const RETRY_NS: u64 = 1_000_000;
 /// An emulator on a busy machine takes its time.
-const PATIENCE_NS: u64 = 10_000_000_000;
+const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// What the CPU that is being started finds: its root, its stack, its number.
 #[repr(C)]
@@ -119,6 +120,8 @@ fn start_one(id: u8, number: usize) -> bool {
         return true;
     }
     apic::reset(id);
+    // It may stand there until the reset arrives.
+    core::mem::forget(stack);
     false
 }
 

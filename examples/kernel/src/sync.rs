@@ -5,13 +5,16 @@
 //! Kernel mode runs with interrupts off. A CPU that flushes other CPUs' TLBs waits for their
 //! answers, perhaps while it holds a lock; a CPU that waits for that lock cannot take the
 //! interrupt that asks for the answer. So whoever waits serves: each turn of each wait loop
-//! calls what the architecture gave to [`serve_with`].
+//! calls what the architecture gave to [`serve_with`], or lets interrupts in where no lock is held.
 //!
 //! | who waits | what for | serves by |
 //! |---|---|---|
 //! | [`Mutex::lock`] | a lock of this kernel | [`Serve`] |
 //! | mm-core | its locks, a grace period | `Platform::relax` |
 //! | `Platform::flush` | the answers of other CPUs | its own wait loop |
+//! | [`Turn::take`](crate::sched::turn::Turn::take) | a file's turn | `Arch::poll_interrupts` |
+//! | `System::relieve_memory` | a victim's memory | `Arch::poll_interrupts` |
+//! | `System::idle` | the other CPUs' end | [`wait_turn`] |
 //! | the idle loop, user mode | – | interrupts are on |
 //!
 //! There is no other wait loop in the kernel, hence each CPU that is asked answers after a

@@ -56,6 +56,8 @@ pub struct System<A: Arch> {
     pub last_number: Mutex<u32>,
     /// How the first process ended.
     pub first_status: Mutex<Option<Status>>,
+    /// Held by who changes names, from the walk to the change; see [`crate::fs::tree`].
+    pub names: Mutex<()>,
     /// The root directory, until the end.
     pub root: Mutex<Option<Arc<FileNode<A>>>>,
     /// Reads under way.
@@ -91,6 +93,7 @@ impl<A: Arch> System<A> {
             processes: Mutex::new(BTreeMap::new()),
             last_number: Mutex::new(0),
             first_status: Mutex::new(None),
+            names: Mutex::new(()),
             root: Mutex::new(None),
             disk: Disk::new(boot.initrd),
             tty: Mutex::new(Tty::new()),

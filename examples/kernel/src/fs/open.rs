@@ -81,7 +81,7 @@ pub struct OpenFile<A: Arch> {
     /// Where the next read or write starts, in bytes.
     pub offset: Mutex<u64>,
     /// Held from looking at `offset` until it has moved.
-    turn: Turn,
+    pub turn: Turn,
     _grant: Grant,
 }
 

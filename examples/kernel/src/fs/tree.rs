@@ -6,8 +6,16 @@
 //! ([`super::walk`]), so that rename and unlink have one place to change.
 //! `F` is what a regular file holds (a page-cache object in the kernel).
 //!
-//! Locks: each directory's map and each node's facts have a lock of their own, taken
-//! one at a time except in [`rename`], which takes one directory after the other.
+//! # Locks
+//!
+//! Each directory's map and each node's facts have a lock of their own. A directory's comes before
+//! its entries', and both before facts; [`rename`] takes one directory after the other.
+//!
+//! Whoever changes names for a program (open with `O_CREAT`, mkdir, symlink, link, unlink, rmdir,
+//! rename) holds `System::names` from its walk to its change, so that what it found still stands:
+//! of two that make a name one finds the other's, and no rename moves a directory below itself.
+//! It is the outermost of the locks of names, taken by system calls only, after they have read
+//! user memory; a walk neither sleeps nor takes it. Whoever only looks does without it.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -259,7 +267,8 @@ impl<F> Node<F> {
     }
 }
 
-/// Moves `from_name` to `to_name`, replacing what stands there as rename(2) says.
+/// Moves `from_name` to `to_name`, replacing what stands there as rename(2) says. The caller
+/// holds the lock of names (module header).
 ///
 /// # Errors
 /// `EROFS`, `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`, `EINVAL` when a directory would
@@ -282,19 +291,26 @@ pub fn rename<F>(
     {
         return Err(Errno::EINVAL);
     }
-    if let Ok(old) = to.child(to_name) {
-        if Arc::ptr_eq(&old, &moved) {
+    let old = to.child(to_name).ok();
+    if let Some(old) = &old {
+        if Arc::ptr_eq(old, &moved) {
             return Ok(());
         }
         match (is_directory, matches!(old.kind, Kind::Directory(_))) {
             (true, false) => return Err(Errno::ENOTDIR),
             (false, true) => return Err(Errno::EISDIR),
-            (true, true) => to.remove_directory(to_name)?,
-            (false, false) => to.unlink(to_name)?,
+            (true, true) if !old.entries()?.lock().is_empty() => return Err(Errno::ENOTEMPTY),
+            _ => (),
         }
     }
-    to.insert(to_name, moved)?;
+    // One step: whoever looks for the target meanwhile finds the one or the other.
+    to.entries()?.lock().insert(to_name.into(), moved);
     from.entries()?.lock().remove(from_name);
+    match &old {
+        Some(old) if !is_directory => old.facts.lock().links -= 1,
+        None if is_directory => to.facts.lock().links += 1,
+        _ => (),
+    }
     if is_directory {
         from.facts.lock().links -= 1;
     }
@@ -351,8 +367,10 @@ mod tests {
         tmp.create(b"a", file(1)).unwrap();
         tmp.create(b"b", file(2)).unwrap();
         tmp.create(b"sub", sub.clone()).unwrap();
+        let replaced = tmp.child(b"b").unwrap();
         rename(&tmp, b"a", &tmp, b"b", (b"/a", b"/b")).unwrap();
         assert_eq!(names(&tmp), ["b", "sub"]);
+        assert_eq!(replaced.facts.lock().links, 0);
         assert!(matches!(tmp.child(b"b").unwrap().kind, Kind::File(1)));
         assert_eq!(
             rename(&tmp, b"b", &tmp, b"sub", (b"/b", b"/sub")),
@@ -371,6 +389,26 @@ mod tests {
             (names(&tmp), names(&sub)),
             (vec!["sub".into()], vec!["c".into()])
         );
+    }
+
+    #[test]
+    fn a_moved_directory_is_counted_where_it_is() {
+        let directory = || Node::<u32>::directory(Origin::Memory, 0o755, 0).unwrap();
+        let (tmp, sub, old) = (directory(), directory(), directory());
+        let links = |node: &Node<u32>| node.facts.lock().links;
+        tmp.create(b"sub", sub.clone()).unwrap();
+        tmp.create(b"a", directory()).unwrap();
+        tmp.create(b"b", directory()).unwrap();
+        sub.create(b"old", old.clone()).unwrap();
+        assert_eq!((links(&tmp), links(&sub)), (5, 3));
+        rename(&tmp, b"a", &sub, b"new", (b"/a", b"/sub/new")).unwrap();
+        assert_eq!((links(&tmp), links(&sub)), (4, 4));
+        old.create(b"f", file(1)).unwrap();
+        let onto_old = || rename(&tmp, b"b", &sub, b"old", (b"/b", b"/sub/old"));
+        assert_eq!(onto_old(), Err(Errno::ENOTEMPTY));
+        old.unlink(b"f").unwrap();
+        onto_old().unwrap();
+        assert_eq!((links(&tmp), links(&sub)), (3, 4));
     }
 
     #[test]

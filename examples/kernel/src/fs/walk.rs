@@ -4,6 +4,8 @@
 //! the name, and the node if there is one. So the same walk serves open, creation and
 //! removal. `..` and symbolic links are resolved on a stack of the nodes passed, with
 //! no recursion; links are spliced into what is left of the path, at most 40 of them.
+//! It never sleeps and holds the lock of one directory at a time: callers that change the
+//! place hold the lock of names around it ([`super::tree`]).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -1,8 +1,8 @@
 //! A lock that may be held over a sleep: whose turn it is to use a file's offset, or to append.
 //!
-//! A task that waits for it lets others run in between; so it is for what tasks seldom want at
-//! the same time. It is held by tasks inside one system call and given back before the door, so
-//! that no thread ends with it.
+//! A task that waits for it lets interrupts and others in between; so it is for what tasks seldom
+//! want at the same time, and who takes it holds no lock but other turns. It is held by tasks
+//! inside one system call and given back before the door, so that no thread ends with it.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,10 +23,12 @@ impl Turn {
         Turn(AtomicBool::new(false))
     }
 
-    /// Waits until nobody else holds it.
+    /// Waits until nobody else holds it; the caller holds no lock but other turns.
     pub fn take<A: Arch>(&self, system: &System<A>) -> Held<'_> {
         // Acquire: what the last holder did is done.
         while self.0.swap(true, Ordering::Acquire) {
+            // With nobody else to run here, the holder may wait for this CPU's answer.
+            system.arch.poll_interrupts();
             system.yield_now();
         }
         Held(self)

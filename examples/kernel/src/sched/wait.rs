@@ -212,16 +212,13 @@ impl<A: Arch> System<A> {
             let turn = task.announce(sleep);
             let held = holds();
             let slept = task.stand.lock().announced != turn;
-            if let Err(error) = held {
-                task.stay();
-                return Err(error);
-            }
-            if slept {
-                continue;
-            }
-            // A wake that came already counts: whoever sent it counted this task.
-            if task.has_signal() && task.stay() {
-                return Ok(Err(Cut::Signal));
+            // A wake that came already counts, whatever was found: whoever sent it counted this
+            // task. If the look slept, the announcement is gone.
+            match held {
+                Err(error) if slept || task.stay() => return Err(error),
+                Ok(()) if slept => continue,
+                Ok(()) if task.has_signal() && task.stay() => return Ok(Err(Cut::Signal)),
+                _ => (),
             }
             if task.commit() {
                 self.reschedule();

@@ -52,8 +52,12 @@ impl<A: Arch> Call<'_, A> {
         } else {
             LastLink::Follow
         };
-        let place = self.walk(dir, &path, last)?;
-        let file = self.open_place(place, flags, permissions as u32)?;
+        let place = if flags & flag::CREATE != 0 {
+            self.find_or_create(dir, &path, last, flags, permissions as u32)?
+        } else {
+            self.walk(dir, &path, last)?
+        };
+        let file = self.open_place(place, flags)?;
         self.task
             .process
             .files()?
@@ -61,23 +65,30 @@ impl<A: Arch> Call<'_, A> {
             .insert(file, 0, on_exec(flags))
     }
 
-    fn open_place(
+    /// Walks to a file, and makes it if there is none.
+    fn find_or_create(
         &self,
-        place: Place<FileData<A>>,
+        dir: usize,
+        path: &[u8],
+        last: LastLink,
         flags: usize,
         permissions: u32,
-    ) -> Result<Arc<OpenFile<A>>> {
-        let node = match &place.node {
-            None if flags & flag::CREATE != 0 && !place.wants_directory => {
-                self.create_file(&place, permissions)?
+    ) -> Result<Place<FileData<A>>> {
+        // Nobody else makes the name between the look and the making.
+        let _names = self.system.names.lock();
+        let mut place = self.walk(dir, path, last)?;
+        match &place.node {
+            None if !place.wants_directory => {
+                place.node = Some(self.create_file(&place, permissions)?);
             }
-            Some(_)
-                if flags & (flag::CREATE | flag::EXCLUSIVE) == flag::CREATE | flag::EXCLUSIVE =>
-            {
-                return Err(Errno::EEXIST);
-            }
-            _ => place.existing()?.clone(),
-        };
+            Some(_) if flags & flag::EXCLUSIVE != 0 => return Err(Errno::EEXIST),
+            _ => (),
+        }
+        Ok(place)
+    }
+
+    fn open_place(&self, place: Place<FileData<A>>, flags: usize) -> Result<Arc<OpenFile<A>>> {
+        let node = place.existing()?.clone();
         let writes = flags & flag::ACCESS != 0;
         let kind = match &node.kind {
             Kind::Directory(_) if writes || flags & flag::CREATE != 0 => return Err(Errno::EISDIR),

@@ -209,6 +209,7 @@ impl<A: Arch> Call<'_, A> {
         if !file.seekable() {
             return Err(Errno::ESPIPE);
         }
+        let _turn = file.turn.take(self.system);
         let size = file.data(Errno::EINVAL).map_or(0, |data| data.size());
         let from = match whence {
             0 => 0,

@@ -1,4 +1,7 @@
 //! Names: directories, links, removal, renaming, the working directory.
+//!
+//! What changes names reads its paths from user memory first, then holds the lock of names
+//! ([`crate::fs::tree`]) from the walk to the change.
 
 use alloc::vec::Vec;
 
@@ -70,7 +73,9 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn mkdirat(&self, dir: usize, path: usize, permissions: usize) -> Result {
-        let place = self.vacant(dir, path)?;
+        let path = self.path(path)?;
+        let _names = self.system.names.lock();
+        let place = self.vacant(dir, &path)?;
         let umask = self.task.process.shared.lock().umask;
         let node = Node::directory(
             Origin::Memory,
@@ -86,7 +91,9 @@ impl<A: Arch> Call<'_, A> {
         if target.is_empty() {
             return Err(Errno::ENOENT);
         }
-        let place = self.vacant(dir, path)?;
+        let path = self.path(path)?;
+        let _names = self.system.names.lock();
+        let place = self.vacant(dir, &path)?;
         let node = Node::new(
             Origin::Memory,
             0o777,
@@ -110,12 +117,14 @@ impl<A: Arch> Call<'_, A> {
         } else {
             LastLink::Keep
         };
-        let from = self.walk(dir, &self.path(path)?, last)?;
+        let (path, new_path) = (self.path(path)?, self.path(new_path)?);
+        let _names = self.system.names.lock();
+        let from = self.walk(dir, &path, last)?;
         let node = from.existing()?;
         if matches!(node.kind, Kind::Directory(_)) {
             return Err(Errno::EPERM);
         }
-        let place = self.vacant(new_dir, new_path)?;
+        let place = self.vacant(new_dir, &new_path)?;
         if node.origin != Origin::Memory {
             return Err(Errno::EXDEV);
         }
@@ -124,9 +133,10 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    /// Walks to a name that must not exist and whose directory can take it.
-    fn vacant(&self, dir: usize, path: usize) -> Result<Place<FileData<A>>> {
-        let place = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+    /// Walks to a name that must not exist and whose directory can take it; the caller holds the
+    /// lock of names.
+    fn vacant(&self, dir: usize, path: &[u8]) -> Result<Place<FileData<A>>> {
+        let place = self.walk(dir, path, LastLink::Keep)?;
         if place.node.is_some() {
             return Err(Errno::EEXIST);
         }
@@ -137,7 +147,9 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn unlinkat(&self, dir: usize, path: usize, flags: usize) -> Result {
-        let place = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        let path = self.path(path)?;
+        let names = self.system.names.lock();
+        let place = self.walk(dir, &path, LastLink::Keep)?;
         let node = place.existing()?;
         if flags & AT_REMOVEDIR != 0 {
             node.entries()?;
@@ -148,6 +160,8 @@ impl<A: Arch> Call<'_, A> {
         } else {
             place.directory.unlink(&place.name)?;
         }
+        // A file that has lost its last name is freed with `place`.
+        drop(names);
         Ok(0)
     }
 
@@ -163,9 +177,11 @@ impl<A: Arch> Call<'_, A> {
         if flags & !NO_REPLACE != 0 {
             return Err(Errno::EINVAL);
         }
-        let from = self.walk(dir, &self.path(path)?, LastLink::Keep)?;
+        let (path, new_path) = (self.path(path)?, self.path(new_path)?);
+        let names = self.system.names.lock();
+        let from = self.walk(dir, &path, LastLink::Keep)?;
         from.existing()?;
-        let to = self.walk(new_dir, &self.path(new_path)?, LastLink::Keep)?;
+        let to = self.walk(new_dir, &new_path, LastLink::Keep)?;
         if flags & NO_REPLACE != 0 && to.node.is_some() {
             return Err(Errno::EEXIST);
         }
@@ -179,6 +195,8 @@ impl<A: Arch> Call<'_, A> {
             &to.name,
             (&from.path, &to.path),
         )?;
+        // What was replaced is freed with `to`.
+        drop(names);
         Ok(0)
     }
 

@@ -148,11 +148,11 @@ impl<A: Arch> System<A> {
     }
 
     /// Answers for a fault that finds no memory: kills the process that faulted; or, in
-    /// the place of the first process, the one that has most. Answers whether the fault
-    /// may be tried again.
+    /// the place of the first process, the one that has most, unless one is dying already.
+    /// Answers whether the fault may be tried again. The caller holds no lock.
     pub fn relieve_memory(&self, task: &Arc<Task<A>>) -> bool {
         let victim = if task.process.pid == 1 {
-            self.biggest_process()
+            self.victim()
         } else {
             None
         };
@@ -165,22 +165,35 @@ impl<A: Arch> System<A> {
             self.end_process(dies, Status::Killed(SIGKILL));
         }
         if victim.is_some() {
-            // The victim frees its memory when it runs next.
+            // The victim frees its memory when it runs next: here, or on another CPU, which may
+            // wait for this one's answer to a flush.
+            self.arch.poll_interrupts();
             self.yield_now();
         }
         victim.is_some()
     }
 
-    fn biggest_process(&self) -> Option<Arc<Process<A>>> {
-        let size =
-            |process: &Arc<Process<A>>| process.space().map_or(0, |space| space.resident_pages());
-        let others = |process: &&Arc<Process<A>>| process.pid != 1 && !process.shared.lock().zombie;
-        self.processes
-            .lock()
+    /// Answers a process that is dying already, so that one lack of memory kills one process;
+    /// if there is none, the one that has most. Never the first process.
+    fn victim(&self) -> Option<Arc<Process<A>>> {
+        let rank = |process: &Arc<Process<A>>| {
+            let dying = {
+                let shared = process.shared.lock();
+                if process.pid == 1 || shared.zombie {
+                    return None;
+                }
+                shared.ending.is_some()
+            };
+            let size = process.space().map_or(0, |space| space.resident_pages());
+            Some((dying, size))
+        };
+        let processes = self.processes.lock();
+        let ranked = processes
             .values()
-            .filter(others)
-            .max_by_key(|process| size(process))
-            .cloned()
+            .filter_map(|process| Some((rank(process)?, process)));
+        ranked
+            .max_by_key(|(rank, _)| *rank)
+            .map(|(_, process)| process.clone())
     }
 
     /// Writes one line about a process that a signal ends.

@@ -177,8 +177,10 @@ pub enum Left {
 impl<A: Arch> System<A> {
     /// Sends a signal to a process.
     pub fn send_to_process(&self, process: &Arc<Process<A>>, signal: u32, info: SignalInfo) {
-        let threads: alloc::vec::Vec<_> = self.threads_of(process);
-        let blocked = threads.iter().all(|task| task.own.lock().mask.has(signal));
+        let blocked = self
+            .threads_of(process)
+            .iter()
+            .all(|task| task.own.lock().mask.has(signal));
         {
             let mut shared = process.shared.lock();
             if shared.zombie {
@@ -193,11 +195,13 @@ impl<A: Arch> System<A> {
             }
             shared.pending.add(signal, info);
         }
-        for task in threads
-            .iter()
-            .filter(|task| !task.own.lock().mask.has(signal))
-        {
-            self.wake_for_signal(task);
+        // Listed again: a thread that came meanwhile may have looked at what was pending before.
+        // One that comes from here on finds the signal before it sleeps.
+        for task in self.threads_of(process) {
+            let masked = task.own.lock().mask.has(signal);
+            if !masked {
+                self.wake_for_signal(&task);
+            }
         }
     }
 
