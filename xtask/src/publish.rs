@@ -1,6 +1,7 @@
 //! `cargo xtask publish --dry-run`: packs and compiles the libraries as they would be published.
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -35,10 +36,14 @@ pub fn dry_run() -> Result<()> {
             }
         }
     }
+    let place = Place::new()?;
     let mut pauses = PAUSES.iter();
     loop {
         let mut publish = command::cargo();
-        publish.args(["publish", "--dry-run", "--workspace", "--allow-dirty"]);
+        publish
+            .args(["publish", "--dry-run", "--workspace", "--allow-dirty"])
+            .arg("--target-dir")
+            .arg(&place.0);
         if command::listen(&mut publish)?.success {
             return Ok(());
         }
@@ -49,5 +54,37 @@ pub fn dry_run() -> Result<()> {
             "it failed; it asks the registry several times, which may be what failed: again in {seconds} s"
         ));
         std::thread::sleep(Duration::from_secs(*seconds));
+    }
+}
+
+/// A directory that no earlier run has used.
+///
+/// To compile a library that needs another one, cargo packs both into a registry below its target
+/// directory and unpacks them in its home, under a name that follows from that registry's path and
+/// the version alone. What an earlier run from the same path unpacked there is taken as it is: old
+/// sources. A new path has none.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Place> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        Ok(Place(
+            paths::product("publish")?.join(now.as_nanos().to_string()),
+        ))
+    }
+}
+
+impl Drop for Place {
+    /// Removes what was packed; what cargo unpacked in its home stays its own.
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        command::say(&format!("{} stays: {error}", dir.display()));
     }
 }
