@@ -134,6 +134,7 @@ pub fn flush_remote(emit: &mut impl Emit, harts: impl IntoIterator<Item = usize>
         ),
         None => (0, usize::MAX),
     };
+    #[cfg(not(mm_mutant = "riscv_asks_without_fence"))]
     emit.fence();
     for mask in hart_masks(harts) {
         emit.remote_sfence_vma(mask, start, bytes, flush.asid);

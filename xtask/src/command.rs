@@ -1,10 +1,13 @@
 //! Running other programs: said aloud before, judged by exit status after.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -79,6 +82,45 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{} ended with {status}", text(command));
     }
     Ok(())
+}
+
+/// How a command ended whose output nobody watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// With exit status zero.
+    Well,
+    /// With another status, or by a signal.
+    Badly,
+    /// Not within its time.
+    Late,
+}
+
+/// Runs a command whose output goes into a file; ends it, and all that it started, after a while.
+pub fn into_file(command: &mut Command, file: &Path, limit: Duration) -> Result<Ended> {
+    let output = File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
+    writeln!(&output, "{}", text(command))?;
+    command.stdout(output.try_clone()?).stderr(output);
+    // A group of its own, so that what cargo runs ends with it.
+    let mut child = command
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {}", text(command)))?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(if status.success() {
+                Ended::Well
+            } else {
+                Ended::Badly
+            });
+        }
+        if start.elapsed() > limit {
+            capture(Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]))?;
+            child.wait()?;
+            return Ok(Ended::Late);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What a command that was listened to said, and whether it succeeded.

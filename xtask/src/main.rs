@@ -34,6 +34,7 @@ mod initramfs;
 mod kernel;
 mod links;
 mod loom;
+mod mutants;
 mod paths;
 mod programs;
 mod publish;

@@ -96,6 +96,22 @@ impl Suites {
     /// Runs one suite and keeps its counts; an error becomes one failure with its text as remark.
     pub fn run(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
         say(&format!("---- {name}"));
+        self.run_quietly(name, body);
+        if let Some(row) = self.rows.last() {
+            let verdict = if row.counts.failed == 0 {
+                "ok"
+            } else {
+                "FAILED"
+            };
+            say(&format!(
+                "---- {name}: {verdict} after {:.1} s",
+                row.took.as_secs_f64()
+            ));
+        }
+    }
+
+    /// Runs one of many small suites: only an error is told before the table.
+    pub fn run_quietly(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
         let start = Instant::now();
         drop(telling());
         let (counts, remark) = match body() {
@@ -111,16 +127,10 @@ impl Suites {
                 )
             }
         };
-        let took = start.elapsed();
-        let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
-        say(&format!(
-            "---- {name}: {verdict} after {:.1} s",
-            took.as_secs_f64()
-        ));
         self.rows.push(Row {
             name: name.to_string(),
             counts,
-            took,
+            took: start.elapsed(),
             remark,
             telling: if counts.failed == 0 {
                 Vec::new()

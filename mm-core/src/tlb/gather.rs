@@ -338,6 +338,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             !self.cx.holds_inner(),
             "a batch is flushed outside of inner locks"
         );
+        #[cfg(not(mm_mutant = "gather_without_flush"))]
         self.tell_cpus();
         if self.tables.is_some() {
             // Walkers that found a table before it was unlinked.
