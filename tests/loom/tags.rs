@@ -1,6 +1,6 @@
 //! The claims, on CPUs that forget only what they are told to:
 //!
-//! - `shootdown_and_switch` (F4, H16): once a flush has returned, no CPU uses what
+//! - `shootdown_and_switch` (F4, H12): once a flush has returned, no CPU uses what
 //!   it took away: neither one that ran the space, nor one that was leaving it,
 //!   was away under another tag, or came back meanwhile. Two threads.
 //! - `shootdown_and_lazy` (F4): nor one that ran a kernel thread on the root; and

@@ -147,11 +147,11 @@ fn qemu(machine: &Machine) -> Result<Command> {
     let emulator = emulator(machine.arch);
     if !command::exists(emulator.program) {
         let why = format!("{} is missing", emulator.program);
-        let mut packages = vec![emulator.package];
-        if machine.arch == Arch::Riscv64 {
-            packages.push("opensbi");
-        }
-        apt::install(&packages, &why)?;
+        apt::install(&[emulator.package], &why)?;
+    }
+    // Only recommended by Debian's package of the emulator; elsewhere it comes along.
+    if machine.arch == Arch::Riscv64 && apt::is_debian() {
+        apt::install(&["opensbi"], "the firmware of that machine is missing")?;
     }
     let mut qemu = Command::new(emulator.program);
     qemu.args(["-cpu", machine.cpu_model.unwrap_or(emulator.cpu)])

@@ -98,6 +98,7 @@ fn layering() -> Result<()> {
 }
 
 fn fmt() -> Result<()> {
+    toolchain::subcommand("fmt", "rustfmt-web", "rustfmt")?;
     let mut workspace = cargo();
     workspace.args(["fmt", "--all"]);
     let mut commands = vec![workspace];
@@ -113,6 +114,7 @@ fn fmt() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
+    toolchain::subcommand("clippy", "rust-web-clippy", "clippy")?;
     let mut workspace = cargo();
     workspace.args(["clippy", "--workspace", "--all-targets", "--all-features"]);
     let mut commands = vec![workspace];

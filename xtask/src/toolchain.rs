@@ -64,6 +64,22 @@ pub fn bare(target: &'static str) -> Result<Bare> {
     bail!("no way to build for {target}; install it with: rustup target add {target}");
 }
 
+/// Makes sure that `cargo NAME` is there: Debian packs it apart, and rustup lets one leave it out.
+///
+/// # Errors
+/// When it is not and cannot be installed here, with the line that says what to install.
+pub fn subcommand(name: &str, debian: &str, rustup: &str) -> Result<()> {
+    if command::capture(command::cargo().args([name, "--version"])).is_ok() {
+        return Ok(());
+    }
+    let of_debian =
+        std::env::var_os("CARGO").is_some_and(|path| Path::new(&path).starts_with("/usr/bin"));
+    if !(of_debian && apt::is_debian()) {
+        bail!("there is no `cargo {name}`; install it with: rustup component add {rustup}");
+    }
+    apt::install(&[debian], &format!("there is no `cargo {name}`"))
+}
+
 /// A way to test on this machine what ThreadSanitizer watches.
 pub struct Sanitized {
     /// `cargo test --target HOST`, to which the caller adds packages and profile.
