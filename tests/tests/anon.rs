@@ -175,6 +175,26 @@ fn brk_counts_bytes_and_maps_pages() {
 }
 
 #[test]
+fn a_space_in_a_dead_ones_node_has_no_heap() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 6);
+        let dead = w.space();
+        let (start, end) = (0x600 * page, 0x601 * page);
+        dead.set_brk_start(VirtAddr::new(start));
+        assert_eq!(dead.brk(Some(VirtAddr::new(end))).as_usize(), end);
+        let id = dead.id();
+        drop(dead);
+        let s = w.space();
+        assert_eq!(s.id(), id, "another node: nothing is tested");
+        assert_eq!(s.brk(None).as_usize(), 0);
+        assert_eq!(s.brk(Some(VirtAddr::new(end))).as_usize(), 0);
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+#[test]
 fn user_copies_fault_in_and_never_leave_user_space() {
     on_every_machine(|machine| {
         let page = machine.page_size();

@@ -72,11 +72,15 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub fn new(mm: &'m Mm<P>, limits: SpaceLimits) -> Result<Self, MmError> {
         let cx = mm.cx();
         let space = Self::fresh(mm, &cx)?;
-        space.set_limits_locked(&mut space.node().lock.write(&cx, space.key()), limits);
+        let mut layout = space.node().lock.write(&cx, space.key());
+        // The node may have been another space's: nothing of that stays.
+        *layout = Layout::NONE;
+        space.set_limits_locked(&mut layout, limits);
+        drop(layout);
         Ok(space)
     }
 
-    /// Makes a space without limits set, for `new` and `fork`.
+    /// Makes a space for `new` and `fork`, which write its layout.
     fn fresh(mm: &'m Mm<P>, cx: &Cx<'m, P>) -> Result<Self, MmError> {
         let handle = mm.spaces.alloc(cx)?;
         match PageTable::create(cx, TableOwner::User, handle.into_raw()) {

@@ -62,6 +62,16 @@ pub struct Layout {
     pub(crate) awaiting: u32,
 }
 
+impl Layout {
+    /// That of a space in which nothing may be mapped yet.
+    pub(crate) const NONE: Self = Self {
+        limits: SpaceLimits::NONE,
+        brk: None,
+        busy: 0,
+        awaiting: 0,
+    };
+}
+
 /// The page counts of one space.
 #[derive(Debug)]
 pub struct Counts {
@@ -86,18 +96,12 @@ impl Node for SpaceNode {
     const NAME: &'static str = "space";
 
     fn new() -> Self {
-        let layout = Layout {
-            limits: SpaceLimits::NONE,
-            brk: None,
-            busy: 0,
-            awaiting: 0,
-        };
         Self {
             users: AtomicU32::new(0),
             refs: AtomicU32::new(0),
             root: AtomicUsize::new(0),
             free: AtomicU32::new(0),
-            lock: RwLock::new(Class::Space, layout),
+            lock: RwLock::new(Class::Space, Layout::NONE),
             anon: Mutex::new(Class::AnonRoot, ()),
             vmas: VmaTree::new(),
             tlb: SpaceTlb::new(),
