@@ -6,7 +6,7 @@ use mm_core::Mm;
 use mm_core::addr::Pfn;
 use mm_core::error::MmError;
 use mm_core::object::{
-    CachedPage, Found, ObjectRef, ObjectView, PagerFacts, Progress, Resized, Ticket, TicketError,
+    CachedPage, Found, ObjectRef, ObjectView, PagerFacts, Progress, Ticket, TicketError,
 };
 use mm_core::page::PageFlags;
 use mm_core::platform::PhysMemory;
@@ -35,6 +35,13 @@ fn assert_clean(mm: &Mm<P>, free: usize) {
     assert!(mm.usage().is_clean(), "{:?}", mm.usage());
     assert_eq!(mm.frames().free_frames(), free, "frames leaked");
     mm.platform().assert_preemptible();
+}
+
+/// Truncates, and grows again to what it was.
+fn drop_pages_from(object: &ObjectRef<'_, P>, page_size: u64, from: u64) {
+    let size = object.size();
+    object.set_size((from * page_size).min(size)).unwrap();
+    object.set_size(size).unwrap();
 }
 
 /// What a pager holds at an offset.
@@ -197,7 +204,7 @@ fn sparse_offsets_are_found_in_order_and_vanish_in_order() {
                 }
                 if random.chance(5) {
                     let from = random.below(1 << random.clone().below(most));
-                    view.drop_pages_from(from);
+                    drop_pages_from(&object, machine.page_size() as u64, from);
                     model.split_off(&from);
                 }
                 let from = random.below(1 << bits);
@@ -258,7 +265,7 @@ fn dirty_pages_are_found_without_looking_at_the_others() {
                 drop(page);
                 if random.chance(3) {
                     let from = random.below(200);
-                    view.drop_pages_from(from);
+                    drop_pages_from(&object, machine.page_size() as u64, from);
                     dirty.split_off(&from);
                 }
                 let from = random.below(5000);
@@ -440,12 +447,8 @@ fn a_page_in_use_survives_truncation_but_is_found_no_more() {
         let held = page(view.find_or_create(5));
         view.set_dirty(&held);
         assert_eq!(held.record().refs(), 2);
-        let Resized::Truncated(truncation) = view.resize(0).unwrap() else {
-            panic!()
-        };
-        assert_eq!(truncation.from(), 0);
+        object.set_size(0).unwrap();
         assert!(!view.reaches(0));
-        view.finish_truncation(truncation);
         assert_eq!(held.record().refs(), 1);
         assert!(held.record().has(PageFlags::DETACHED));
         object.set_size(8 * page_size).unwrap();
@@ -462,32 +465,43 @@ fn a_page_in_use_survives_truncation_but_is_found_no_more() {
 #[test]
 fn writing_waits_for_the_end_of_a_truncation() {
     on_every_page_size(|machine| {
-        let page_size = machine.page_size() as u64;
+        let size = machine.page_size();
         let mm = make(machine, 128);
-        let object = mm.new_object(PagerFacts::memory(8 * page_size)).unwrap();
-        write_all(
-            page_size,
-            &object,
-            &[],
-            0,
-            &vec![5; 8 * machine.page_size()],
-        );
-        let cx = mm.cx();
-        let view = object.view(&cx);
-        let Resized::Truncated(truncation) = view.resize(0).unwrap() else {
-            panic!()
-        };
-        std::thread::scope(|s| {
-            let writer = s.spawn(|| on_cpu(1, || object.write(page_size, b"new").done));
-            // The writer must not put a page in that we then drop.
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            view.finish_truncation(truncation);
-            assert_eq!(writer.join().unwrap(), 3);
-        });
-        let mut bytes = vec![1; machine.page_size() + 3];
-        assert_eq!(object.read(0, &mut bytes).done, bytes.len());
-        assert!(bytes[..machine.page_size()].iter().all(|&b| b == 0));
-        assert_eq!(&bytes[machine.page_size()..], b"new");
+        let object = mm.new_object(PagerFacts::memory(0)).unwrap();
+        let mut waited = 0;
+        for nth in 1.. {
+            write_all(size as u64, &object, &[], 0, &vec![5; 8 * size]);
+            let turns = mm.platform().relaxes();
+            let (begin, begun) = std::sync::mpsc::channel();
+            let reached = std::thread::scope(|s| {
+                let object = &object;
+                let writer = s.spawn(move || {
+                    let write = || object.write(size as u64, b"new").done;
+                    begun.recv().is_ok().then(|| on_cpu(1, write))
+                });
+                mm.platform().preempt_nth(nth, move || {
+                    begin.send(()).unwrap();
+                    // The writer must not put a page in that we then drop.
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                });
+                on_cpu(0, || object.set_size(0).unwrap());
+                mm.platform().preempt_no_more();
+                writer.join().unwrap()
+            });
+            let Some(done) = reached else { break };
+            assert_eq!(done, 3);
+            waited += usize::from(mm.platform().relaxes() > turns);
+            let mut bytes = vec![1; 8 * size];
+            let left = object.read(0, &mut bytes).done;
+            // Cut off with the rest, or there.
+            assert!(left == 0 || left == size + 3, "place {nth}: {left} bytes");
+            if left > 0 {
+                assert!(bytes[..size].iter().all(|&b| b == 0), "place {nth}");
+                assert_eq!(&bytes[size..left], b"new", "place {nth}");
+            }
+            object.set_size(0).unwrap();
+        }
+        assert!(waited > 0, "no writer had to wait");
     });
 }
 

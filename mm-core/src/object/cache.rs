@@ -307,12 +307,12 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         }
     }
 
-    /// Drops all pages from an offset on. Pages that someone still uses are
-    /// freed when they are let go.
+    /// Drops all pages from an offset on, which nobody maps any more. Pages that
+    /// someone still uses are freed when they are let go.
     ///
     /// # Locks
     /// Takes `Radix`, `Pool`, `Buddy`, again and again.
-    pub fn drop_pages_from(self, pgoff: u64) {
+    pub(super) fn drop_pages_from(self, pgoff: u64) {
         loop {
             let mut batch: ArrayVec<Pfn, BATCH> = ArrayVec::new();
             let mark = |pfn| self.mark_detached(pfn);

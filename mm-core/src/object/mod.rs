@@ -50,5 +50,4 @@ pub use mapping::{ObjectAreas, ObjectMap};
 pub use node::{Object, ObjectKind, ObjectView, PagerFacts};
 pub use radix::RadixNode;
 pub use reference::ObjectRef;
-pub use size::{Resized, Truncation};
 pub use ticket::{IoRequest, Progress, Ticket, TicketError, TicketKey};

@@ -93,6 +93,17 @@ pub(super) struct Mapped {
     pub(super) areas: IntervalTree<ByOffset>,
 }
 
+impl Mapped {
+    /// What an object of this size begins with.
+    fn new(size: u64) -> Self {
+        Self {
+            size,
+            truncating: false,
+            areas: IntervalTree::new(),
+        }
+    }
+}
+
 impl Node for Object {
     const NAME: &'static str = "object";
 
@@ -105,14 +116,7 @@ impl Node for Object {
             key: core::array::from_fn(|_| AtomicU32::new(0)),
             writers: AtomicU32::new(0),
             pages: AtomicUsize::new(0),
-            map: RwLock::new(
-                Class::ObjectMap,
-                Mapped {
-                    size: 0,
-                    truncating: false,
-                    areas: IntervalTree::new(),
-                },
-            ),
+            map: RwLock::new(Class::ObjectMap, Mapped::new(0)),
             index: Index::new(),
         }
     }
@@ -261,7 +265,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             .store(u32::from(facts.rights.bits()), Ordering::Relaxed);
         object.writers.store(0, Ordering::Relaxed);
         debug_assert!(object.index.pages() == 0);
-        object.map.write(cx, view.key()).size = facts.size;
+        // The node may have been another object's: nothing of that stays.
+        *object.map.write(cx, view.key()) = Mapped::new(facts.size);
         object.pages.store(pages, Ordering::Relaxed);
         object.refs.store(1, Ordering::Release);
         Ok(view)

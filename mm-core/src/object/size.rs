@@ -11,7 +11,7 @@ use crate::sync::{Context, Ordering, WriteGuard};
 /// What a change of size leaves to do.
 #[must_use = "a truncation must be finished"]
 #[derive(Debug)]
-pub enum Resized {
+pub(super) enum Resized {
     /// Nothing.
     Done,
     /// Unmap the pages from [`Truncation::from`] on, private copies too, then
@@ -23,13 +23,13 @@ pub enum Resized {
 /// so it must be finished, and soon.
 #[must_use = "a truncation must be finished"]
 #[derive(Debug)]
-pub struct Truncation {
+pub(super) struct Truncation {
     from: u64,
 }
 
 impl Truncation {
     /// Returns the first page that is past the end.
-    pub const fn from(&self) -> u64 {
+    pub(super) const fn from(&self) -> u64 {
         self.from
     }
 }
@@ -58,7 +58,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes `ObjectMap`, and `Radix` inside; waits for another truncation.
-    pub fn resize(self, size: u64) -> Result<Resized, MmError> {
+    pub(super) fn resize(self, size: u64) -> Result<Resized, MmError> {
         let pages = self.pages_of(size).ok_or(MmError::TooBig)?;
         let mut mapped = self.lock_size();
         let old = mapped.size;
@@ -74,7 +74,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes `ObjectMap`, `Radix`, `Pool`, `Buddy`.
-    pub fn finish_truncation(self, truncation: Truncation) {
+    pub(super) fn finish_truncation(self, truncation: Truncation) {
         self.drop_pages_from(truncation.from);
         self.object.map.write(self.cx, self.key()).truncating = false;
     }
