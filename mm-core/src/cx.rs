@@ -7,7 +7,7 @@
 
 use crate::page::Frames;
 use crate::platform::Platform;
-use crate::sync::{Context, Rank, RankStack};
+use crate::sync::{Context, Pinned, Rank, RankStack};
 use core::cell::Cell;
 use core::fmt;
 
@@ -55,11 +55,12 @@ impl<'m, P: Platform> Cx<'m, P> {
     /// None may be waited for while pinned except inner ones; pins do not nest.
     pub fn pin(&self) -> Pin<'_, 'm, P> {
         debug_assert!(!self.pinned.get(), "epoch pins do not nest");
-        self.preempt_off();
-        self.pinned.set(true);
+        let stays = Stays::begin(self);
         let cpu = self.platform().cpu();
-        self.frames.epochs().enter(cpu);
-        Pin { cx: self, cpu }
+        Pin {
+            _pinned: self.frames.pin(cpu),
+            _stays: stays,
+        }
     }
 
     /// Waits until every lock-free reader of before is gone.
@@ -68,9 +69,7 @@ impl<'m, P: Platform> Cx<'m, P> {
     /// Outer locks may be held, no inner one, and no pin.
     pub fn synchronize(&self) {
         debug_assert!(!self.pinned.get() && !self.ranks.holds_inner());
-        self.frames
-            .epochs()
-            .synchronize(self, crate::platform::MAX_CPUS);
+        self.frames.synchronize(self);
     }
 
     /// Returns whether an inner lock is held: then no batch may be flushed.
@@ -118,14 +117,25 @@ impl<P: Platform> fmt::Debug for Cx<'_, P> {
 
 /// Proof that this CPU's epoch is pinned.
 pub struct Pin<'c, 'm, P: Platform> {
-    cx: &'c Cx<'m, P>,
-    cpu: usize,
+    // Dropped first: the CPU is unpinned, then the verb may leave it.
+    _pinned: Option<Pinned<'m>>,
+    _stays: Stays<'c, 'm, P>,
 }
 
-impl<P: Platform> Drop for Pin<'_, '_, P> {
+/// The verb stays on its CPU, and says that it is pinned.
+struct Stays<'c, 'm, P: Platform>(&'c Cx<'m, P>);
+
+impl<'c, 'm, P: Platform> Stays<'c, 'm, P> {
+    fn begin(cx: &'c Cx<'m, P>) -> Self {
+        cx.preempt_off();
+        cx.pinned.set(true);
+        Self(cx)
+    }
+}
+
+impl<P: Platform> Drop for Stays<'_, '_, P> {
     fn drop(&mut self) {
-        self.cx.frames.epochs().leave(self.cpu);
-        self.cx.pinned.set(false);
-        self.cx.preempt_on();
+        self.0.pinned.set(false);
+        self.0.preempt_on();
     }
 }

@@ -9,6 +9,9 @@
 //! at CODE_SYNC (with two who show); it sets CODE_FRESH behind `sync`.
 #![cfg(loom)]
 
+mod explore;
+
+use explore::at_most;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
@@ -49,11 +52,9 @@ impl Frame {
 /// One writes, `showers` show; who spawns them only waits, so that each order
 /// of theirs costs as few preemptions as it can.
 fn model(showers: usize) {
-    let mut builder = loom::model::Builder::new();
     // Three threads are explored up to two preemptions.
     let most = if showers > 1 { 2 } else { 3 };
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(most).min(most));
-    builder.check(move || {
+    at_most(most, move || {
         let frame = Arc::new(Frame {
             page: Page::new(),
             bytes: AtomicU32::new(0),

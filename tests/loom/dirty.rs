@@ -20,8 +20,10 @@
 //! - `shatter`: breaking, the table is not filled again after the swap.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 
+use explore::at_most;
 use loom::sync::Arc;
 use loom::thread;
 use machine::{Machine, Remembered, Replacing, Small, be_cpu};
@@ -170,10 +172,7 @@ fn model(
     skew: usize,
     verb: impl Fn(&Space) -> bool + Send + Sync + 'static,
 ) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
-    builder.max_branches = 100_000;
-    builder.check(move || {
+    at_most(3, move || {
         let space = Arc::new(Space::new(format, count, skew));
         let hardware = {
             let space = Arc::clone(&space);
@@ -237,10 +236,7 @@ fn harvest_one(space: &Space) -> bool {
 #[test]
 fn harvest() {
     for format in [PLAIN, RUNS[0], RUNS[1]] {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
-        builder.max_branches = 100_000;
-        builder.check(move || {
+        at_most(3, move || {
             let space = Arc::new(Space::new(format, 2, 0));
             let hardware = {
                 let space = Arc::clone(&space);
@@ -307,10 +303,7 @@ fn unmap_run() {
 fn shatter() {
     for replacing in [Replacing::InPlace, Replacing::Breaking] {
         let format = Small(Tiny::new(3, 2), replacing);
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
-        builder.max_branches = 100_000;
-        builder.check(move || {
+        at_most(3, move || {
             let frames = Machine::boot_as(32, format);
             let cx = Cx::new(&frames);
             let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();

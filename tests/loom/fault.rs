@@ -18,6 +18,7 @@
 //!   the page at once.
 //! - `cow_and_drop` (E9): a page is neither copied after it was freed, nor made
 //!   writable when another came in its place: the zero page least of all.
+//! - `cow_and_drop_shared`: nor when its last other user gives it up meanwhile.
 //! - `cow_and_fork` (E3): a page is not copied while a CPU can store to it through
 //!   the translation that fork took WRITE from.
 //! - `fault_and_fixed_map` (H10): a fault meets the old area or the new one,
@@ -26,6 +27,7 @@
 //! That no frame is lost and none freed twice is checked after each.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 mod scene;
 
@@ -36,11 +38,12 @@ use mm_core::prot::{Access, Prot};
 use mm_core::space::{Advice, MapRequest};
 use scene::{
     Done, PAGE, Space, access, allows_stores, both, on_machine, peek, poke, scene, store, va,
+    within,
 };
 
 #[test]
 fn fault_and_unmap() {
-    on_machine("fault_and_unmap", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let (stored, ()) = both(&s, |s| store(&s, 1), |s| s.unmap(va(1), 2 * PAGE).unwrap());
         assert_ne!(stored, Done::Denied);
@@ -52,7 +55,7 @@ fn fault_and_unmap() {
 
 #[test]
 fn fault_and_protect() {
-    on_machine("fault_and_protect", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let (stored, ()) = both(
             &s,
@@ -66,7 +69,7 @@ fn fault_and_protect() {
 
 #[test]
 fn fault_and_fault() {
-    on_machine("fault_and_fault", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let stored = both(&s, |s| store(&s, 1), |s| store(s, 1));
         assert_eq!(stored, (Done::Done, Done::Done));
@@ -77,7 +80,7 @@ fn fault_and_fault() {
 
 #[test]
 fn fault_and_fork() {
-    on_machine("fault_and_fork", 3, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         let stores = |s: Space| (store(&s, 1), store(&s, 2));
         let (stored, child) = both(&s, stores, |s| s.fork().unwrap());
@@ -101,7 +104,7 @@ fn fault_and_fork() {
 
 #[test]
 fn unmap_and_fork() {
-    on_machine("unmap_and_fork", 3, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         let ((), child) = both(
             &s,
@@ -117,7 +120,7 @@ fn unmap_and_fork() {
 
 #[test]
 fn cow_and_exit() {
-    on_machine("cow_and_exit", 3, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         // A page that stays, so that its table does: the grace period of a table
         // is no part of the claim, and makes thousands of schedules of each.
@@ -141,7 +144,7 @@ fn cow_and_exit() {
 
 #[test]
 fn cow_and_cow() {
-    on_machine("cow_and_cow", 2, 64, |mm| {
+    within(2, 64, |mm| {
         let s = scene(mm);
         let child = s.fork().unwrap();
         let (_, stored) = both(&s, |s| store(&s, 2), |s| poke(s, 2, 7));
@@ -151,50 +154,57 @@ fn cow_and_cow() {
     });
 }
 
-/// Stores to page 2 while it is dropped and loaded from again: the zero page
-/// comes in its place.
-fn drop_page_2(s: &Space, child: Option<&Space>) {
-    let (stored, loaded) = both(
-        s,
-        |s| store(&s, 2),
-        |s| {
-            for s in child.into_iter().chain([s]) {
-                s.advise(va(2), PAGE, Advice::DontNeed).unwrap();
-            }
-            access(s, 2, Access::Read)
-        },
-    );
-    assert_eq!((stored, loaded), (Done::Done, Done::Done));
-    let entry = s.entry(Vpn::new(2));
-    if matches!(entry, Entry::Leaf { pfn, .. } if Some(pfn) == s.mm().frames().zero_page()) {
-        assert!(!allows_stores(s, 2));
-    }
-}
-
 #[test]
 fn cow_and_drop_shared() {
-    on_machine("cow_and_drop_shared", 2, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
-        let child = s.fork().unwrap();
-        drop_page_2(&s, Some(&child));
+        drop(s.fork().unwrap());
+        // Somebody else has a reference, as a child had, and gives it up.
+        let Entry::Leaf { pfn, .. } = s.entry(Vpn::new(2)) else {
+            panic!("the page is not there");
+        };
+        mm.frames().page(pfn).unwrap().get_refs(1).unwrap();
+        let (stored, ()) = both(
+            &s,
+            |s| store(&s, 2),
+            |s| {
+                mm.frames().free(&mm.cx(), pfn).unwrap();
+                s.advise(va(2), PAGE, Advice::DontNeed).unwrap();
+            },
+        );
+        assert_eq!(stored, Done::Done);
     });
 }
 
 #[test]
 fn cow_and_drop() {
-    on_machine("cow_and_drop", 2, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
         drop(s.fork().unwrap());
-        assert!(mm.frames().zero_page().is_some());
-        drop_page_2(&s, None);
+        let zero = mm.frames().zero_page();
+        assert!(zero.is_some());
+        // The zero page comes in the place of the one that is dropped.
+        let (stored, loaded) = both(
+            &s,
+            |s| store(&s, 2),
+            |s| {
+                s.advise(va(2), PAGE, Advice::DontNeed).unwrap();
+                access(s, 2, Access::Read)
+            },
+        );
+        assert_eq!((stored, loaded), (Done::Done, Done::Done));
+        let entry = s.entry(Vpn::new(2));
+        if matches!(entry, Entry::Leaf { pfn, .. } if Some(pfn) == zero) {
+            assert!(!allows_stores(&s, 2));
+        }
     });
 }
 
 #[test]
 fn cow_and_fork() {
-    on_machine("cow_and_fork", 3, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         let Entry::Leaf { pfn, .. } = s.entry(Vpn::new(2)) else {
             panic!("the page is not there");
@@ -212,7 +222,7 @@ fn cow_and_fork() {
 
 #[test]
 fn fault_and_fixed_map() {
-    on_machine("fault_and_fixed_map", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let new = MapRequest::anonymous(2 * PAGE, Prot::READ).fixed(va(1));
         let (stored, _) = both(&s, |s| store(&s, 1), |s| s.map(&new).unwrap());

@@ -7,17 +7,20 @@
 //!   when the object has grown again.
 //! - `fork_and_truncate`: a child has every page that its parent has and that was
 //!   not cut off, though a truncation takes the child's table for an empty one.
-//! - `unmap_and_truncate` (H7): a page is taken once, by the one or by the other.
+//! - `unmap_and_truncate`, `exit_and_truncate` (H7): a page is taken once, by the
+//!   one or by the other.
 //! - `unmap_and_walk` (G4), `exit_and_walk` (H14): who walks from a page meets
 //!   whole areas only, and its anon_vma stays while it does.
 //!
 //! That no frame is lost and none freed twice is checked after each.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 mod scene;
 
-use machine::Machine;
+use loom::thread;
+use machine::{Machine, be_cpu};
 use mm_core::Mm;
 use mm_core::addr::Vpn;
 use mm_core::format::Entry;
@@ -26,7 +29,7 @@ use mm_core::page::Page;
 use mm_core::prot::{Access, Prot};
 use mm_core::rmap::walk;
 use mm_core::space::MapRequest;
-use scene::{Done, PAGE, Space, access, both, empty, on_machine, scene, store, va};
+use scene::{Done, PAGE, Space, access, both, empty, on_machine, scene, store, va, within};
 use std::ops::ControlFlow;
 
 type File = ObjectRef<'static, Machine>;
@@ -59,7 +62,7 @@ fn truncate(
 
 #[test]
 fn load_and_truncate() {
-    on_machine("load_and_truncate", 2, 48, |mm| {
+    on_machine(48, |mm| {
         truncate(mm, Access::Read, |f| {
             MapRequest::shared(f, 0, PAGE, Prot::RW)
         });
@@ -68,7 +71,7 @@ fn load_and_truncate() {
 
 #[test]
 fn store_and_truncate() {
-    on_machine("store_and_truncate", 2, 48, |mm| {
+    on_machine(48, |mm| {
         truncate(mm, Access::Write, |f| {
             MapRequest::shared(f, 0, PAGE, Prot::RW)
         });
@@ -77,7 +80,7 @@ fn store_and_truncate() {
 
 #[test]
 fn copy_and_truncate() {
-    on_machine("copy_and_truncate", 2, 48, |mm| {
+    on_machine(48, |mm| {
         truncate(mm, Access::Write, |f| {
             MapRequest::private(f, 0, PAGE, Prot::RW)
         });
@@ -86,7 +89,7 @@ fn copy_and_truncate() {
 
 #[test]
 fn load_and_regrow() {
-    on_machine("load_and_regrow", 2, 48, |mm| {
+    on_machine(48, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
@@ -109,7 +112,7 @@ fn load_and_regrow() {
 
 #[test]
 fn fork_and_truncate() {
-    on_machine("fork_and_truncate", 2, 64, |mm| {
+    on_machine(64, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let cut = MapRequest::private(&file, 0, PAGE, Prot::RW);
         s.map(&cut.fixed(va(4))).unwrap();
@@ -143,7 +146,7 @@ fn mapped(mm: &'static Mm<Machine>) -> (Space, File) {
 
 #[test]
 fn unmap_and_truncate() {
-    on_machine("unmap_and_truncate", 2, 48, |mm| {
+    on_machine(48, |mm| {
         let (s, file) = mapped(mm);
         both(
             &s,
@@ -155,6 +158,23 @@ fn unmap_and_truncate() {
             (s.counts().file.get(), file.object().cached_pages()),
             (0, 0)
         );
+    });
+}
+
+#[test]
+fn exit_and_truncate() {
+    within(2, 48, |mm| {
+        let (s, file) = (empty(mm), object(mm));
+        let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
+        s.map(&shared).unwrap();
+        assert_eq!(store(&s, 1), Done::Done);
+        let exit = thread::spawn(move || {
+            be_cpu(1);
+            drop(s);
+        });
+        file.set_size(0).unwrap();
+        exit.join().unwrap();
+        assert_eq!(file.object().cached_pages(), 0);
     });
 }
 
@@ -195,7 +215,7 @@ fn let_go(mm: &'static Mm<Machine>, page: &Page) {
 
 #[test]
 fn unmap_and_walk() {
-    on_machine("unmap_and_walk", 2, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let page = locked_page(mm, &s);
         let (seen, ()) = both(
@@ -213,7 +233,7 @@ fn unmap_and_walk() {
 
 #[test]
 fn exit_and_walk() {
-    on_machine("exit_and_walk", 2, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         let child = s.fork().unwrap();
         let (ours, theirs) = (s.id(), child.id());

@@ -16,6 +16,7 @@
 //! That no frame is lost and none freed twice is checked after each.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 mod scene;
 
@@ -39,7 +40,7 @@ fn assert_sound(s: &Space) {
 
 #[test]
 fn stack_and_map() {
-    on_machine("stack_and_map", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = empty(mm);
         let stack = MapRequest::anonymous(PAGE, Prot::RW).fixed(va(3));
         s.map(&stack.with(MapFlags::GROWS_DOWN)).unwrap();
@@ -61,7 +62,7 @@ fn stack_and_map() {
 
 #[test]
 fn unmap_and_unmap() {
-    on_machine("unmap_and_unmap", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         both(
             &s,
@@ -76,7 +77,7 @@ fn unmap_and_unmap() {
 
 #[test]
 fn protect_and_protect() {
-    on_machine("protect_and_protect", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         both(
             &s,
@@ -94,7 +95,7 @@ fn protect_and_protect() {
 
 #[test]
 fn copy_and_protect() {
-    on_machine("copy_and_protect", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         let (copied, seen) = both(
             &s,
@@ -111,7 +112,7 @@ fn copy_and_protect() {
 
 #[test]
 fn copy_and_drop() {
-    on_machine("copy_and_drop", 3, 48, |mm| {
+    on_machine(48, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
         let (copied, ()) = both(
@@ -126,7 +127,7 @@ fn copy_and_drop() {
 
 #[test]
 fn copy_and_fork() {
-    on_machine("copy_and_fork", 3, 64, |mm| {
+    on_machine(64, |mm| {
         let s = scene(mm);
         let (copied, (child, seen)) = both(
             &s,
@@ -144,18 +145,16 @@ fn copy_and_fork() {
 
 #[test]
 fn fault_and_exec() {
-    // Whose exit is the last frees all tables: grace periods, thousands of schedules.
-    on_machine("fault_and_exec", 1, 64, |mm| {
-        let old = scene(mm);
+    on_machine(64, |mm| {
+        let (old, new) = (scene(mm), empty(mm));
         let other = old.clone();
         let thread = thread::spawn(move || {
             be_cpu(1);
             store(&other, 1)
         });
-        let new = empty(mm);
-        new.map(&area()).unwrap();
         drop(old);
-        assert_eq!(store(&new, 1), Done::Done);
+        new.map(&area()).unwrap();
         assert_eq!(thread.join().unwrap(), Done::Done);
+        assert_eq!(store(&new, 1), Done::Done);
     });
 }

@@ -7,8 +7,10 @@
 //! - `free_twice`: of two who free a frame at once one is told.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 
+use explore::at_most;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
@@ -38,7 +40,7 @@ fn assert_whole(m: &Frames<Machine>, free: usize) {
 
 #[test]
 fn alloc_and_free() {
-    loom::model(|| {
+    at_most(3, || {
         let (m, free) = machine(12);
         let owners = Arc::new([(); 12].map(|()| AtomicU32::new(0)));
         let work = |m: &Frames<Machine>, owners: &[AtomicU32; 12], n: usize| {
@@ -65,7 +67,7 @@ fn alloc_and_free() {
 
 #[test]
 fn the_last_frame() {
-    loom::model(|| {
+    at_most(3, || {
         let (m, free) = machine(8);
         be_cpu(1);
         let mut all: Vec<Pfn> = std::iter::from_fn(|| m.alloc(&CX, 0).ok()).collect();
@@ -91,7 +93,7 @@ fn the_last_frame() {
 
 #[test]
 fn free_twice() {
-    loom::model(|| {
+    at_most(3, || {
         let (m, free) = machine(8);
         let pfn = m.alloc(&CX, 0).unwrap();
         // Its last reference was given up before: nothing else tells them apart.

@@ -5,8 +5,10 @@
 //!   what it gives back is all there is.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 
+use explore::at_most;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
@@ -86,12 +88,12 @@ fn both(one: impl FnOnce(&Scene) + Send + 'static, two: impl FnOnce(&Scene)) {
 
 #[test]
 fn alloc_and_free() {
-    loom::model(|| both(|s| work(s, 1), |s| work(s, 3)));
+    at_most(3, || both(|s| work(s, 1), |s| work(s, 3)));
 }
 
 #[test]
 fn alloc_and_drain() {
-    loom::model(|| {
+    at_most(3, || {
         both(
             |s| {
                 s.pool.drain(&Cx::new(&s.frames));

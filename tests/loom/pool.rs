@@ -2,7 +2,9 @@
 //!
 //! - `a_reader_is_waited_for`: who unlinks and waits for the grace period frees
 //!   nothing that a pinned reader still reaches, and what the reader did is
-//!   seen.
+//!   seen; `a_reader_comes_again` while it waits, `two_readers_are_waited_for`
+//!   by three CPUs. This is the epochs' own code; elsewhere the facade has
+//!   loom's lock for each slot.
 //! - `a_node_has_one_owner`: no node is handed out twice, and no slab is lost.
 //! - `a_stale_handle_reads_a_node`: a pinned reader of a node that is freed
 //!   meanwhile, its slab drained and its frame reused, reads a node all along.
@@ -19,7 +21,8 @@ use machine::{Machine, be_cpu};
 use mm_core::cx::Cx;
 use mm_core::page::Frames;
 use mm_core::pool::{AtomicHandle, Node, Pool};
-use mm_core::sync::{self, AtomicU32 as Word};
+use mm_core::sync::epoch::{Epoch, Slot};
+use mm_core::sync::{self, AtomicU32 as Word, NoContext};
 
 /// A node that says whose it is.
 struct Item {
@@ -55,33 +58,61 @@ fn both<T: Send + Sync + 'static>(
     thread.join().unwrap();
 }
 
-#[test]
-fn a_reader_is_waited_for() {
-    struct Shared {
-        frames: Frames<Machine>,
-        link: AtomicU32,
-        freed: AtomicU32,
-    }
-    exhaustively(|| {
-        let shared = Arc::new(Shared {
-            frames: Machine::boot(8),
+/// What is unlinked, then freed.
+struct Linked {
+    epoch: Epoch,
+    slots: [Slot; 2],
+    link: AtomicU32,
+    freed: AtomicU32,
+}
+
+impl Linked {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epoch: Epoch::new(),
+            slots: [Slot::new(), Slot::new()],
             link: AtomicU32::new(1),
             freed: AtomicU32::new(0),
-        });
-        let read = |s: &Shared| {
-            let cx = Cx::new(&s.frames);
-            let _pin = cx.pin();
-            if s.link.load(Ordering::Relaxed) != 0 {
-                let freed = s.freed.load(Ordering::Relaxed);
-                assert_eq!(freed, 0, "freed under a reader");
-            }
-        };
-        both(&shared, read, |s| {
-            let cx = Cx::new(&s.frames);
-            s.link.store(0, Ordering::Relaxed);
-            cx.synchronize();
-            s.freed.store(1, Ordering::Relaxed);
-        });
+        })
+    }
+
+    fn read(&self, cpu: usize) {
+        let _pinned = self.epoch.pin(&self.slots[cpu]);
+        if self.link.load(Ordering::Relaxed) != 0 {
+            let freed = self.freed.load(Ordering::Relaxed);
+            assert_eq!(freed, 0, "freed under a reader");
+        }
+    }
+
+    fn free(&self) {
+        self.link.store(0, Ordering::Relaxed);
+        self.epoch.synchronize(&NoContext, || self.slots.iter());
+        self.freed.store(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_reader_is_waited_for() {
+    exhaustively(|| both(&Linked::new(), |s| s.read(0), Linked::free));
+}
+
+#[test]
+fn a_reader_comes_again() {
+    let twice = |s: &Linked| {
+        s.read(0);
+        s.read(0);
+    };
+    at_most(3, move || both(&Linked::new(), twice, Linked::free));
+}
+
+#[test]
+fn two_readers_are_waited_for() {
+    at_most(2, || {
+        let shared = Linked::new();
+        let other = Arc::clone(&shared);
+        let second = thread::spawn(move || other.read(1));
+        both(&shared, |s| s.read(0), Linked::free);
+        second.join().unwrap();
     });
 }
 

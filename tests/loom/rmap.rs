@@ -7,8 +7,7 @@
 //! - `walk_and_last`: while the last area of a family goes and its anon_vma is
 //!   used anew, it finds the old area or none, never the new one.
 //!
-//! That no node and no frame is lost is checked after each. Whole verbs: the
-//! first two to two preemptions.
+//! That no node and no frame is lost is checked after each.
 #![cfg(loom)]
 
 mod explore;
@@ -118,7 +117,7 @@ fn has(found: &[(u32, VmaFlags)], s: &Space) -> bool {
 
 #[test]
 fn walk_and_fork() {
-    at_most(2, || {
+    at_most(3, || {
         Machine::with_mm(64, |mm| {
             let s = scene(mm);
             let (found, child) = walking(Kept::new(&s), || s.fork().unwrap());
@@ -131,7 +130,7 @@ fn walk_and_fork() {
 
 #[test]
 fn walk_and_unlink() {
-    at_most(2, || {
+    at_most(3, || {
         Machine::with_mm(64, |mm| {
             let s = scene(mm);
             let child = s.fork().unwrap();

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each model uses its part")]
 
+use crate::explore::at_most;
 use crate::machine::{Machine, be_cpu};
 use loom::thread;
 use mm_core::Mm;
@@ -12,9 +13,6 @@ use mm_core::format::Entry;
 use mm_core::platform::Platform;
 use mm_core::prot::{Access, Prot};
 use mm_core::space::{AddressSpace, MapRequest, SpaceLimits};
-use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An address space of the model.
 pub type Space = AddressSpace<'static, Machine>;
@@ -31,36 +29,19 @@ pub enum Done {
     PastEnd,
 }
 
-/// Explores all schedules with as many preemptions as asked for
-/// (`LOOM_MAX_PREEMPTIONS`), but at most `most`; says how many there were.
-pub fn explore(name: &'static str, most: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    let bound = builder.preemption_bound.map_or(most, |n| n.min(most));
-    builder.preemption_bound = Some(bound);
-    let runs = Arc::new(AtomicUsize::new(0));
-    let count = runs.clone();
-    builder.check(move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        model();
-    });
-    let runs = runs.load(Ordering::Relaxed);
-    // Past the harness, which keeps what a test that passes prints.
-    writeln!(
-        std::io::stderr(),
-        "{name}: {runs} runs, {bound} preemptions"
-    )
-    .unwrap();
-}
-
 /// Explores a model on a machine of so many frames, all of which are free in
 /// the end.
-pub fn on_machine(
-    name: &'static str,
-    most: usize,
+pub fn on_machine(frames: usize, model: impl Fn(&'static Mm<Machine>) + Sync + Send + 'static) {
+    within(3, frames, model);
+}
+
+/// As [`on_machine`], for what takes too long with three preemptions.
+pub fn within(
+    preemptions: usize,
     frames: usize,
     model: impl Fn(&'static Mm<Machine>) + Sync + Send + 'static,
 ) {
-    explore(name, most, move || Machine::with_mm(frames, &model));
+    at_most(preemptions, move || Machine::with_mm(frames, &model));
 }
 
 /// The address of a page.

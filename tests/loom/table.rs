@@ -14,8 +14,10 @@
 //!   entries or is sent the flush. Shown to fail without either fence.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 
+use explore::at_most;
 use loom::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
@@ -94,16 +96,9 @@ impl Space {
     }
 }
 
-fn model(claim: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
-    builder.max_branches = 100_000;
-    builder.check(claim);
-}
-
 #[test]
 fn walk_and_free() {
-    model(|| {
+    at_most(3, || {
         let space = Arc::new(Space::new());
         space.map(5);
         let walker = {
@@ -124,7 +119,7 @@ fn walk_and_free() {
 
 #[test]
 fn map_and_prune() {
-    model(|| {
+    at_most(3, || {
         let space = Arc::new(Space::new());
         space.map(5);
         let mapper = {
@@ -142,7 +137,7 @@ fn map_and_prune() {
 
 #[test]
 fn link_twice() {
-    model(|| {
+    at_most(3, || {
         let space = Arc::new(Space::new());
         let before = space.frames.free_frames();
         let mapper = {
@@ -165,7 +160,7 @@ fn link_twice() {
 
 #[test]
 fn link_and_walk() {
-    model(|| {
+    at_most(3, || {
         let space = Arc::new(Space::new());
         Machine::dirty(&space.frames);
         let mapper = {
@@ -183,7 +178,7 @@ fn link_and_walk() {
 
 #[test]
 fn activate_and_flush() {
-    model(|| {
+    at_most(3, || {
         let space = Arc::new(Space::new());
         space.map(5);
         // Keeps the table, so that only the mask says who must be told.

@@ -16,8 +16,10 @@
 //! who is not told gets no order from it.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 
+use explore::at_most;
 use loom::sync::Arc;
 use loom::thread;
 use machine::{Machine, Small, be_cpu};
@@ -157,17 +159,10 @@ impl Machines {
     }
 }
 
-fn model(claim: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
-    builder.max_branches = 100_000;
-    builder.check(claim);
-}
-
 /// Runs `away_and_back` on CPU 1, which has the page in its TLB, while CPU 0
 /// unmaps it.
 fn unmap_while(away_and_back: fn(&Machines)) {
-    model(move || {
+    at_most(3, move || {
         let machines = Arc::new(Machines::new(2, 2));
         machines.map();
         let leaf = machines.leaf();
@@ -207,7 +202,7 @@ fn shootdown_and_lazy() {
 
 #[test]
 fn asid_rollover() {
-    model(|| {
+    at_most(3, || {
         // Three tags and five spaces.
         let machines = Arc::new(Machines::new(5, 2));
         let cpu = {
@@ -228,7 +223,7 @@ fn asid_rollover() {
 
 #[test]
 fn flush_and_rollover() {
-    model(|| {
+    at_most(3, || {
         let machines = Arc::new(Machines::new(4, 2));
         machines.map();
         let leaf = machines.leaf();

@@ -7,6 +7,9 @@
 //! loads them without acquire.
 #![cfg(loom)]
 
+mod explore;
+
+use explore::at_most;
 use loom::sync::Arc;
 use loom::thread;
 use mm_core::pool::{Handle, Node};
@@ -80,7 +83,7 @@ fn look(tree: &Tree<ByKey>, nodes: &Nodes, key: usize) -> Option<usize> {
 
 #[test]
 fn a6_descent_during_an_insertion_with_rotation() {
-    loom::model(|| {
+    at_most(3, || {
         let nodes = Arc::new(Nodes((0..3).map(|_| Key::new()).collect()));
         let tree = Arc::new(Tree::<ByKey>::new());
         insert(&tree, &nodes, 1, 10);
@@ -100,7 +103,7 @@ fn a6_descent_during_an_insertion_with_rotation() {
 
 #[test]
 fn a6_descent_during_a_removal_and_reuse_of_the_node() {
-    loom::model(|| {
+    at_most(3, || {
         let nodes = Arc::new(Nodes((0..4).map(|_| Key::new()).collect()));
         let tree = Arc::new(Tree::<ByKey>::new());
         for (i, key) in [(1, 20), (2, 10), (3, 30)] {

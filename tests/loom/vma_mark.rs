@@ -8,6 +8,9 @@
 //! of them leaves without release.
 #![cfg(loom)]
 
+mod explore;
+
+use explore::at_most;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
@@ -109,7 +112,7 @@ fn world(areas: &[(usize, usize)]) -> (Arc<Nodes>, Arc<VmaTree>, Writer) {
 
 #[test]
 fn h11_no_fault_is_inside_between_mark_and_commit() {
-    loom::model(|| {
+    at_most(3, || {
         let (nodes, tree, up) = world(&[(0, 4)]);
         let zapping = Arc::new(AtomicBool::new(false));
         let entry = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
@@ -148,7 +151,7 @@ fn h11_no_fault_is_inside_between_mark_and_commit() {
 
 #[test]
 fn h11_a_reused_node_is_not_entered_under_its_old_name() {
-    loom::model(|| {
+    at_most(3, || {
         let (nodes, tree, up) = world(&[(0, 4)]);
         let gone = Arc::new(AtomicBool::new(false));
         let seen = (nodes, tree.clone(), gone.clone());

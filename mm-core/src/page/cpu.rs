@@ -10,7 +10,7 @@ use super::magazine::Magazines;
 use crate::platform::PhysMemory;
 use crate::pool::Node;
 use crate::stats::Counts;
-use crate::sync::{AtomicU32, Class, Fixed32, Mutex, Ordering, Tally};
+use crate::sync::{AtomicU32, Class, Fixed32, Mutex, Ordering, Slot, Tally};
 
 /// How many pools have free nodes at hand on each CPU.
 pub(crate) const POOLS: usize = 6;
@@ -22,6 +22,8 @@ pub(crate) struct CpuNode {
     /// Free frames at hand.
     pub(super) frames: Mutex<Magazines>,
     free: AtomicU32,
+    /// The epoch that the CPU is pinned at.
+    slot: Slot,
     /// Frames handed out less those that came back, by way of this CPU; wraps.
     pub(super) used: Tally,
     /// Blocks handed out; wraps.
@@ -71,6 +73,7 @@ impl Node for CpuNode {
         Self {
             frames: Mutex::new(Class::FrameCache, Magazines::new()),
             free: AtomicU32::new(0),
+            slot: Slot::new(),
             used: Tally::new(0),
             allocations: Tally::new(0),
             frees: Tally::new(0),
@@ -92,6 +95,11 @@ impl CpuNode {
     /// Returns the free nodes of a pool, by the pool's number.
     pub(crate) fn pool(&self, number: usize) -> Option<&NodeCache> {
         self.pools.get(number)
+    }
+
+    /// Returns where the CPU is pinned.
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Returns what happened on this CPU.

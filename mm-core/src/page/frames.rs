@@ -15,12 +15,12 @@
 
 use super::buddy::{Buddy, FreeError, MAX_ORDER, Records, frames};
 use super::cpu::{CpuNode, CpuNodes};
+use super::epoch::Epochs;
 use super::map::{PageMap, RegionError};
 use super::record::{Kind, Page};
 use crate::addr::Pfn;
 use crate::error::OutOfMemory;
 use crate::format::PageTableFormat;
-use crate::page::epoch::Epochs;
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{AtomicU32, Class, Context, Mutex, Ordering, Tally};
 
@@ -32,7 +32,7 @@ pub struct Frames<P: Platform> {
     pub(super) buddy: Mutex<Buddy>,
     /// Held while a region is added; orders growth of the map.
     pub(super) growth: Mutex<()>,
-    epochs: Epochs,
+    pub(super) epochs: Epochs,
     zero: AtomicU32,
     kernel_root: AtomicU32,
     /// What each CPU keeps for itself.
@@ -119,11 +119,6 @@ impl<P: Platform> Frames<P> {
     /// Returns the way to reach frames.
     pub fn memory(&self) -> &P::Memory {
         self.platform.memory()
-    }
-
-    /// Returns the epochs of lock-free readers.
-    pub fn epochs(&self) -> &Epochs {
-        &self.epochs
     }
 
     /// Gives the machine a region of RAM: `count` frames from `start`. Their

@@ -21,7 +21,6 @@ pub(crate) use front::{OnCpu, add};
 pub(crate) use magazine::{Chain, MAGAZINE};
 
 pub use buddy::{Buddy, FreeError, MAX_ORDER};
-pub use epoch::Epochs;
 pub use frames::{FrameStats, Frames};
 pub use map::{PageMap, RegionError};
 pub use record::{CountOverflow, Kind, Page, PageFlags, TableLock, TableRecord, UserRecord};

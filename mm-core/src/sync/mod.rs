@@ -8,6 +8,8 @@
 //!   Mutex · RwLock · BitLock                rank.rs says who may nest in whom
 //!                  │
 //!   waiting.rs, real.rs (spin)  |  model.rs (loom)
+//!
+//!   Epoch, Slot: epoch.rs       |  model.rs
 //! ```
 //!
 //! `cfg(mm_watched)` puts a witness in front of real.rs (see watched.rs), and
@@ -21,6 +23,10 @@
 //! ranks held. A lock is taken only through a [`Context`], so nobody can wait
 //! without serving shootdowns.
 
+#[cfg(not(loom))]
+mod epoch;
+#[cfg(loom)]
+pub mod epoch;
 mod mutex;
 mod rank;
 mod rwlock;
@@ -42,10 +48,10 @@ mod imp;
 pub use core::sync::atomic::AtomicU32 as UserWord;
 #[cfg(any(loom, target_has_atomic = "64"))]
 pub use imp::AtomicU64;
-pub use imp::BitLock;
 #[cfg(not(loom))]
 pub use imp::Once;
 pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Fixed32, Ordering, Tally, fence, spin_hint};
+pub use imp::{BitLock, Epoch, Pinned, Slot};
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};

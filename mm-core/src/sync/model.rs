@@ -109,3 +109,61 @@ impl<const BIT: u32> BitLock<BIT> {
         self.freed.notify_one();
     }
 }
+
+/// The model of epochs: epoch.rs's fences, and a lock for each CPU's slot, held
+/// while it is pinned; the grace period takes each for a moment, so it blocks
+/// and does not spin.
+///
+/// It claims no more than epoch.rs. What was done while pinned is seen by who
+/// waited for it: there by the slot's release and acquire, here by the lock's.
+/// Whose pin was not waited for sees what was unlinked, by the fences. A pin that
+/// begins between the new epoch and the look at its slot is not waited for
+/// there, and is here; but in between nobody but the one who looks at slots
+/// does anything, so a pin that begins just after the look meets the same. What
+/// is freed too early is freed under a reader here as there.
+#[derive(Debug)]
+pub struct Epoch(());
+
+/// Held while a CPU is pinned.
+#[derive(Debug)]
+pub struct Slot(loom::sync::Mutex<()>);
+
+/// Proof that a CPU is pinned.
+#[derive(Debug)]
+pub struct Pinned<'a> {
+    _slot: loom::sync::MutexGuard<'a, ()>,
+}
+
+impl Slot {
+    /// Makes the slot of a CPU that is not pinned.
+    pub fn new() -> Self {
+        Self(loom::sync::Mutex::new(()))
+    }
+
+    fn hold(&self) -> loom::sync::MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Epoch {
+    /// Makes the epoch, of which there is one.
+    pub fn new() -> Self {
+        Self(())
+    }
+
+    /// Pins the CPU whose slot it is until the proof is dropped.
+    pub fn pin<'a>(&self, slot: &'a Slot) -> Pinned<'a> {
+        let _slot = slot.hold();
+        fence(Ordering::SeqCst);
+        Pinned { _slot }
+    }
+
+    /// Waits until no CPU is pinned since before this call.
+    pub fn synchronize<'a, I>(&self, _cx: &impl Context, slots: impl FnOnce() -> I)
+    where
+        I: Iterator<Item = &'a Slot>,
+    {
+        fence(Ordering::SeqCst);
+        slots().for_each(|slot| drop(slot.hold()));
+    }
+}

@@ -16,6 +16,7 @@ pub use AtomicUsize as Tally;
 /// A word that is written before anybody else looks: models take it as it is.
 pub use core::sync::atomic::AtomicU32 as Fixed32;
 
+pub use super::epoch::{Epoch, Pinned, Slot};
 pub use super::waiting::BitLock;
 pub(super) use super::waiting::{RawReadGuard, RawRwLock, RawWriteGuard};
 pub use spin::Once;
