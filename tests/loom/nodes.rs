@@ -3,6 +3,9 @@
 //! - `alloc_and_free`: no node is handed out twice, and none is lost.
 //! - `alloc_and_drain`: a drain takes no slab of a node that is in use, and
 //!   what it gives back is all there is.
+//! - `the_last_node`: who finds no frame for a slab gets a node that is free all
+//!   along, also while nodes at hand and in slabs change places.
+//! - `free_twice`: of two who free a node at once one is told.
 #![cfg(loom)]
 
 mod explore;
@@ -14,7 +17,7 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use machine::{Machine, be_cpu};
 use mm_core::cx::Cx;
-use mm_core::page::Frames;
+use mm_core::page::{Frames, FreeError};
 use mm_core::pool::{Node, Pool};
 use mm_core::sync::NoContext;
 
@@ -63,7 +66,7 @@ fn work(s: &Scene, n: usize) {
     }
     for handle in mine {
         owner(handle).fetch_sub(1, Ordering::Relaxed);
-        s.pool.free(&cx, handle);
+        s.pool.free(&cx, handle).unwrap();
     }
 }
 
@@ -103,5 +106,54 @@ fn alloc_and_drain() {
                 work(s, 1);
             },
         );
+    });
+}
+
+#[test]
+fn the_last_node() {
+    loom::model(|| {
+        let s = scene();
+        let cx = Cx::new(&s.frames);
+        be_cpu(1);
+        let [free, mine, too] = [(); 3].map(|()| s.pool.alloc(&cx).unwrap());
+        let frames: Vec<_> = std::iter::from_fn(|| s.frames.alloc(&cx, 0).ok()).collect();
+        // At CPU 1's hand.
+        s.pool.free(&cx, free).unwrap();
+        be_cpu(2);
+        let other = s.clone();
+        let thread = thread::spawn(move || {
+            be_cpu(1);
+            let cx = Cx::new(&other.frames);
+            // What is at hand goes to the slabs to make room, and these come back.
+            other.pool.free(&cx, mine).unwrap();
+            other.pool.free(&cx, too).unwrap();
+            [(); 2].map(|()| other.pool.alloc(&cx).expect("two of three"))
+        });
+        let last = s.pool.alloc(&cx).expect("it was free all along");
+        for handle in thread.join().unwrap().into_iter().chain([last]) {
+            s.pool.free(&cx, handle).unwrap();
+        }
+        for pfn in frames {
+            s.frames.free(&cx, pfn).unwrap();
+        }
+        assert_whole(&s);
+    });
+}
+
+#[test]
+fn free_twice() {
+    loom::model(|| {
+        let s = scene();
+        let cx = Cx::new(&s.frames);
+        let node = s.pool.alloc(&cx).unwrap();
+        let other = s.clone();
+        let thread = thread::spawn(move || {
+            be_cpu(1);
+            other.pool.free(&Cx::new(&other.frames), node)
+        });
+        let mut told = [s.pool.free(&cx, node), thread.join().unwrap()];
+        told.sort_by_key(Result::is_err);
+        assert_eq!(told, [Ok(()), Err(FreeError::DoubleFree)]);
+        assert_whole(&s);
     });
 }

@@ -129,7 +129,7 @@ fn a_node_has_one_owner() {
             let others = owners.fetch_add(1, sync::Ordering::Relaxed);
             assert_eq!(others, 0, "{handle:?} has two owners");
             owners.fetch_sub(1, sync::Ordering::Relaxed);
-            pool.free(&cx, handle);
+            pool.free(&cx, handle).unwrap();
         };
         both(&shared, live, live);
         let (frames, pool) = &*shared;
@@ -166,7 +166,7 @@ fn a_stale_handle_reads_a_node() {
         both(&shared, read, |s| {
             let cx = Cx::new(&s.frames);
             s.link.set(None);
-            s.pool.free(&cx, handle);
+            s.pool.free(&cx, handle).unwrap();
             s.pool.drain(&cx);
             Machine::dirty(&s.frames);
         });

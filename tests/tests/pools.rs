@@ -2,7 +2,7 @@
 
 use mm_core::cx::Cx;
 use mm_core::error::OutOfMemory;
-use mm_core::page::Frames;
+use mm_core::page::{Frames, FreeError};
 use mm_core::pool::{FrameHeap, Handle, Node, Pool};
 use mm_core::sync::{AtomicU32, Class, NoContext, Ordering};
 use mm_testkit::platform::{TestPlatform, on_cpu};
@@ -50,11 +50,11 @@ fn drain_returns_every_slab_and_only_empty_ones() {
     assert_eq!(pool.drain(&cx), 0);
     let (keep, give) = nodes.split_first().unwrap();
     for &node in give {
-        pool.free(&cx, node);
+        pool.free(&cx, node).unwrap();
     }
     assert_eq!(pool.drain(&cx), 3);
     assert_eq!((pool.live(&m), pool.slabs()), (1, 1));
-    pool.free(&cx, *keep);
+    pool.free(&cx, *keep).unwrap();
     assert_eq!(pool.drain(&cx), 1);
     assert_eq!(pool.drain(&cx), 0);
     assert_eq!(m.free_frames(), free);
@@ -86,12 +86,12 @@ fn slabs_of_one_node_go_from_full_to_empty() {
     let pool: Pool<Big> = Pool::new();
     let free = m.free_frames();
     let mut nodes: Vec<_> = (0..5).map(|_| pool.alloc(&cx).unwrap()).collect();
-    pool.free(&cx, nodes.remove(2));
-    pool.free(&cx, nodes.remove(0));
+    pool.free(&cx, nodes.remove(2)).unwrap();
+    pool.free(&cx, nodes.remove(0)).unwrap();
     nodes.extend((0..3).map(|_| pool.alloc(&cx).unwrap()));
     assert_eq!(pool.slabs(), 6);
     for node in nodes {
-        pool.free(&cx, node);
+        pool.free(&cx, node).unwrap();
     }
     assert_eq!(pool.drain(&cx), 6);
     assert_eq!(m.free_frames(), free);
@@ -106,7 +106,7 @@ fn a_stale_handle_reads_a_node_of_its_type() {
     let node = pool.get(&m, a);
     assert_eq!(node.value.load(Ordering::Relaxed), 0xfeed);
     node.value.store(7, Ordering::Relaxed);
-    pool.free(&cx, a);
+    pool.free(&cx, a).unwrap();
     assert_eq!(
         pool.get(&m, a).value.load(Ordering::Relaxed),
         7,
@@ -114,8 +114,38 @@ fn a_stale_handle_reads_a_node_of_its_type() {
     );
     assert_eq!(pool.alloc(&cx), Ok(a), "the warm node first");
     assert!(std::ptr::eq(pool.get(&m, a), node));
-    pool.free(&cx, a);
+    pool.free(&cx, a).unwrap();
     pool.drain(&cx);
+}
+
+/// At the CPU's hand, at another's, in a slab, in a slab that is gone: who frees it
+/// again is told, and nobody gets it twice.
+#[test]
+fn a_node_is_freed_once_wherever_it_is_since() {
+    for cpus in [0, 2] {
+        let m = machine(128);
+        m.add_cpus(&NoContext, cpus).unwrap();
+        let cx = Cx::new(&m);
+        let pool: Pool<Thing> = Pool::numbered(2);
+        let (a, b) = (pool.alloc(&cx).unwrap(), pool.alloc(&cx).unwrap());
+        pool.free(&cx, a).unwrap();
+        let again = || (0..3).map(|cpu| on_cpu(cpu, || pool.free(&cx, a)));
+        assert!(again().all(|told| told == Err(FreeError::DoubleFree)));
+        assert_eq!(pool.live(&m), 1, "counted once");
+        let more: Vec<_> = (0..100).map(|_| pool.alloc(&cx).unwrap()).collect();
+        let mut all: Vec<_> = more.iter().copied().chain([b]).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), pool.live(&m)), (101, 101), "handed out once");
+        for node in all {
+            pool.free(&cx, node).unwrap();
+        }
+        // Full magazines went back to the slabs.
+        assert!(again().all(|told| told == Err(FreeError::DoubleFree)));
+        assert_eq!((pool.live(&m), pool.drain(&cx)), (0, 4));
+        assert!(again().all(|told| told == Err(FreeError::DoubleFree)));
+        assert_eq!((pool.live(&m), pool.slabs()), (0, 0));
+    }
 }
 
 #[test]
@@ -149,7 +179,7 @@ fn random_nodes_are_distinct_and_all_come_back() {
                     value,
                     "seed {seed}"
                 );
-                pool.free(&cx, handle);
+                pool.free(&cx, handle).unwrap();
             }
             if random.chance(2) {
                 pool.drain(&cx);
@@ -157,7 +187,7 @@ fn random_nodes_are_distinct_and_all_come_back() {
             assert_eq!(pool.live(&m), held.len(), "seed {seed}");
         }
         for (handle, _) in held {
-            pool.free(&cx, handle);
+            pool.free(&cx, handle).unwrap();
         }
         pool.drain(&cx);
         assert_eq!(m.free_frames(), free, "seed {seed}");
@@ -193,7 +223,7 @@ fn a_reserve_gives_back_what_was_not_used_also_when_it_fails_halfway() {
         assert_eq!(pool.live(&m), 5);
         drop(reserve);
         assert_eq!(pool.live(&m), 1);
-        pool.free(&cx, used);
+        pool.free(&cx, used).unwrap();
     }
     m.platform().fail_nth(4);
     assert!(pool.prealloc::<P, 8>(&cx, 5).is_err());
@@ -239,7 +269,7 @@ fn share(m: &Frames<P>, choose: impl Fn(usize, &mut Random) -> usize + Sync) {
                             held.push(h);
                         } else if let Some(h) = held.pop() {
                             assert_eq!(pool.get(m, h).value.load(Ordering::Relaxed), h.into_raw());
-                            pool.free(&cx, h);
+                            pool.free(&cx, h).unwrap();
                         }
                         if thread == 0 && random.chance(5) {
                             pool.drain(&cx);
@@ -248,7 +278,7 @@ fn share(m: &Frames<P>, choose: impl Fn(usize, &mut Random) -> usize + Sync) {
                 }
                 let cx = Cx::new(m);
                 for h in held {
-                    pool.free(&cx, h);
+                    pool.free(&cx, h).unwrap();
                 }
             });
         }
@@ -274,7 +304,7 @@ fn nodes_at_hand_cost_no_shared_lock() {
     let more: Vec<_> = (0..20).map(|_| pool.alloc(&cx).unwrap()).collect();
     assert_eq!(m.platform().fail_none(), 20, "each is asked for");
     for node in more {
-        pool.free(&cx, node);
+        pool.free(&cx, node).unwrap();
     }
     let locks = m.platform().take_log().locks;
     assert_eq!(locks.len(), 40);
@@ -283,7 +313,7 @@ fn nodes_at_hand_cost_no_shared_lock() {
         "{locks:?}"
     );
     for node in first {
-        pool.free(&cx, node);
+        pool.free(&cx, node).unwrap();
     }
     assert_eq!((pool.live(&m), pool.slabs()), (0, 1));
     assert_eq!(pool.drain(&cx), 1);
@@ -299,13 +329,13 @@ fn the_last_node_is_found_at_whichever_cpus_hand_it_is() {
     assert_eq!((m.free_frames(), held.len()), (0, pool.slabs() * 32));
     for owner in 0..4 {
         let node = held.pop().unwrap();
-        on_cpu(owner, || pool.free(&cx, node));
+        on_cpu(owner, || pool.free(&cx, node)).unwrap();
         assert_eq!(on_cpu((owner + 1) % 3, || pool.alloc(&cx)), Ok(node));
         assert_eq!(pool.alloc(&cx), Err(OutOfMemory));
         held.insert(0, node);
     }
     for node in held {
-        pool.free(&cx, node);
+        pool.free(&cx, node).unwrap();
     }
     pool.drain(&cx);
     assert_eq!(pool.slabs(), 0);

@@ -93,7 +93,7 @@ impl<'c, 'm> Upkeep for Verb<'c, 'm> {
         self.m.vmas.alloc(self.cx)
     }
     fn free(&self, vma: Handle<Vma>) {
-        self.m.vmas.free(self.cx, vma);
+        self.m.vmas.free(self.cx, vma).unwrap();
     }
     fn reserve_chains(&self, chains: u32) -> Result<Chains<'c, 'm, P>, OutOfMemory> {
         self.rmap.reserve_chains(chains)

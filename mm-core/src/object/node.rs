@@ -292,7 +292,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         if old == 1 {
             crate::sync::fence_acquire(&self.object.refs);
             self.drop_pages_from(0);
-            self.mm.objects.free(self.cx, self.handle);
+            let freed = self.mm.objects.free(self.cx, self.handle);
+            debug_assert_eq!(freed, Ok(()));
         }
     }
 

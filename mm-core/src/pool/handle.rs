@@ -16,8 +16,8 @@ pub trait Node: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// Makes a node that is not in use.
     fn new() -> Self;
-    /// Returns the word that links free nodes. While the node is in use the
-    /// word may serve another purpose that no lock-free reader relies on.
+    /// Returns the word that links free nodes and says when the node is in use:
+    /// the pool's alone.
     fn free_link(&self) -> &AtomicU32;
 }
 

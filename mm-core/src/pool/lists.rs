@@ -21,6 +21,8 @@ const NEXT: usize = 3;
 pub(super) struct Lists {
     partial: u32,
     empty: u32,
+    /// Counts batches to and from the CPUs' caches; wraps.
+    transfers: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -46,6 +48,20 @@ impl Lists {
         Self {
             partial: 0,
             empty: 0,
+            transfers: 0,
+        }
+    }
+
+    /// Returns how many batches went to and from caches. While the number stays the
+    /// same, no free place changed between here and there.
+    pub(super) const fn transfers(&self) -> u32 {
+        self.transfers
+    }
+
+    /// Notes that so many places go to a cache, or come from one.
+    pub(super) const fn count_transfer(&mut self, places: u32) {
+        if places > 0 {
+            self.transfers = self.transfers.wrapping_add(1);
         }
     }
 

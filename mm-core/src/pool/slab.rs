@@ -11,6 +11,13 @@
 //! numbers (`page::magazine`); for their slabs they are in use. Batches of them
 //! go to and fro under the pool's lock. A pool without a number has none.
 //!
+//! **A node is freed once.** While it is in use its link says [`IN_USE`], which is no
+//! link. Who frees it exchanges that word first: of two who free it, at once or one
+//! after the other, one is told, and no list is touched for it.
+//!
+//! **The last node is found**, as the last frame is (`page::front`): nodes change
+//! between a cache and the slabs under both locks, and each such transfer is counted.
+//!
 //! The books are kept by `lists`. A new slab is built without the pool's lock;
 //! the lock is held for a few words of work only.
 
@@ -21,11 +28,14 @@ use super::lists::{Lists, next_empty};
 use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
-use crate::page::{Chain, Frames, Kind, MAGAZINE, NodeCache, OnCpu, add};
+use crate::page::{Chain, Frames, FreeError, Kind, MAGAZINE, NodeCache, OnCpu, add};
 use crate::platform::{PhysMemory, Platform};
-use crate::sync::{Class, Mutex, Ordering, Tally};
+use crate::sync::{AtomicU32, Class, Mutex, Ordering, Tally};
 use arrayvec::ArrayVec;
 use core::marker::PhantomData;
+
+/// The link of a node that is in use. No handle has this number ([`Pool::build`]).
+const IN_USE: u32 = u32::MAX;
 
 /// All nodes of one type.
 #[derive(Debug)]
@@ -83,7 +93,7 @@ impl<T: Node> Pool<T> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when a slab is needed and no frame is left, or the
-    /// platform refuses.
+    /// platform refuses. Never while a node is free all along, wherever.
     ///
     /// # Locks
     /// Takes `NodeCache`, `Pool` inside; `FrameCache` and `Buddy` outside of both.
@@ -94,30 +104,42 @@ impl<T: Node> Pool<T> {
         if let Some(handle) = self.take_near(cx).or_else(|| self.take(cx, None)) {
             return Ok(handle);
         }
-        let slab = self.build(cx).ok();
-        if slab.is_none() {
-            // What other CPUs have at hand.
-            self.unload(cx);
+        loop {
+            let before = self.lists.lock(cx, 0).transfers();
+            if let Ok(slab) = self.build(cx) {
+                return self.take(cx, Some(slab)).ok_or(OutOfMemory);
+            }
+            let free = self.take(cx, None).or_else(|| self.take_at_hand(cx));
+            if let Some(handle) = free {
+                return Ok(handle);
+            }
+            // Each further turn is one in which others took or gave nodes.
+            let after = self.lists.lock(cx, 0).transfers();
+            if after == before || cfg!(mm_mutant = "node_transfers_unseen") {
+                return Err(OutOfMemory);
+            }
         }
-        // When there is no frame: someone may have freed a node meanwhile.
-        self.take(cx, slab).ok_or(OutOfMemory)
     }
 
     /// Gives a node back. Lock-free readers may still look at it: its slab
     /// stays a slab of the same type until [`Self::drain`].
     ///
+    /// # Errors
+    /// [`FreeError::DoubleFree`] when the node is free, with nothing changed. Whether it
+    /// has become somebody else's in between is not seen.
+    ///
     /// # Locks
     /// Takes `NodeCache`, `Pool` inside.
-    pub fn free<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) {
+    pub fn free<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) -> Result<(), FreeError> {
+        let link = self.claim(cx, handle)?;
         let here = OnCpu::enter(cx);
-        let link = self.get(cx.frames(), handle).free_link();
         let set_link = |n| link.store(n, Ordering::Relaxed);
         let Some((cpu, near)) = self.near(cx, &here) else {
             let mut one = Chain::EMPTY;
             one.push(handle.into_raw(), set_link);
             self.give_back(cx, one);
             self.live.fetch_sub(1, Ordering::Relaxed);
-            return;
+            return Ok(());
         };
         let mut nodes = near.nodes.lock(cx, cpu);
         let over = nodes.give(handle.into_raw(), set_link);
@@ -126,6 +148,34 @@ impl<T: Node> Pool<T> {
             self.give_back(cx, over);
         }
         drop(nodes);
+        Ok(())
+    }
+
+    /// Takes a node out of use: of all who free it one succeeds. Returns its link.
+    fn claim<'m, P: Platform>(
+        &self,
+        cx: &Cx<'m, P>,
+        handle: Handle<T>,
+    ) -> Result<&'m AtomicU32, FreeError> {
+        // A slab that was drained had no node in use. (In models the memory notices.)
+        #[cfg(not(loom))]
+        if slab_record(cx.frames(), number(locate(cx.frames(), handle).0)).is_none() {
+            return Err(FreeError::DoubleFree);
+        }
+        let link = self.get(cx.frames(), handle).free_link();
+        match link.compare_exchange(IN_USE, 0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(link),
+            Err(_) if cfg!(mm_mutant = "node_claimed_by_all") => Ok(link),
+            Err(_) => Err(FreeError::DoubleFree),
+        }
+    }
+
+    /// Names a node that is being handed out: the locks of where it was order this
+    /// before it is freed.
+    fn hand_out<P: Platform>(&self, cx: &Cx<'_, P>, handle: Handle<T>) -> Handle<T> {
+        let link = self.get(cx.frames(), handle).free_link();
+        link.store(IN_USE, Ordering::Relaxed);
+        handle
     }
 
     /// Returns the node that a handle names. A stale handle reads a node that
@@ -163,7 +213,8 @@ impl<T: Node> Pool<T> {
         while reserve.handles.len() < n {
             let handle = self.alloc(cx)?;
             if let Err(full) = reserve.handles.try_push(handle) {
-                self.free(cx, full.element());
+                let freed = self.free(cx, full.element());
+                debug_assert_eq!(freed, Ok(()));
                 return Err(OutOfMemory);
             }
         }
@@ -222,9 +273,23 @@ impl<T: Node> Pool<T> {
             nodes.load(self.take_chain(cx));
             taken = nodes.take(|n| self.link(cx, n));
         }
-        let handle = Handle::from_raw(taken?);
+        let handle = Handle::from_raw(taken?)?;
         add(&near.live, 1);
-        handle
+        Some(self.hand_out(cx, handle))
+    }
+
+    /// Takes a node that some CPU has at hand.
+    fn take_at_hand<P: Platform>(&self, cx: &Cx<'_, P>) -> Option<Handle<T>> {
+        for (cpu, node) in cx.frames().cpu_nodes() {
+            let near = node.pool(self.number)?;
+            let mut nodes = near.nodes.lock(cx, cpu);
+            let taken = nodes.take(|n| self.link(cx, n));
+            if let Some(handle) = taken.and_then(Handle::from_raw) {
+                add(&near.live, 1);
+                return Some(self.hand_out(cx, handle));
+            }
+        }
+        None
     }
 
     /// Takes up to a magazine of nodes from slabs that have some.
@@ -238,6 +303,7 @@ impl<T: Node> Pool<T> {
             let link = self.get(cx.frames(), handle).free_link();
             chain.push(handle.into_raw(), |n| link.store(n, Ordering::Relaxed));
         }
+        lists.count_transfer(chain.len());
         chain
     }
 
@@ -245,6 +311,7 @@ impl<T: Node> Pool<T> {
     fn give_back<P: Platform>(&self, cx: &Cx<'_, P>, mut chain: Chain) {
         let frames = cx.frames();
         let mut lists = self.lists.lock(cx, 0);
+        lists.count_transfer(chain.len());
         while let Some(handle) = chain.pop(|n| self.link(cx, n)).and_then(Handle::from_raw) {
             let (pfn, slot) = locate(frames, handle);
             let link = self.get(frames, handle).free_link();
@@ -254,7 +321,7 @@ impl<T: Node> Pool<T> {
         }
     }
 
-    /// Gives back what all CPUs have at hand.
+    /// Gives back what all CPUs have at hand: for a drain.
     fn unload<P: Platform>(&self, cx: &Cx<'_, P>) {
         for (cpu, node) in cx.frames().cpu_nodes() {
             let Some(near) = node.pool(self.number) else {
@@ -295,7 +362,7 @@ impl<T: Node> Pool<T> {
         let handle = self.take_from(cx, &mut lists)?;
         drop(lists);
         self.live.fetch_add(1, Ordering::Relaxed);
-        Some(handle)
+        Some(self.hand_out(cx, handle))
     }
 
     /// Takes a node from a slab that has one.
@@ -316,8 +383,9 @@ impl<T: Node> Pool<T> {
         let frames = cx.frames();
         let pfn = frames.alloc(cx, 0)?;
         let limit = 1u64.wrapping_shl(u32::BITS.saturating_sub(slot_bits::<T, P>(frames)));
-        let (Some(page), true) = (frames.page(pfn), pfn.as_u64() < limit) else {
-            // A handle could not name it.
+        // The last frame that handles could name would have the number that says in use.
+        let named = pfn.as_u64().saturating_add(1) < limit;
+        let (Some(page), true) = (frames.page(pfn), named) else {
             let freed = frames.free(cx, pfn);
             debug_assert_eq!(freed, Ok(()));
             return Err(OutOfMemory);
@@ -369,7 +437,8 @@ impl<T: Node, P: Platform, const N: usize> Reserve<'_, '_, T, P, N> {
 impl<T: Node, P: Platform, const N: usize> Drop for Reserve<'_, '_, T, P, N> {
     fn drop(&mut self) {
         for handle in self.handles.drain(..) {
-            self.pool.free(self.cx, handle);
+            let freed = self.pool.free(self.cx, handle);
+            debug_assert_eq!(freed, Ok(()));
         }
     }
 }

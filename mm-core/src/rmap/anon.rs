@@ -204,8 +204,9 @@ pub struct AnonVmaChain {
     last: AtomicUsize,
     vma: AtomicHandle<Vma>,
     anon: AtomicHandle<AnonVma>,
-    /// The next chain of the area; of a free node, the next free one.
+    /// The next chain of the area.
     next: AtomicU32,
+    free: AtomicU32,
 }
 
 #[cfg(not(loom))]
@@ -223,11 +224,12 @@ impl Node for AnonVmaChain {
             vma: AtomicHandle::none(),
             anon: AtomicHandle::none(),
             next: AtomicU32::new(0),
+            free: AtomicU32::new(0),
         }
     }
 
     fn free_link(&self) -> &AtomicU32 {
-        &self.next
+        &self.free
     }
 }
 
@@ -359,7 +361,8 @@ impl<'c, 'm, P: Platform> Rmap<'c, 'm, P> {
                 self.anon(at).tree.is_empty(),
                 "{at:?} is freed while areas use it"
             );
-            self.anons.free(self.cx, at);
+            let freed = self.anons.free(self.cx, at);
+            debug_assert_eq!(freed, Ok(()));
             if root == at {
                 return;
             }
@@ -373,6 +376,7 @@ impl<'c, 'm, P: Platform> Rmap<'c, 'm, P> {
 
     /// Gives a node back that was never filled since it was taken.
     pub(super) fn free_fresh_anon(&self, anon: Handle<AnonVma>) {
-        self.anons.free(self.cx, anon);
+        let freed = self.anons.free(self.cx, anon);
+        debug_assert_eq!(freed, Ok(()));
     }
 }

@@ -34,7 +34,8 @@ impl<P: Platform> Chains<'_, '_, P> {
 impl<P: Platform> Drop for Chains<'_, '_, P> {
     fn drop(&mut self) {
         while let Some(chain) = self.take() {
-            self.rmap.chains.free(self.rmap.cx, chain);
+            let freed = self.rmap.chains.free(self.rmap.cx, chain);
+            debug_assert_eq!(freed, Ok(()));
         }
     }
 }
@@ -167,7 +168,8 @@ impl<'c, 'm, P: Platform> Rmap<'c, 'm, P> {
                 node.set_next(last_of);
                 last_of = Some(chain);
             } else {
-                self.chains.free(self.cx, chain);
+                let freed = self.chains.free(self.cx, chain);
+                debug_assert_eq!(freed, Ok(()));
             }
         }
         area.chain_counter().store(0, Ordering::Relaxed);
@@ -181,7 +183,8 @@ impl<'c, 'm, P: Platform> Rmap<'c, 'm, P> {
             if let Some(anon) = node.anon() {
                 self.put_anon(anon);
             }
-            self.chains.free(self.cx, chain);
+            let freed = self.chains.free(self.cx, chain);
+            debug_assert_eq!(freed, Ok(()));
         }
     }
 

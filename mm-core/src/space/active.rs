@@ -150,6 +150,7 @@ pub(super) fn put_space_ref<P: Platform>(mm: &Mm<P>, cx: &Cx<'_, P>, handle: Han
         let table = PageTable::view(cx, node.root(), TableOwner::User, handle.into_raw());
         let destroyed = table.destroy(&node.tlb);
         debug_assert!(destroyed.is_ok(), "the last reference leaves an empty root");
-        mm.spaces.free(cx, handle);
+        let freed = mm.spaces.free(cx, handle);
+        debug_assert_eq!(freed, Ok(()));
     }
 }

@@ -91,7 +91,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 Ok(Self { mm, handle })
             }
             Err(error) => {
-                mm.spaces.free(cx, handle);
+                let freed = mm.spaces.free(cx, handle);
+                debug_assert_eq!(freed, Ok(()));
                 Err(error.into())
             }
         }

@@ -86,7 +86,8 @@ impl<'c, 'm, P: Platform> Upkeep for Nodes<'c, 'm, P> {
     }
 
     fn free(&self, vma: Handle<Vma>) {
-        self.mm.vmas.free(self.cx, vma);
+        let freed = self.mm.vmas.free(self.cx, vma);
+        debug_assert_eq!(freed, Ok(()));
     }
 
     fn reserve_chains(&self, chains: u32) -> Result<Self::Chains, OutOfMemory> {

@@ -56,6 +56,8 @@ pub const ROWS: &[Row] = rows! {
     drain_unlocked               Loom "loom_front" "the_last_frame";
     full_node_magazine_is_lost   Loom "loom_nodes" "alloc_and_free";
     drained_magazine_stays       Loom "loom_nodes" "alloc_and_drain";
+    node_transfers_unseen        Loom "loom_nodes" "the_last_node";
+    node_claimed_by_all          Loom "loom_nodes" "free_twice";
     pin_without_fence            Loom "loom_pool" "a_reader_is_waited_for";
     grace_without_fence          Loom "loom_pool" "a_reader_is_waited_for";
     drain_without_grace          Loom "loom_pool" "a_stale_handle_reads_a_node";

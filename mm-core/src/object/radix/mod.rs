@@ -392,7 +392,8 @@ impl Index {
                     if self.root.get_locked() == Some(handle) {
                         self.root.set(None);
                     }
-                    nodes.pool.free(cx, handle);
+                    let freed = nodes.pool.free(cx, handle);
+                    debug_assert_eq!(freed, Ok(()));
                 }
             } else if clean {
                 node.clear_dirty(slot);

@@ -127,7 +127,7 @@ impl Upkeep for Nodes<'_> {
         self.pool.alloc(self.cx)
     }
     fn free(&self, vma: Handle<Vma>) {
-        self.pool.free(self.cx, vma);
+        self.pool.free(self.cx, vma).unwrap();
     }
     fn reserve_chains(&self, _chains: u32) -> Result<(), OutOfMemory> {
         Ok(())
