@@ -334,6 +334,15 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
                 };
                 s.space.map(&r.with(MapFlags::SHARED)).map(|_| ())
             }),
+            // The only pages of their table, which would go with them.
+            ("map device over the heap", 2, |_, s| {
+                let r = MapRequest::anonymous(4 * s.page, Prot::RW).fixed(s.va(0x2000));
+                let backing = Backing::Device {
+                    pfn: Pfn::new(0x20000),
+                    mem: MemType::Uncached,
+                };
+                s.space.map(&MapRequest { backing, ..r }).map(|_| ())
+            }),
             ("map fixed over several areas", 1, |_, s| {
                 let r = MapRequest::anonymous(20 * s.page, Prot::RX).fixed(s.va(1));
                 s.space.map(&r).map(|_| ())

@@ -110,6 +110,9 @@ bitflags! {
         const CODE_FRESH = 1 << 21;
         /// User: instructions were made visible once: it may be executed.
         const CODE_SHOWN = 1 << 22;
+        /// Table: promised to a map that cannot fail any more: it stays, though it may be
+        /// empty. Changes under the table's lock.
+        const KEPT = 1 << 23;
     }
 }
 
@@ -459,6 +462,21 @@ impl<'a> TableRecord<'a> {
     /// Returns whether the table was unlinked.
     pub fn is_dead(self) -> bool {
         self.0.has(PageFlags::DEAD)
+    }
+
+    /// Returns whether the table stays in the tree though it may be empty.
+    pub(crate) fn is_kept(self) -> bool {
+        self.0.has(PageFlags::KEPT)
+    }
+
+    /// Keeps the table in the tree; under its lock.
+    pub(crate) fn keep(self) {
+        self.0.set(PageFlags::KEPT);
+    }
+
+    /// Ends [`Self::keep`]; under the table's lock.
+    pub(crate) fn keep_no_longer(self) {
+        self.0.clear(PageFlags::KEPT);
     }
 
     /// Takes the table's lock. `rank` orders parents before children.

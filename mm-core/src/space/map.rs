@@ -148,14 +148,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         };
         let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
         if word.is_some() {
-            self.make_tables(cx, range)?;
+            self.keep_tables(cx, range)?;
         }
         edit.mark();
         if removed > 0 {
             self.zap_now(cx, range);
         }
         if let Some(word) = word {
-            self.enter_device(cx, range, &new.spec, word)?;
+            self.enter_device(cx, range, &new.spec, word);
         }
         let done = edit.commit();
         self.count(&delta);
@@ -283,17 +283,25 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             .ok_or(MmError::NoGap(request.len))
     }
 
-    /// Makes the tables of a range, so that there is memory for them before
-    /// anything changes.
+    /// Makes the tables of a range and keeps them, also while what they map is zapped:
+    /// so nothing can fail once that has begun. [`Self::enter_device`] ends it.
     // Out of line, so that its gather is not part of its callers' frames.
     #[inline(never)]
-    fn make_tables(&self, cx: &Cx<'m, P>, range: PageRange) -> Result<(), MmError> {
+    fn keep_tables(&self, cx: &Cx<'m, P>, range: PageRange) -> Result<(), MmError> {
         let table = self.table(cx);
         let mut at = range.start();
         while at < range.end() {
             match table.lock_leaf_or_create(at, &self.node().tlb) {
-                Ok(leaf) => at = leaf.range().end(),
+                Ok(leaf) => {
+                    leaf.record().keep();
+                    at = leaf.range().end();
+                }
                 Err(error) => {
+                    let mut kept = PageRange::new(range.start(), at);
+                    while let Some(leaf) = table.next_leaf(kept) {
+                        leaf.record().keep_no_longer();
+                        kept = kept.from(leaf.range().end());
+                    }
                     let mut gather = crate::tlb::TlbGather::new(cx, &self.node().tlb);
                     table.prune(range, &mut gather);
                     self.released(gather.finish());
@@ -321,20 +329,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         word.map(Some).map_err(|_| MmError::NotSupported)
     }
 
-    /// Enters the frames of a device.
-    ///
-    /// A table that was made for it is gone where what was zapped before were
-    /// its only pages: then it is made again. If somebody else took all memory
-    /// in between, the range is left without pages.
+    /// Enters the frames of a device into tables that were kept for them.
     // Out of line: few mappings are of devices.
     #[inline(never)]
-    fn enter_device(
-        &self,
-        cx: &Cx<'m, P>,
-        range: PageRange,
-        spec: &VmaSpec,
-        mut word: WordOf<P>,
-    ) -> Result<(), MmError> {
+    fn enter_device(&self, cx: &Cx<'m, P>, range: PageRange, spec: &VmaSpec, mut word: WordOf<P>) {
         let format = cx.format();
         if spec.flags.contains(VmaFlags::EXEC) {
             // Nobody counts these frames: whatever is there now.
@@ -345,26 +343,21 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         let table = self.table(cx);
         let mut owed = MapFlush::NONE;
-        let mut at = range.start();
-        while at < range.end() {
-            let leaf = match table.lock_leaf_or_create(at, &self.node().tlb) {
-                Ok(leaf) => leaf,
-                Err(error) => {
-                    self.zap_now(cx, PageRange::new(range.start(), at));
-                    return Err(error.into());
-                }
-            };
-            let part = leaf.range().intersect(range.from(at));
+        let mut left = range;
+        while let Some(leaf) = table.next_leaf(left) {
+            let part = leaf.range().intersect(left);
+            debug_assert_eq!(part.start(), left.start(), "the table was kept");
+            leaf.record().keep_no_longer();
             let entered = leaf.install_run(part.start(), part.pages(), word);
             debug_assert_eq!(entered, part.pages(), "the range was unmapped before");
             owed = owed.join(leaf.map_flush(part));
             for _ in part.iter() {
                 word = format.next_page(word, 1);
             }
-            at = leaf.range().end();
+            left = left.from(part.end());
         }
+        debug_assert!(left.is_empty(), "the tables were kept");
         owed.settle(cx, &self.node().tlb);
-        Ok(())
     }
 
     pub(super) fn stack_guard(&self, layout: &Layout) -> usize {

@@ -8,6 +8,9 @@
 //! read after the flush), or when its live count is zero: no word is
 //! looked at. Only level-1 tables go with words; a table above goes when its
 //! children did. So the work under one parent's lock is one table page.
+//!
+//! A table that is KEPT stays, covered or empty: who reserved it is about to fill it.
+//! What it maps is then taken as at an edge.
 
 use super::lock::rank;
 use super::walk::next_boundary;
@@ -207,7 +210,8 @@ impl<P: Platform> PageTable<'_, '_, P> {
             self.cx,
             rank(format, child, parent.level().saturating_sub(1)),
         );
-        if what == Sweep::Empty && record.live() > 0 {
+        let is_kept = record.is_kept() && !cfg!(mm_mutant = "kept_table_goes");
+        if is_kept || what == Sweep::Empty && record.live() > 0 {
             return None;
         }
         page.set(PageFlags::DEAD);

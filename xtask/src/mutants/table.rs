@@ -58,6 +58,7 @@ pub const ROWS: &[Row] = rows! {
     drained_magazine_stays       Loom "loom_nodes" "alloc_and_drain";
     node_transfers_unseen        Loom "loom_nodes" "the_last_node";
     node_claimed_by_all          Loom "loom_nodes" "free_twice";
+    kept_table_goes              Kit "areas" "a_device_over_the_only_pages_of_a_table_is_there";
     pin_without_fence            Loom "loom_pool" "a_reader_is_waited_for";
     grace_without_fence          Loom "loom_pool" "a_reader_is_waited_for";
     drain_without_grace          Loom "loom_pool" "a_stale_handle_reads_a_node";
