@@ -139,6 +139,42 @@ fn a_protect_holds_up_nobody_elsewhere() {
     });
 }
 
+/// Pages of one area are dropped under its read count: others need the space lock.
+#[test]
+fn dropping_pages_holds_up_nobody_elsewhere() {
+    on_every_machine(|machine| {
+        let scene = Scene::new(machine);
+        let (page, at, elsewhere) = (scene.page, scene.at(PAGES - 1), scene.elsewhere(0));
+        let other: Arc<std::sync::Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        let thread = other.clone();
+        let in_time = Arc::new(AtomicBool::new(false));
+        let is_in_time = in_time.clone();
+        scene.during(
+            |scene| {
+                let len = 4 * scene.page;
+                scene.s.advise(scene.at(2), len, Advice::DontNeed).unwrap();
+                let thread = other.lock().unwrap().take().expect("the verb flushed");
+                thread.join().unwrap();
+                assert!(in_time.load(Ordering::SeqCst), "it waited for the flush");
+            },
+            move |s| {
+                let s = s.clone();
+                let (done, is_done) = std::sync::mpsc::channel();
+                *thread.lock().unwrap() = Some(std::thread::spawn(move || {
+                    on_cpu(1, || work_elsewhere(&s, elsewhere, page));
+                    // Nor is a fault in the same area held up.
+                    let outcome = on_cpu(1, || s.fault(&store(at)));
+                    assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+                    // Nobody listens when it took too long.
+                    let _late = done.send(());
+                }));
+                let done = is_done.recv_timeout(Duration::from_secs(10));
+                is_in_time.store(done.is_ok(), Ordering::SeqCst);
+            },
+        );
+    });
+}
+
 /// Lets a thread do `meanwhile` in the middle of the flush of `verb`, and
 /// checks that it is done only after that.
 fn waits(

@@ -1,14 +1,21 @@
 //! `advise`: what the program says of its future (madvise(2)).
+//!
+//! Dropping pages may take long. Where they are one area's, it is done as a fault
+//! is resolved, under the area's read count and without the space lock: only who
+//! changes that area waits (Linux: the lock of the area, too). Not under a write mark
+//! ([`super::busy`]): faults, and others who drop pages of the same area, would have
+//! to wait for what does them no harm.
 
 use super::AddressSpace;
 use super::unmap::zap;
 use super::upkeep::Nodes;
 use crate::addr::VirtAddr;
+use crate::cx::Cx;
 use crate::error::MmError;
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
-use crate::vma::{Edit, Plan, VmaFlags, VmaSpec};
+use crate::vma::{Edit, Plan, VmaFlags, VmaReadGuard, VmaSpec};
 
 /// An advice of madvise(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +56,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// `OutOfMemory`: nothing has changed.
     ///
     /// # Locks
-    /// `DontNeed` takes the space lock for reading, the others for writing.
+    /// `DontNeed` in one area takes its read count. Else it takes the space lock for
+    /// reading, the others for writing.
     pub fn advise(&self, addr: VirtAddr, len: usize, advice: Advice) -> Result<(), MmError> {
         if !addr.is_page_aligned(self.shift()) {
             return Err(MmError::Invalid(addr));
@@ -87,6 +95,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     fn drop_pages(&self, range: PageRange) -> Result<(), MmError> {
         let cx = self.mm.cx();
         let node = self.node();
+        if let Some(area) = self.read_droppable(&cx, range) {
+            self.zap_now(&cx, range);
+            drop(area);
+            return Ok(());
+        }
         let _layout = node.lock.read(&cx, self.key());
         let nodes = Nodes::new(&cx, self.mm);
         let (part, stopped) = self.advisable(&nodes, range, Advice::DontNeed);
@@ -102,6 +115,28 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         self.released(gather.finish());
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// Counts the caller in as a reader of the area that holds all of a range, if
+    /// there is one and its pages may be dropped. `None` proves nothing.
+    fn read_droppable<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        range: PageRange,
+    ) -> Option<VmaReadGuard<'c, Cx<'m, P>>>
+    where
+        'm: 'c,
+    {
+        let nodes = Nodes::new(cx, self.mm);
+        let pin = cx.pin();
+        let handle = self.node().vmas.lookup(&nodes, range.start())?;
+        let vma = self.mm.vmas.get(self.mm.frames(), handle);
+        let area = vma.try_read(cx, self.key(), range.start())?;
+        // The read count keeps the node's slab from here on.
+        drop(pin);
+        let whole = area.range().covers(range);
+        let is_fit = whole && fits(area.flags(), area.object_raw(), Advice::DontNeed);
+        is_fit.then_some(area)
     }
 
     /// Returns the part of a range up to the first area that the advice does
