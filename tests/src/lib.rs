@@ -25,6 +25,7 @@ pub mod format;
 pub mod machine;
 pub mod mmu;
 pub mod oracle;
+pub mod patience;
 pub mod platform;
 mod plug;
 pub mod random;

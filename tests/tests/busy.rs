@@ -7,6 +7,7 @@ use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::prot::{Access, Prot};
 use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::patience::{join, until};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, World};
 use std::sync::Arc;
@@ -154,7 +155,7 @@ fn dropping_pages_holds_up_nobody_elsewhere() {
                 let len = 4 * scene.page;
                 scene.s.advise(scene.at(2), len, Advice::DontNeed).unwrap();
                 let thread = other.lock().unwrap().take().expect("the verb flushed");
-                thread.join().unwrap();
+                join(thread);
                 assert!(in_time.load(Ordering::SeqCst), "it waited for the flush");
             },
             move |s| {
@@ -191,7 +192,7 @@ fn waits(
         |scene| {
             verb(scene);
             let thread = other.lock().unwrap().take().expect("the verb flushed");
-            thread.join().expect("the thread found what it waited for");
+            join(thread);
         },
         move |s| {
             let s = s.clone();
@@ -290,7 +291,7 @@ fn ends_after_a_protect_beside(
             verb(scene, 4 * page);
             let too_early = !rewritten.load(Ordering::SeqCst);
             let thread = other.lock().unwrap().take().expect("the verb flushed");
-            thread.join().expect("its areas are marked to the end");
+            join(thread);
             assert!(!too_early, "ended before the protect beside it");
             let found = scene.s.areas().map(|area| area.range);
             let found = found.filter(|range| range.start().as_usize() < 2 * FIRST);
@@ -309,7 +310,8 @@ fn ends_after_a_protect_beside(
             *thread.lock().unwrap() = Some(std::thread::spawn(move || {
                 on_cpu(1, || s.protect(beside, 2 * page, Prot::READ).unwrap());
             }));
-            is_begun.recv().unwrap();
+            let begun = is_begun.recv_timeout(Duration::from_secs(60));
+            begun.expect("the protect beside it begins");
         },
     );
 }
@@ -354,7 +356,7 @@ fn while_forks_wait(
         |scene| {
             scene.s.unmap(scene.at(2), 4 * scene.page).unwrap();
             let threads: Vec<_> = threads.lock().unwrap().drain(..).collect();
-            let children = threads.into_iter().map(|thread| thread.join().unwrap());
+            let children = threads.into_iter().map(join);
             after(scene, children.collect());
         },
         move |s| {
@@ -364,9 +366,9 @@ fn while_forks_wait(
                 let parent = s.clone();
                 let fork = move || on_cpu(cpu, || parent.fork().unwrap());
                 started.lock().unwrap().push(std::thread::spawn(fork));
-                while platform.relaxes() < turns + 100 {
-                    std::thread::yield_now();
-                }
+                until("the fork did not wait", || {
+                    platform.relaxes() >= turns + 100
+                });
             }
             meanwhile(s);
         },
@@ -405,7 +407,7 @@ fn while_a_fork_waits_an_unmap_elsewhere_keeps_the_lock() {
             },
             |_, children| {
                 let mapper = mapper.lock().unwrap().take().expect("the unmap flushed");
-                mapper.join().unwrap();
+                join(mapper);
                 assert_eq!(children.len(), 1);
             },
         );
@@ -432,7 +434,7 @@ fn while_a_fork_waits_a_protect_waits_for_it() {
             },
             |scene, children| {
                 let protect = protect.lock().unwrap().take().expect("it began");
-                protect.join().unwrap();
+                join(protect);
                 let prot = |space: &Space| space.find(scene.elsewhere(0)).unwrap().prot();
                 assert_eq!(prot(&scene.s), Prot::READ);
                 assert_eq!(prot(&children[0]), Prot::RW, "the fork was first");

@@ -13,6 +13,7 @@ use mm_core::vma::{
     ByOffset, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree, anon_candidate,
     duplicate,
 };
+use mm_testkit::patience::StopAtEnd;
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_x86_64::{FourLevel, Paging};
@@ -817,6 +818,8 @@ fn g1_walks_find_what_stays_while_areas_change() {
                 });
             });
         }
+        // A failure must end the others too.
+        let _stop = StopAtEnd(&stop);
         let mut random = Random::new(7);
         let enough = || walks.load(Ordering::Relaxed) > 500 && other.load(Ordering::Relaxed) > 500;
         for round in 0..20_000 {
@@ -838,7 +841,6 @@ fn g1_walks_find_what_stays_while_areas_change() {
             world.exit(child);
             world.drain();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let (walks, other) = (walks.into_inner(), other.into_inner());
     assert!(walks > 100 && other > 100, "{walks} walks, {other} others");

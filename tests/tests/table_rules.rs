@@ -16,11 +16,11 @@ use mm_core::tlb::{BATCH, Remembered, SpaceTlb, TlbGather};
 use mm_testkit::format::{AnyFormat, AnyWalker, Slot};
 use mm_testkit::machine::on_every_machine;
 use mm_testkit::mmu::{Mode, Refusal, Roots, Sets};
+use mm_testkit::patience::{StopAtEnd, until};
 use mm_testkit::platform::{FlushHook, TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use mm_testkit::tlb::{Loaded, SoftTlbs};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -149,17 +149,15 @@ fn f2_a_table_outlives_the_readers_that_may_be_in_it() {
                     assert!(table.translate_pinned(&pin, Vpn::new(3)).is_some());
                     pinned.store(true, Ordering::SeqCst);
                     // The table's words stay readable (the arena checks that) ...
-                    while table.translate_pinned(&pin, Vpn::new(3)).is_some() {
-                        std::thread::yield_now();
-                    }
+                    until("the table stayed", || {
+                        table.translate_pinned(&pin, Vpn::new(3)).is_none()
+                    });
                     std::thread::sleep(std::time::Duration::from_millis(20));
                     // ... and nothing was given back before we are gone.
                     assert!(!freed.load(Ordering::SeqCst));
                 });
             });
-            while !pinned.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
+            until("nobody was pinned", || pinned.load(Ordering::SeqCst));
             assert_eq!(space.unmap(range(0, format.entry_pages(2))).unwrap(), 4);
             freed.store(true, Ordering::SeqCst);
         });
@@ -562,11 +560,8 @@ fn store_while_harvesting(space: &Space<'_>, tlbs: &SoftTlbs<AnyWalker>) {
             }
         };
         // A failure must end the others too.
-        let result = catch_unwind(AssertUnwindSafe(|| on_cpu(2, harvests)));
-        stop.store(true, Ordering::SeqCst);
-        if let Err(panic) = result {
-            resume_unwind(panic);
-        }
+        let _stop = StopAtEnd(&stop);
+        on_cpu(2, harvests);
     });
 }
 

@@ -10,6 +10,7 @@ use mm_core::fault::Signal;
 use mm_core::prot::Prot;
 use mm_core::space::{MapFlags, MapRequest, Word32};
 use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::patience::StopAtEnd;
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::stripe::{Stripe, USUAL};
@@ -360,10 +361,10 @@ fn forks_lose_no_page_to_truncations() {
                     }
                 });
             });
+            // A failure must end the other too.
+            let _end = StopAtEnd(&end);
             let is_whole = |child: Space| child.counts().anon.get() == 1;
-            let lost = (0..300).filter(|_| !is_whole(s.fork().unwrap())).count();
-            end.store(true, Ordering::Relaxed);
-            lost
+            (0..300).filter(|_| !is_whole(s.fork().unwrap())).count()
         });
         assert_eq!(lost, 0, "children without the page");
         drop((s, file));
