@@ -5,6 +5,9 @@ fails=0
 echo "== threads on one address space"
 /usr/bin/smp-threads || fails=$((fails + 1))
 
+echo "== what happens at the same moment"
+/usr/bin/same-moment || fails=$((fails + 1))
+
 echo "== a storm of forks"
 /usr/bin/fork-storm || fails=$((fails + 1))
 

@@ -38,7 +38,7 @@ pub const OTHERS: &str = "other-programs";
 pub const SMP: &str = "smp";
 
 /// What that script runs.
-const SMP_PROGRAMS: [&str; 2] = ["smp-threads", "fork-storm"];
+const SMP_PROGRAMS: [&str; 3] = ["smp-threads", "fork-storm", "same-moment"];
 
 /// The built programs.
 pub struct Programs {

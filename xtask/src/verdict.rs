@@ -4,8 +4,8 @@
 //!
 //! - the summary is there, every number in its lines about leaks is zero, and the counts of
 //!   [`MUST_HAPPEN`] are not (a resident initramfs, for one, would make waiting dead code);
-//! - a run on several CPUs ran programs on each of them, moved tasks between them, and flushed others'
-//!   TLBs;
+//! - a run on several CPUs ran programs on each of them, moved tasks between them, flushed others'
+//!   TLBs, and halted each of them when it had nothing to do;
 //! - every checksum that the script printed is that of the file on the host.
 //!
 //! What is read from the console:
@@ -157,6 +157,15 @@ fn all_cpus(output: &str, cpus: u32, wrong: &mut Vec<String>) {
         if first(&format!("ticks of user time on cpu {cpu}")) == 0 {
             wrong.push(format!("no program ran on CPU {cpu}"));
         }
+        // An interrupt ends a halt: a tick, a kick, or a flush. Ticks of the CPUs differ a little;
+        // a CPU that does not halt, but looks again and again, counts millions.
+        let ends = first("  ticks") + first("cpus kicked") + first("flushes of other cpus");
+        let halts = first(&format!("halts of cpu {cpu}"));
+        if halts == 0 || halts > 4 * ends {
+            wrong.push(format!(
+                "CPU {cpu} halted {halts} times, with {ends} interrupts"
+            ));
+        }
     }
 }
 
@@ -242,7 +251,8 @@ mod tests {
     fn every_cpu_must_run_programs() {
         let good = "kernel:  7  migrations\nkernel: 3  tasks moved by the balancer\n\
             kernel: 9  CPUs kicked\nkernel: 2  flushes of other CPUs\n\
-            kernel: 5  ticks of user time on CPU 0\nkernel: 6  ticks of user time on CPU 1\n";
+            kernel: 5  ticks of user time on CPU 0\nkernel: 6  ticks of user time on CPU 1\n\
+            kernel: 20  ticks\nkernel: 30  halts of CPU 0\nkernel: 40  halts of CPU 1\n";
         let complaints = |output: &str| {
             let mut wrong = Vec::new();
             all_cpus(output, 2, &mut wrong);
@@ -252,7 +262,9 @@ mod tests {
         assert_eq!(complaints(&good.replace(" 6 ", " 0 ")), 1);
         assert_eq!(complaints(&good.replace(" 7 ", " 0 ")), 1);
         assert_eq!(complaints(&good.replace("flushes", "none")), 1);
-        assert_eq!(complaints("hello\n"), 6);
+        assert_eq!(complaints(&good.replace(" 30 ", " 0 ")), 1, "it spins");
+        assert_eq!(complaints(&good.replace(" 40 ", " 4000 ")), 1, "so does it");
+        assert_eq!(complaints("hello\n"), 8);
     }
 
     #[test]

@@ -20,9 +20,12 @@ impl Arch for Aarch64 {
     const SYSCALL_ABI: SyscallAbi = SyscallAbi::Generic;
     const PAGE_SHIFT: u32 = platform::PAGE_SHIFT;
     const USER_START: usize = 0x1_0000;
-    const USER_END: usize = 1 << VA_BITS;
     const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
     const MAX_CPUS: usize = cpu::MAX_CPUS;
+
+    fn user_end(&self) -> usize {
+        1 << VA_BITS
+    }
 
     fn cpu(&self) -> usize {
         cpu::id()

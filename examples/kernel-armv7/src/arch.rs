@@ -24,9 +24,12 @@ impl Arch for Armv7 {
     const SYSCALL_ABI: SyscallAbi = SyscallAbi::Arm;
     const PAGE_SHIFT: u32 = platform::PAGE_SHIFT;
     const USER_START: usize = 0x1_0000;
-    const USER_END: usize = frame::USER_END;
     const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
     const MAX_CPUS: usize = cpu::MAX_CPUS;
+
+    fn user_end(&self) -> usize {
+        frame::USER_END
+    }
 
     fn cpu(&self) -> usize {
         cpu::id()

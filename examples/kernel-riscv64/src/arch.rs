@@ -3,7 +3,7 @@
 use mm_core::space::Root;
 use mm_kernel::arch::{Arch, BadFrame, Outcome, SignalDelivery, SignalReturn, SyscallAbi};
 
-use crate::frame::{self, UserFrame};
+use crate::frame::UserFrame;
 use crate::platform::{Board, PAGE_SHIFT};
 use crate::thread::{self, Thread};
 use crate::{clock, cpu, devices, harts, platform, signal};
@@ -21,9 +21,12 @@ impl Arch for Riscv64 {
     const SYSCALL_ABI: SyscallAbi = SyscallAbi::Generic;
     const PAGE_SHIFT: u32 = PAGE_SHIFT;
     const USER_START: usize = 0x1_0000;
-    const USER_END: usize = frame::USER_END;
     const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
     const MAX_CPUS: usize = cpu::MAX_CPUS;
+
+    fn user_end(&self) -> usize {
+        platform::user_end()
+    }
 
     fn cpu(&self) -> usize {
         cpu::id()

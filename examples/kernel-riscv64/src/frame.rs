@@ -16,9 +16,6 @@ use mm_kernel::arch::{Frame, PrivateSyscall};
 
 use crate::platform;
 
-/// First address above user memory: Sv39's, so that programs see the same in every mode.
-pub const USER_END: usize = 1 << 38;
-
 /// Bytes of `ecall`.
 const ECALL_BYTES: usize = 4;
 
@@ -46,7 +43,7 @@ pub struct UserFrame {
 /// Bytes of a frame.
 pub const FRAME_BYTES: usize = size_of::<UserFrame>();
 
-const _: () = assert!(FRAME_BYTES == 36 * 8 && FRAME_BYTES % 16 == 0);
+const _: () = assert!(FRAME_BYTES == 36 * 8 && FRAME_BYTES.is_multiple_of(16));
 
 impl UserFrame {
     /// Notes that the trap was a syscall: user mode continues behind it.

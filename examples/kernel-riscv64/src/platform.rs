@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use mm_core::addr::Pfn;
 use mm_core::cx::Cx;
+use mm_core::format::PageTableFormat;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, RegionKind, normalise};
@@ -149,6 +150,19 @@ pub unsafe fn load(root: Root) {
         };
         load_root(&mut native(), satp, root.asid, remembered);
     }
+}
+
+/// Where the memory of programs ends: with the running mode's user half, or with Sv48's. What lies
+/// above that in Sv57, programs get by asking for it only, as on Linux: some keep marks in the upper
+/// bits of their pointers.
+///
+/// # Panics
+///
+/// Before the mode is chosen.
+pub fn user_end() -> usize {
+    let mmu = PAGING.get().expect("the mode is chosen");
+    let end = mmu.format.user_end().addr(PAGE_SHIFT).as_usize();
+    end.min(1 << 47)
 }
 
 /// The value of `satp` for the kernel's own table.

@@ -57,8 +57,7 @@ pub fn push(
         None => frame.registers[SP],
     };
     let place = top.wrapping_sub(FRAME_BYTES) & !0xf;
-    // Whether it is the program's memory, `write` knows: in the deep modes stacks of threads lie
-    // above `USER_END`.
+    // Whether it is the program's memory, `write` knows.
     if place > top {
         return Err(BadFrame);
     }
@@ -80,7 +79,7 @@ pub fn pop(
     read: &mut dyn FnMut(usize, &mut [u8]) -> bool,
 ) -> Result<SignalReturn, BadFrame> {
     let mut bytes = [0; FRAME_BYTES];
-    if frame.registers[SP] % 16 != 0 || !read(frame.registers[SP], &mut bytes) {
+    if !frame.registers[SP].is_multiple_of(16) || !read(frame.registers[SP], &mut bytes) {
         return Err(BadFrame);
     }
     for (index, register) in frame.registers.iter_mut().enumerate() {

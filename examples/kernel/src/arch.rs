@@ -72,14 +72,15 @@ pub trait Arch: Sync + Sized + 'static {
     /// First address that user memory may use, in bytes.
     const USER_START: usize;
 
-    /// First address above user memory, in bytes.
-    const USER_END: usize;
-
     /// Timer interrupts per second.
     const TICKS_PER_SECOND: u64;
 
     /// Upper bound of [`Arch::cpu`]: the length of per-CPU arrays.
     const MAX_CPUS: usize;
+
+    /// Returns the first address above what programs get, in bytes: above the stack, and above
+    /// what mmap chooses. It depends on the page tables that the machine runs with.
+    fn user_end(&self) -> usize;
 
     // ---- CPU and time -------------------------------------------------------
 
@@ -103,7 +104,9 @@ pub trait Arch: Sync + Sized + 'static {
     }
 
     /// Lets interrupts in, sleeps until at least one was handled, and shuts them
-    /// again. The idle loop's body.
+    /// again. The idle loop's body: the CPU halts. An interrupt that is pending
+    /// already ends the sleep, so none is lost between the caller's look for work
+    /// and the halt.
     fn wait_for_interrupt(&self);
 
     /// Handles the interrupts that are pending now, without waiting.

@@ -25,6 +25,7 @@ use crate::fs::table::{OnExec, Table};
 use crate::syscall::Call;
 use crate::system::System;
 use crate::task::exec::Words;
+use crate::task::lives::Lives;
 use crate::task::signal::{Action, Pending, SIGNALS, Set};
 use crate::task::{Process, Shared, Status, Task};
 
@@ -92,8 +93,7 @@ impl<A: Arch> System<A> {
             program: Vec::new(),
             arguments: Vec::new(),
             name: [0; 16],
-            threads: 1,
-            ending: None,
+            lives: Lives::first(),
             exec_by: None,
             zombie: false,
             holds_parent: false,

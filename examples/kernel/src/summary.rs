@@ -55,6 +55,7 @@ impl<A: Arch> System<A> {
             (load(&self.moves.balanced), "tasks moved by the balancer"),
             (load(&self.moves.kicks), "CPUs kicked"),
             (self.arch.remote_flushes(), "flushes of other CPUs"),
+            (self.ticks.load(Ordering::Relaxed) as usize, "ticks"),
         ];
         for (count, what) in counts {
             self.log(format_args!("{count:>10}  {what}"));
@@ -64,6 +65,8 @@ impl<A: Arch> System<A> {
             self.log(format_args!(
                 "{ticks:>10}  ticks of user time on CPU {number}"
             ));
+            let halts = load(&cpu.halts);
+            self.log(format_args!("{halts:>10}  halts of CPU {number}"));
         }
     }
 }

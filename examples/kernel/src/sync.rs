@@ -30,6 +30,9 @@ use spin::{Once, RelaxStrategy};
 /// A lock whose waiters serve.
 pub type Mutex<T> = spin::mutex::Mutex<T, Serve>;
 
+/// The proof that it is held.
+pub type MutexGuard<'a, T> = spin::mutex::MutexGuard<'a, T, Serve>;
+
 /// What a waiter does in each turn.
 pub struct Serve;
 

@@ -52,6 +52,8 @@ pub struct System<A: Arch> {
     pub tasks: Mutex<BTreeMap<u32, Arc<Task<A>>>>,
     /// Processes by number, zombies too.
     pub processes: Mutex<BTreeMap<u32, Arc<Process<A>>>>,
+    /// Held by who looks at a futex's word and sleeps on it, and by who wakes those.
+    pub futexes: Mutex<()>,
     /// The number given out last.
     pub last_number: Mutex<u32>,
     /// How the first process ended.
@@ -91,6 +93,7 @@ impl<A: Arch> System<A> {
             parked: AtomicUsize::new(0),
             tasks: Mutex::new(BTreeMap::new()),
             processes: Mutex::new(BTreeMap::new()),
+            futexes: Mutex::new(()),
             last_number: Mutex::new(0),
             first_status: Mutex::new(None),
             names: Mutex::new(()),

@@ -48,6 +48,8 @@ pub type Active<A> = mm_core::space::Active<'static, <A as Arch>::Platform>;
 pub type Request<A> = IoRequest<'static, <A as Arch>::Platform>;
 /// The name of a transfer.
 pub type TransferKey = TicketKey;
+/// A word of a program's memory, or what to wait for before it can be had.
+pub type Word<A> = mm_core::space::Word32<'static, <A as Arch>::Platform>;
 
 impl From<MmError> for Errno {
     fn from(error: MmError) -> Self {
@@ -66,7 +68,7 @@ impl<A: Arch> System<A> {
     ///
     /// # Errors
     /// `ENOMEM` for a ticket that waits for memory: nothing frees it here.
-    fn await_ticket(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
+    pub fn await_ticket(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
         let key = match ticket {
             Ticket::Start(request) => {
                 let key = request.ticket_key();

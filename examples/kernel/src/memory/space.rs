@@ -43,10 +43,15 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(system: &System<A>) -> Result<Self> {
+        use mm_core::format::PageTableFormat;
         use mm_core::platform::Platform;
         let limits = SpaceLimits::for_format(system.memory.platform().format());
+        // The stack stands right below `user_end`, mmap's choices as far below as the limits say.
+        let end = system.memory.platform().format().user_end();
+        let reserve = end.addr(page_shift::<A>()).as_usize() - limits.mmap_base.as_usize();
         let limits = SpaceLimits {
             min_addr: VirtAddr::new(A::USER_START),
+            mmap_base: VirtAddr::new(system.arch.user_end() - reserve).min(limits.mmap_base),
             ..limits
         };
         Ok(Self::numbered(AddressSpace::new(system.memory, limits)?))

@@ -5,9 +5,8 @@ use alloc::vec::Vec;
 use mm_core::addr::VirtAddr;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::prot::Access;
-use mm_core::space::Word32;
 
-use super::Space;
+use super::{Space, Word};
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
 use crate::system::System;
@@ -108,17 +107,13 @@ impl<A: Arch> System<A> {
         Err(Errno::E2BIG)
     }
 
-    /// Loads a futex's word in one piece.
+    /// Loads a word in one piece, without waiting: a lock may be held that no call of the family
+    /// comes back for.
     ///
     /// # Errors
     /// `EFAULT`, `ENOMEM`.
-    pub fn load_user_word(&self, space: &Space<A>, at: usize) -> Result<u32> {
-        loop {
-            match space.inner.load_u32(VirtAddr::new(at))? {
-                Word32::Value(value) => return Ok(value),
-                Word32::Wait(ticket) => self.await_ticket(ticket)?,
-            }
-        }
+    pub fn peek_user_word(&self, space: &Space<A>, at: usize) -> Result<Word<A>> {
+        Ok(space.inner.load_u32(VirtAddr::new(at))?)
     }
 
     /// Faults a range in, as far as it goes (MAP_POPULATE).

@@ -31,7 +31,7 @@
 //!
 //! # Locks
 //!
-//! Tables of tasks and processes, then a task's [`Stand`], then a run queue. Two run queues are
+//! Futexes, then what mm-core locks, then tables of tasks and processes, then a task's [`Stand`], then a run queue. Two run queues are
 //! never held at once. No lock is held over a switch. Kernel code is not preempted: a CPU's record
 //! is its own between two switches.
 
@@ -75,6 +75,8 @@ pub struct Cpu<A: Arch> {
     wants_balance: AtomicBool,
     /// Ticks that came in user mode.
     pub user_ticks: AtomicUsize,
+    /// Times that it halted until an interrupt came.
+    pub halts: AtomicUsize,
 }
 
 impl<A: Arch> Cpu<A> {
@@ -92,6 +94,7 @@ impl<A: Arch> Cpu<A> {
             wants_switch: AtomicBool::new(false),
             wants_balance: AtomicBool::new(false),
             user_ticks: AtomicUsize::new(0),
+            halts: AtomicUsize::new(0),
         }
     }
 
@@ -282,6 +285,8 @@ impl<A: Arch> System<A> {
                 self.balance();
             }
             if cpu.queue.lock().is_empty() {
+                // A kick that comes after this look ends the wait at once.
+                cpu.halts.fetch_add(1, Ordering::Relaxed);
                 self.arch.wait_for_interrupt();
             } else {
                 cpu.resting.store(false, Ordering::Relaxed);

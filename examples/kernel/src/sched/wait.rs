@@ -15,16 +15,23 @@
 //! Both lock the sleeper's [`Stand`], and what is looked at has a lock of its own. Either the look
 //! comes after the change and finds it; or it comes before, then the waker comes after the
 //! announcement and finds it. The same holds for signals, whose pending set is looked at after the
-//! announcement, and for a futex, whose word is.
+//! announcement.
 //!
 //! The look may itself sleep (on the disk). Then the announcement is gone, the state is Running,
 //! and the commit does nothing but look once more.
+//!
+//! A futex is stricter: who wakes counts those whom it wakes, so nobody may be found who has not
+//! seen the word as it wants it, and nobody may be found and then look again. Therefore the word is
+//! looked at and the sleep announced in one hold of `System::futexes`, in which everyone is who
+//! wakes; and a look that has to wait for a page lets go of the lock, waits, and begins again
+//! ([`System::look_at_futex`]; Linux: `futex_wait_setup`).
 
 use alloc::sync::Arc;
 
 use crate::arch::Arch;
 use crate::errno::Result as CallResult;
-use crate::memory::TransferKey;
+use crate::memory::{Space, TransferKey, Word};
+use crate::sync::MutexGuard;
 use crate::system::System;
 use crate::task::Task;
 
@@ -100,8 +107,6 @@ pub struct Stand {
     pub state: State,
     /// What ended its last sleep, if that was not its channel.
     cut: Option<Cut>,
-    /// Counts its announcements.
-    announced: u64,
 }
 
 impl Stand {
@@ -111,7 +116,6 @@ impl Stand {
         Stand {
             state: State::Ready,
             cut: None,
-            announced: 0,
         }
     }
 }
@@ -123,13 +127,11 @@ impl Default for Stand {
 }
 
 impl<A: Arch> Task<A> {
-    /// Says that the running task is about to sleep; answers the announcement's number.
-    fn announce(&self, sleep: Sleep) -> u64 {
+    /// Says that the running task is about to sleep.
+    fn announce(&self, sleep: Sleep) {
         let mut stand = self.stand.lock();
         stand.state = State::Waiting(sleep);
         stand.cut = None;
-        stand.announced += 1;
-        stand.announced
     }
 
     /// Takes the announcement back; answers whether nobody had woken the task meanwhile.
@@ -191,41 +193,71 @@ impl<A: Arch> System<A> {
         }
     }
 
-    /// Sleeps on `channel` once, until somebody wakes it, unless `holds` answers an error: it
-    /// looks at what the sleep is for, after the sleep was announced.
+    /// Looks at a futex's word: the value stays what it was for those who wake as long as the lock
+    /// that comes with it is held.
     ///
     /// # Errors
-    /// Those of `holds`. Inside: a signal or time woke the task and not the channel.
-    pub fn sleep_while(
+    /// `EFAULT`, `ENOMEM`.
+    pub fn look_at_futex(
         &self,
+        space: &Space<A>,
+        at: usize,
+    ) -> CallResult<(MutexGuard<'_, ()>, u32)> {
+        loop {
+            let futexes = self.futexes.lock();
+            match self.peek_user_word(space, at)? {
+                Word::<A>::Value(value) => return Ok((futexes, value)),
+                Word::<A>::Wait(ticket) => {
+                    drop(futexes);
+                    self.await_ticket(ticket)?;
+                }
+            }
+        }
+    }
+
+    /// Sleeps on a futex that the caller has just looked at, until somebody wakes it.
+    ///
+    /// # Errors
+    /// The wait was cut short by a signal or by time.
+    pub fn sleep_on_futex(
+        &self,
+        looked: MutexGuard<'_, ()>,
         channel: Channel,
         deadline: Option<u64>,
-        mut holds: impl FnMut() -> CallResult<()>,
-    ) -> CallResult<Result<(), Cut>> {
-        let sleep = Sleep {
+    ) -> Result<(), Cut> {
+        let task = self.current();
+        task.announce(Sleep {
             channel,
             deadline,
             patience: Patience::Interruptible,
-        };
-        let task = self.current();
-        loop {
-            let turn = task.announce(sleep);
-            let held = holds();
-            let slept = task.stand.lock().announced != turn;
-            // A wake that came already counts, whatever was found: whoever sent it counted this
-            // task. If the look slept, the announcement is gone.
-            match held {
-                Err(error) if slept || task.stay() => return Err(error),
-                Ok(()) if slept => continue,
-                Ok(()) if task.has_signal() && task.stay() => return Ok(Err(Cut::Signal)),
-                _ => (),
-            }
-            if task.commit() {
-                self.reschedule();
-            }
-            let cut = task.stand.lock().cut.take();
-            return Ok(cut.map_or(Ok(()), Err));
+        });
+        drop(looked);
+        // A wake that came already counts: whoever sent it counted this task.
+        if task.has_signal() && task.stay() {
+            return Err(Cut::Signal);
         }
+        if task.commit() {
+            self.reschedule();
+        }
+        let cut = task.stand.lock().cut.take();
+        cut.map_or(Ok(()), Err)
+    }
+
+    /// Wakes up to `most` of those who sleep on a futex; answers how many.
+    pub fn wake_futex(&self, channel: Channel, most: usize) -> usize {
+        let _futexes = self.futexes.lock();
+        self.wake_some(most, |on| on == channel)
+    }
+
+    /// Wakes up to `wake` of those who sleep on the futex `from`, and moves up to `most` others to
+    /// another without waking them; answers how many in all. `_looked` is the lock of the futexes.
+    pub fn requeue_futex(
+        &self,
+        _looked: MutexGuard<'_, ()>,
+        (from, wake): (Channel, usize),
+        (to, most): (Channel, usize),
+    ) -> usize {
+        self.wake_some(wake, |on| on == from) + self.move_sleepers(most, from, to)
     }
 
     /// Wakes everyone who sleeps on `channel`.
@@ -238,7 +270,7 @@ impl<A: Arch> System<A> {
     }
 
     /// Wakes up to `most` sleepers whose channel `chosen` chooses; answers how many.
-    pub fn wake_some(&self, most: usize, chosen: impl Fn(Channel) -> bool) -> usize {
+    fn wake_some(&self, most: usize, chosen: impl Fn(Channel) -> bool) -> usize {
         let tasks = self.tasks.lock();
         tasks
             .values()
@@ -248,7 +280,7 @@ impl<A: Arch> System<A> {
     }
 
     /// Moves up to `most` sleepers from one channel to another without waking them.
-    pub fn move_sleepers(&self, most: usize, from: Channel, to: Channel) -> usize {
+    fn move_sleepers(&self, most: usize, from: Channel, to: Channel) -> usize {
         let tasks = self.tasks.lock();
         let mut moved = 0;
         for task in tasks.values() {

@@ -248,6 +248,8 @@ impl<A: Arch> Call<'_, A> {
         let FileKind::Directory(node, last) = &file.kind else {
             return Err(Errno::ENOTDIR);
         };
+        // Two that list one open directory share its entries.
+        let _turn = file.turn.take(self.system);
         let mut position = *file.offset.lock();
         let mut done = 0;
         loop {

@@ -32,6 +32,9 @@ impl<A: Arch> Call<'_, A> {
         if address % 4 != 0 {
             return Err(Errno::EINVAL);
         }
+        if address >= self.system.arch.user_end() {
+            return Err(Errno::EFAULT);
+        }
         let space = self.space()?;
         let channel = Channel::Futex(space.number, address);
         match op & COMMAND {
@@ -50,16 +53,11 @@ impl<A: Arch> Call<'_, A> {
                         })
                     }
                 };
-                // The word is looked at after the sleep was announced: who changes it and
-                // wakes then finds this task.
-                let unchanged = || {
-                    if self.system.load_user_word(&space, address)? == value as u32 {
-                        Ok(())
-                    } else {
-                        Err(Errno::EAGAIN)
-                    }
-                };
-                match self.system.sleep_while(channel, deadline, unchanged)? {
+                let (looked, word) = self.system.look_at_futex(&space, address)?;
+                if word != value as u32 {
+                    return Err(Errno::EAGAIN);
+                }
+                match self.system.sleep_on_futex(looked, channel, deadline) {
                     Ok(()) => Ok(0),
                     Err(Cut::Timeout) => Err(Errno::ETIMEDOUT),
                     // A wait with a timeout must not start again with all of it.
@@ -70,26 +68,19 @@ impl<A: Arch> Call<'_, A> {
                     }),
                 }
             }
-            WAKE | WAKE_BITSET => {
-                self.system.load_user_word(&space, address)?;
-                Ok(self
-                    .system
-                    .wake_some(value as u32 as usize, |on| on == channel))
-            }
+            // Who wakes does not look, and so does not wait for a page.
+            WAKE | WAKE_BITSET => Ok(self.system.wake_futex(channel, value as u32 as usize)),
             command @ (REQUEUE | CMP_REQUEUE) => {
-                if command == CMP_REQUEUE
-                    && self.system.load_user_word(&space, address)? != value3 as u32
-                {
+                let (looked, word) = self.system.look_at_futex(&space, address)?;
+                if command == CMP_REQUEUE && word != value3 as u32 {
                     return Err(Errno::EAGAIN);
                 }
-                let woken = self
-                    .system
-                    .wake_some(value as u32 as usize, |on| on == channel);
                 let to = Channel::Futex(space.number, address2);
-                Ok(woken
-                    + self
-                        .system
-                        .move_sleepers(timeout as u32 as usize, channel, to))
+                Ok(self.system.requeue_futex(
+                    looked,
+                    (channel, value as u32 as usize),
+                    (to, timeout as u32 as usize),
+                ))
             }
             _ => Err(Errno::ENOSYS),
         }

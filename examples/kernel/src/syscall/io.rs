@@ -155,26 +155,54 @@ impl<A: Arch> Call<'_, A> {
         from.readable()?;
         out.writable()?;
         let start = if offset_at == 0 {
-            *from.offset.lock()
+            None
         } else {
             let mut bytes = [0; 8];
             self.get_into(offset_at, &mut bytes[..offset_bytes])?;
-            u64::from_le_bytes(bytes)
+            Some(u64::from_le_bytes(bytes))
         };
+        let sent = self.send_pieces(&out, &from, start, count.min(MAX_BYTES));
+        if let (Some(start), Ok(done)) = (start, &sent) {
+            let end = start + *done as u64;
+            self.put(offset_at, &end.to_le_bytes()[..offset_bytes])?;
+        }
+        sent
+    }
+
+    /// Sends from `start` on, or as read would from the file's own offset: each piece moves it in
+    /// one turn, so that two who send from one open file send different bytes. The turn is not kept
+    /// while a piece is written, which may take until somebody empties a pipe.
+    fn send_pieces(
+        &self,
+        out: &OpenFile<A>,
+        from: &OpenFile<A>,
+        start: Option<u64>,
+        count: usize,
+    ) -> Result {
         let mut buffer = [0; CHUNK];
-        let count = count.min(MAX_BYTES);
         let mut done = 0;
         while done < count && !self.task.own.lock().ends {
             self.system.breathe();
             let chunk = &mut buffer[..CHUNK.min(count - done)];
-            let at = start.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-            let n = match self.system.read_file(&from, Place::At(at), chunk) {
-                Ok(0) => break,
-                Ok(n) => n,
+            let read = match start {
+                None => self.next_piece(from, chunk),
+                Some(start) => {
+                    let at = start.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+                    let n = self.system.read_file(from, Place::At(at), chunk);
+                    n.map(|n| (at, n))
+                }
+            };
+            let (at, n) = match read {
+                Ok((_, 0)) => break,
+                Ok(piece) => piece,
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
             };
-            match self.system.write_file(&out, Place::Here, &chunk[..n]) {
+            let written = self.system.write_file(out, Place::Here, &chunk[..n]);
+            if start.is_none() {
+                self.give_back(from, at, n, written.as_ref().copied().unwrap_or(0));
+            }
+            match written {
                 Ok(written) => {
                     done += written;
                     if written < n {
@@ -189,13 +217,28 @@ impl<A: Arch> Call<'_, A> {
                 Err(error) => return Err(error),
             }
         }
-        let end = start + done as u64;
-        if offset_at == 0 {
-            *from.offset.lock() = end;
-        } else {
-            self.put(offset_at, &end.to_le_bytes()[..offset_bytes])?;
-        }
         Ok(done)
+    }
+
+    /// Reads at a file's own offset and moves it; answers where, and how much.
+    fn next_piece(&self, file: &OpenFile<A>, into: &mut [u8]) -> Result<(u64, usize)> {
+        let _turn = file.turn.take(self.system);
+        let at = *file.offset.lock();
+        let n = self.system.read_file(file, Place::At(at), into)?;
+        *file.offset.lock() = at + n as u64;
+        Ok((at, n))
+    }
+
+    /// Moves a file's offset back over what was read but found no taker. If somebody has moved it
+    /// since, they are lost, as with a reader who drops them.
+    fn give_back(&self, file: &OpenFile<A>, at: u64, read: usize, taken: usize) {
+        if taken < read {
+            let _turn = file.turn.take(self.system);
+            let mut offset = file.offset.lock();
+            if *offset == at + read as u64 {
+                *offset = at + taken as u64;
+            }
+        }
     }
 
     /// Arm's: the offset comes in halves, and the answer goes to memory.

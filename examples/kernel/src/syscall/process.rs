@@ -77,11 +77,7 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn exit(&self, code: usize) -> Result {
-        let last = self.task.process.shared.lock().threads == 1;
-        if last {
-            return self.exit_group(code);
-        }
-        self.system.end_thread(self.task);
+        self.system.exit_thread(self.task, code as u8);
         Ok(0)
     }
 

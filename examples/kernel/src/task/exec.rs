@@ -214,7 +214,7 @@ impl<A: Arch> Call<'_, A> {
         Ok(Target {
             machine,
             page_shift: crate::memory::page_shift::<A>(),
-            user: A::USER_START as u64..A::USER_END as u64,
+            user: A::USER_START as u64..self.system.arch.user_end() as u64,
         })
     }
 
@@ -246,8 +246,8 @@ impl<A: Arch> Call<'_, A> {
         // As on Linux, programs that choose no place stand at two thirds of user space,
         // their interpreters at half of it.
         let page = !((1usize << crate::memory::page_shift::<A>()) - 1);
-        let (program_base, interpreter_base) =
-            ((A::USER_END / 3 * 2) & page, (A::USER_END / 2) & page);
+        let end = self.system.arch.user_end();
+        let (program_base, interpreter_base) = ((end / 3 * 2) & page, (end / 2) & page);
         let space = Space::new(self.system)?;
         let mut table = Vec::new();
         let header = self.read_headers(&image.node, &mut table)?;
@@ -275,7 +275,7 @@ impl<A: Arch> Call<'_, A> {
             interpreter = Some(plan);
         }
         space.set_heap_start(plan.brk() as usize);
-        let top = A::USER_END & page;
+        let top = end & page;
         space.map_stack(
             top - FIRST_STACK_BYTES,
             FIRST_STACK_BYTES,
@@ -342,7 +342,7 @@ impl<A: Arch> Call<'_, A> {
             }
         }
         let alone = || {
-            let single = process.shared.lock().threads == 1;
+            let single = process.shared.lock().lives.threads() == 1;
             (single || self.task.own.lock().ends).then_some(())
         };
         let _ = self

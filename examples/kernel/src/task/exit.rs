@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering;
 use crate::arch::{Arch, SignalDetail, SignalInfo};
 use crate::sched::{Channel, State};
 use crate::system::System;
+use crate::task::lives::Leave;
 use crate::task::signal::{self, IGNORE, SA_NOCLDWAIT, SIGCHLD, SIGKILL};
 use crate::task::{Process, Status, Task};
 
@@ -28,10 +29,18 @@ impl<A: Arch> System<A> {
 
     /// Marks a whole process for its end; the first status wins.
     pub fn end_process(&self, process: &Arc<Process<A>>, status: Status) {
-        process.shared.lock().ending.get_or_insert(status);
+        process.shared.lock().lives.end(status);
         for task in self.threads_of(process) {
             self.end_thread(&task);
         }
+    }
+
+    /// Marks the running thread for the end that it called for. If all others have called, too, the
+    /// process ends with this status.
+    pub fn exit_thread(&self, task: &Arc<Task<A>>, code: u8) {
+        task.own.lock().leave = Leave::Called;
+        task.process.shared.lock().lives.exit(code);
+        self.end_thread(task);
     }
 
     /// Marks one thread for its end.
@@ -43,34 +52,31 @@ impl<A: Arch> System<A> {
     /// Ends the running thread; its caller gives up all it owns and calls
     /// [`System::leave`].
     pub fn finish_task(&self, task: &Arc<Task<A>>) {
-        let clear = task.own.lock().clear_at_end;
-        let last = task.process.shared.lock().threads == 1;
+        let (clear, leave) = {
+            let own = task.own.lock();
+            (own.clear_at_end, own.leave)
+        };
+        let last = task.process.shared.lock().lives.threads() == 1;
         if let Some(space) = task.process.space().filter(|_| clear != 0 && !last) {
             // A bad address is the program's own problem.
             let _ = self.write_user(&space, clear, &0u32.to_ne_bytes());
-            let channel = Channel::Futex(space.number, clear);
-            self.wake_some(1, |on| on == channel);
+            self.wake_futex(Channel::Futex(space.number, clear), 1);
         }
         self.tasks.lock().remove(&task.tid);
-        let left = {
-            let mut shared = task.process.shared.lock();
-            shared.threads -= 1;
-            shared.threads
-        };
-        if left == 0 {
-            self.finish_process(&task.process);
+        let ended = task.process.shared.lock().lives.gone(leave);
+        if let Some(status) = ended {
+            self.finish_process(&task.process, status);
         }
         self.wake(Channel::Child(task.process.pid));
         task.stand.lock().state = State::Ended;
     }
 
-    fn finish_process(&self, process: &Arc<Process<A>>) {
-        let (space, files, status) = {
+    fn finish_process(&self, process: &Arc<Process<A>>, status: Status) {
+        let (space, files) = {
             let mut shared = process.shared.lock();
             shared.holds_parent = false;
             shared.alarm = None;
-            let status = *shared.ending.get_or_insert(Status::Exited(0));
-            (shared.space.take(), shared.files.take(), status)
+            (shared.space.take(), shared.files.take())
         };
         // Dropped here, with no lock held: unmapping and closing take locks of their own.
         drop(files);
@@ -89,7 +95,7 @@ impl<A: Arch> System<A> {
                 self.tell_parent(&parent, process, status)
             }
             _ => {
-                self.forget(process.pid);
+                self.forget(process);
             }
         }
         if process.pid == 1 {
@@ -105,7 +111,7 @@ impl<A: Arch> System<A> {
     fn tell_parent(&self, parent: &Arc<Process<A>>, child: &Arc<Process<A>>, status: Status) {
         let action = parent.shared.lock().actions[SIGCHLD as usize];
         if action.handler == IGNORE || action.flags & SA_NOCLDWAIT != 0 {
-            self.forget(child.pid);
+            self.forget(child);
         }
         let (code, value) = match status {
             Status::Exited(code) => (1, i32::from(code)),
@@ -136,15 +142,20 @@ impl<A: Arch> System<A> {
                 shared.zombie
             };
             if zombie {
-                self.forget(child.pid);
+                self.forget(&child);
             }
         }
     }
 
-    /// Removes a zombie; answers whether nobody else had.
-    pub fn forget(&self, pid: u32) -> bool {
-        let gone = self.processes.lock().remove(&pid);
-        gone.is_some()
+    /// Removes a zombie; answers whether nobody else had. By then its number may be another's.
+    pub fn forget(&self, zombie: &Arc<Process<A>>) -> bool {
+        let mut processes = self.processes.lock();
+        let there = processes.get(&zombie.pid);
+        let there = there.is_some_and(|process| Arc::ptr_eq(process, zombie));
+        if there {
+            processes.remove(&zombie.pid);
+        }
+        there
     }
 
     /// Answers for a fault that finds no memory: kills the process that faulted; or, in
@@ -158,7 +169,7 @@ impl<A: Arch> System<A> {
         };
         let dies = victim.as_ref().unwrap_or(&task.process);
         let (pid, name) = (dies.pid, dies.name());
-        if dies.shared.lock().ending.is_none() {
+        if dies.shared.lock().lives.status().is_none() {
             self.log(format_args!(
                 "process {pid} ({name}): out of memory, killed"
             ));
@@ -182,18 +193,19 @@ impl<A: Arch> System<A> {
                 if process.pid == 1 || shared.zombie {
                     return None;
                 }
-                shared.ending.is_some()
+                shared.lives.status().is_some()
             };
             let size = process.space().map_or(0, |space| space.resident_pages());
             Some((dying, size))
         };
-        let processes = self.processes.lock();
+        // Ranked with no lock held: whoever looks at a space may be the last who has it.
+        let processes: Vec<_> = self.processes.lock().values().cloned().collect();
         let ranked = processes
-            .values()
-            .filter_map(|process| Some((rank(process)?, process)));
+            .into_iter()
+            .filter_map(|process| Some((rank(&process)?, process)));
         ranked
             .max_by_key(|(rank, _)| *rank)
-            .map(|(_, process)| process.clone())
+            .map(|(_, process)| process)
     }
 
     /// Writes one line about a process that a signal ends.

@@ -19,6 +19,7 @@ use crate::errno::{Errno, Result};
 use crate::limits::TASKS;
 use crate::sched::{Channel, Patience, Stand};
 use crate::system::System;
+use crate::task::lives::Lives;
 use crate::task::signal::{Pending, SIGKILL};
 use crate::task::{Files, Own, Process, Shared, Status, Task};
 
@@ -143,7 +144,9 @@ impl<A: Arch> System<A> {
         let entered = {
             let mut shared = child.process.shared.lock();
             let entered = !shared.loses_threads();
-            shared.threads += usize::from(entered);
+            if entered {
+                shared.lives.enter();
+            }
             entered
         };
         if entered {
@@ -184,8 +187,7 @@ impl<A: Arch> System<A> {
             program: from.program.clone(),
             arguments: from.arguments.clone(),
             name: from.name,
-            threads: 1,
-            ending: None,
+            lives: Lives::first(),
             exec_by: None,
             zombie: false,
             holds_parent: request.has(CLONE_VFORK),

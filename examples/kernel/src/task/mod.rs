@@ -16,6 +16,7 @@
 pub mod exec;
 pub mod exit;
 pub mod fork;
+pub mod lives;
 pub mod signal;
 pub mod wait;
 
@@ -32,6 +33,7 @@ use crate::fs::table::Table;
 use crate::memory::Space;
 use crate::sched::Stand;
 use crate::system::System;
+use lives::{Leave, Lives};
 use signal::{Action, Pending, SIGNALS, Set};
 
 /// A process's descriptors; threads share them.
@@ -93,6 +95,8 @@ pub struct Own<A: Arch> {
     pub clear_at_end: usize,
     /// It must end at the door.
     pub ends: bool,
+    /// Whether it called for that itself.
+    pub leave: Leave,
 }
 
 impl<A: Arch> Own<A> {
@@ -107,6 +111,7 @@ impl<A: Arch> Own<A> {
             signal_stack: None,
             clear_at_end: 0,
             ends: false,
+            leave: Leave::default(),
         }
     }
 }
@@ -156,10 +161,8 @@ pub struct Shared<A: Arch> {
     pub arguments: Vec<u8>,
     /// Short name (PR_SET_NAME).
     pub name: [u8; 16],
-    /// Number of threads that have not ended.
-    pub threads: usize,
-    /// Set once the whole process is to end, or has.
-    pub ending: Option<Status>,
+    /// Its threads, and the status once all of them are to end, or have.
+    pub lives: Lives,
     /// The thread whose exec ends all others.
     pub exec_by: Option<u32>,
     /// Whether all threads have ended and only the status is left.
@@ -205,7 +208,7 @@ impl<A: Arch> Shared<A> {
     /// Tells whether threads of this process are being ended: it gets no new ones.
     #[must_use]
     pub const fn loses_threads(&self) -> bool {
-        self.ending.is_some() || self.exec_by.is_some()
+        self.lives.status().is_some() || self.exec_by.is_some()
     }
 
     /// Sets the short name from the last part of a path.

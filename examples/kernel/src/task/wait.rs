@@ -54,8 +54,9 @@ impl<A: Arch> System<A> {
             match self.find_zombie(parent.pid, which) {
                 Ok(None) if hurry == Hurry::Wait => return None,
                 // Another thread was quicker: look for another child.
-                Ok(Some((pid, _))) if reap == Reap::Take && !self.forget(pid) => {}
-                other => return Some(other),
+                Ok(Some((zombie, _))) if reap == Reap::Take && !self.forget(&zombie) => {}
+                Ok(found) => return Some(Ok(found.map(|(zombie, status)| (zombie.pid, status)))),
+                Err(error) => return Some(Err(error)),
             }
         };
         let found = self.wait_until(
@@ -67,7 +68,11 @@ impl<A: Arch> System<A> {
         found.map_err(|_| Errno::RESTART)?
     }
 
-    fn find_zombie(&self, parent: u32, which: Children) -> Result<Option<(u32, Status)>> {
+    fn find_zombie(
+        &self,
+        parent: u32,
+        which: Children,
+    ) -> Result<Option<(Arc<Process<A>>, Status)>> {
         let processes = self.processes.lock();
         let mut any = false;
         for process in processes.values() {
@@ -82,8 +87,8 @@ impl<A: Arch> System<A> {
                 continue;
             }
             any = true;
-            if let (true, Some(status)) = (shared.zombie, shared.ending) {
-                return Ok(Some((process.pid, status)));
+            if let (true, Some(status)) = (shared.zombie, shared.lives.status()) {
+                return Ok(Some((process.clone(), status)));
             }
         }
         if any { Ok(None) } else { Err(Errno::ECHILD) }
