@@ -14,8 +14,14 @@
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 
+use mm_arm::aarch64::code::CacheType;
+use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::registers;
+use mm_arm::aarch64::tlb::TlbFeatures;
+use mm_core::format::HardwareAd;
 use spin::Once;
+
+use crate::platform::PAGE_SHIFT;
 
 /// Upper bound of the number of CPUs.
 pub const MAX_CPUS: usize = 8;
@@ -37,7 +43,7 @@ macro_rules! read_register {
 }
 
 /// What the CPU can do, as far as the kernel cares.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// PSTATE.PAN: the kernel cannot touch users' pages by their addresses.
     pub pan: bool,
@@ -47,6 +53,14 @@ pub struct Features {
     pub monitor: bool,
     /// Linux' AT_HWCAP.
     pub hwcap: u64,
+    /// What hardware notes in tables.
+    pub ad: HardwareAd,
+    /// Bits of a space's tag.
+    pub asid_bits: u32,
+    /// What flushes depend on.
+    pub tlb: TlbFeatures,
+    /// What the upkeep of instruction caches depends on.
+    pub cache: CacheType,
 }
 
 #[repr(C)]
@@ -92,11 +106,14 @@ pub fn features() -> &'static Features {
     FEATURES.get().expect("the CPU's features are read at boot")
 }
 
-/// Names the CPU's record, switches features on. Runs once on each CPU.
-pub fn init(id: usize) {
+/// Names the CPU's record, switches features on. Runs once on each CPU. Answers whether it can do
+/// what the first one can, no less and no more: one set of tables, one way to flush, one AT_HWCAP.
+#[must_use]
+pub fn init(id: usize) -> bool {
     let cpu = &CPUS.0[id];
     cpu.id.set(id);
-    let features = FEATURES.call_once(read_features);
+    let own = read_features();
+    let features = FEATURES.call_once(|| own);
     let sctlr = read_register!("sctlr_el1") & !registers::SCTLR_SPAN;
     // SAFETY: the record is this CPU's; FP belongs to programs (the kernel is compiled without);
     // SPAN is cleared only where PAN exists, and no user page is touched by its address.
@@ -121,6 +138,10 @@ pub fn init(id: usize) {
                 options(nostack, preserves_flags));
         }
     }
+    if own != *features {
+        log::warn!("cpu {id}: {own:?}, but the first has {features:?}");
+    }
+    own == *features
 }
 
 /// Tells the log.
@@ -133,7 +154,7 @@ pub fn log_features() {
         on(features.pan),
         on(features.random),
         features.hwcap,
-        registers::hardware_ad(read_register!("id_aa64mmfr1_el1")),
+        features.ad,
     );
 }
 
@@ -143,6 +164,8 @@ fn read_features() -> Features {
         read_register!("id_aa64pfr0_el1"),
     );
     let field = |register: u64, shift: u32| (register >> shift) & 0xf;
+    // SAFETY: the kernel runs on EL1.
+    let native = unsafe { Native::new() };
     Features {
         pan: registers::has_pan(read_register!("id_aa64mmfr1_el1")),
         random: field(isar0, 60) != 0,
@@ -161,6 +184,10 @@ fn read_features() -> Features {
         ]
         .into_iter()
         .fold(0, |bits, (has, bit)| bits | u64::from(has) << bit),
+        ad: registers::hardware_ad(native.mmfr1()),
+        asid_bits: registers::asid_bits(native.mmfr0()),
+        tlb: native.tlb_features(PAGE_SHIFT),
+        cache: native.cache_type(),
     }
 }
 

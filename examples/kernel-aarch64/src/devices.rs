@@ -1,39 +1,25 @@
 //! The devices of the machine: the serial port and the interrupt controller.
 //!
-//! Devices interrupt the first CPU. Each CPU has its own timer, and takes [`RESCHEDULE`] from the
-//! others.
+//! The drivers are mm-virt's, and so is whose interrupt is whose ([`mm_virt::lines`]).
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU8, Ordering};
 
 use mm_kernel::arch::Interrupt;
 use mm_virt::console::Console;
 use mm_virt::gic::Gic;
+use mm_virt::lines::{Line, Lines};
 use mm_virt::mmio::Registers;
 use mm_virt::pl011::Pl011;
 use mm_virt::tree::Device;
 use spin::Once;
 
-use crate::cpu::MAX_CPUS;
 use crate::memory::{Facts, direct};
 use crate::{clock, power};
 
 /// The console, and the sink of `log`.
 pub static CONSOLE: Console<Pl011> = Console::new();
 
-struct Lines {
-    gic: Gic,
-    serial: u32,
-    timer: u32,
-}
-
 static LINES: Once<Lines> = Once::new();
-
-/// The software interrupt by which a CPU has another look at its run queue.
-const RESCHEDULE: u32 = 0;
-
-/// The interrupt controller's name of each CPU; nothing before it came.
-static INTERFACES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 
 /// Finds the devices: from here on there is a log.
 ///
@@ -46,64 +32,47 @@ pub fn init(facts: &Facts) {
     power::init(facts.tree.psci);
     let gic = facts.tree.gic.expect("the device tree names no GICv2");
     let gic = Gic::new(registers(&gic.distributor), registers(&gic.cpu));
-    gic.init();
     let [_, _, timer, _] = facts.tree.timer_interrupts;
-    LINES.call_once(|| Lines {
-        gic,
-        serial: serial.interrupt,
-        timer,
-    });
+    LINES.call_once(|| Lines::new(gic, timer, serial.interrupt));
 }
 
 /// Lets the serial port interrupt this CPU.
 pub fn listen() {
-    if let Some(lines) = LINES.get() {
-        lines.gic.enable(lines.serial);
+    if LINES.get().is_some_and(Lines::listen) {
+        CONSOLE.listen();
     }
-    CONSOLE.listen();
 }
 
 /// Lets this CPU be interrupted, by its timer and by others. Runs once on each CPU.
 pub fn init_cpu(cpu: usize) {
     if let Some(lines) = LINES.get() {
-        lines.gic.init_cpu();
-        lines.gic.enable(lines.timer);
-        lines.gic.enable(RESCHEDULE);
-        INTERFACES[cpu].store(lines.gic.interface(), Ordering::Release);
+        lines.init_cpu(cpu);
     }
 }
 
 /// Interrupts another CPU.
 pub fn kick(cpu: usize) {
-    if let (Some(lines), Some(interface)) = (LINES.get(), INTERFACES.get(cpu)) {
+    if let Some(lines) = LINES.get() {
         // SAFETY: a barrier: what was written before is there when the interrupt comes.
         unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
-        lines
-            .gic
-            .send(RESCHEDULE, interface.load(Ordering::Acquire));
+        lines.call(cpu);
     }
 }
 
-/// Takes the most urgent interrupt.
+/// Handles the most urgent interrupt.
 pub fn interrupt() -> Interrupt {
-    let Some(lines) = LINES.get() else {
-        return Interrupt::Other;
+    let serve = |line| match line {
+        Line::Timer => clock::tick(),
+        Line::Serial => {
+            CONSOLE.drain();
+        }
+        Line::Call => (),
     };
-    let Some(taken) = lines.gic.acknowledge() else {
-        return Interrupt::Other;
-    };
-    let interrupt = if taken.number() == lines.timer {
-        clock::tick();
-        Interrupt::Tick
-    } else if taken.number() == lines.serial {
-        CONSOLE.drain();
-        Interrupt::Input
-    } else {
-        // Nobody's, or RESCHEDULE: that it came is all that it says.
-        Interrupt::Other
-    };
-    lines.gic.end(taken);
-    interrupt
+    match LINES.get().and_then(|lines| lines.take(serve)) {
+        Some(Line::Timer) => Interrupt::Tick,
+        Some(Line::Serial) => Interrupt::Input,
+        Some(Line::Call) | None => Interrupt::Other,
+    }
 }
 
 /// The registers of a device.

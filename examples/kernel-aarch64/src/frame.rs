@@ -33,7 +33,7 @@ pub struct UserFrame {
 /// Bytes of a frame.
 pub const FRAME_BYTES: usize = size_of::<UserFrame>();
 
-const _: () = assert!(FRAME_BYTES == 38 * 8 && FRAME_BYTES % 16 == 0);
+const _: () = assert!(FRAME_BYTES == 38 * 8 && FRAME_BYTES.is_multiple_of(16));
 
 impl UserFrame {
     /// Removes everything that user mode must not have. Called on every way out.

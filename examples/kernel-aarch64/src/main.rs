@@ -47,7 +47,7 @@ static SYSTEM: Once<System<Aarch64>> = Once::new();
 /// `tree` and `image` are the physical addresses of the device tree and of the kernel.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(tree: u64, image: u64) -> ! {
-    cpu::init(0);
+    assert!(cpu::init(0), "the first CPU is like itself");
     trap::init();
     let facts = memory::read_tree(tree, image);
     memory::extend_boot_table(&facts);

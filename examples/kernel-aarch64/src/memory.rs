@@ -99,7 +99,7 @@ pub fn extend_boot_table(facts: &Facts) {
             unsafe {
                 let entry = (&raw mut boot_direct).cast::<u64>().add(gib as usize);
                 if entry.read() == 0 {
-                    entry.write_volatile(gib * GIB | BLOCK);
+                    entry.write_volatile((gib * GIB) | BLOCK);
                 }
             }
         }

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::tlb::{TlbFeatures, flush_broadcast, flush_local};
-use mm_arm::aarch64::{Page4K, Stage1, code, registers};
+use mm_arm::aarch64::{Page4K, Stage1, code};
 use mm_core::addr::Pfn;
 use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
@@ -61,16 +61,15 @@ pub struct Virt {
 
 impl Virt {
     fn new() -> Self {
-        // SAFETY: the kernel runs on EL1.
-        let native = unsafe { Native::new() };
-        ASIDS.set_bits(registers::asid_bits(native.mmfr0()));
+        let features = cpu::features();
+        ASIDS.set_bits(features.asid_bits);
         Self {
             // SAFETY: the boot tables map all RAM at DIRECT_MAP, and so does the kernel's table
             // after them; `init` leaves out what somebody uses.
             memory: unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) },
-            format: Stage1::new(VA_BITS, registers::hardware_ad(native.mmfr1())),
-            tlb: native.tlb_features(PAGE_SHIFT),
-            cache: native.cache_type(),
+            format: Stage1::new(VA_BITS, features.ad),
+            tlb: features.tlb,
+            cache: features.cache,
         }
     }
 

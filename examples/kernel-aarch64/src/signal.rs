@@ -91,7 +91,7 @@ pub fn pop(
     read: &mut dyn FnMut(usize, &mut [u8]) -> bool,
 ) -> Result<SignalReturn, BadFrame> {
     let mut bytes = [0; WRITTEN];
-    if frame.sp % 16 != 0 || !read(frame.sp, &mut bytes) {
+    if !frame.sp.is_multiple_of(16) || !read(frame.sp, &mut bytes) {
         return Err(BadFrame);
     }
     let image = fp_image(&bytes).ok_or(BadFrame)?;

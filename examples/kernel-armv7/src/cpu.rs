@@ -2,6 +2,11 @@
 
 use core::arch::asm;
 
+use mm_arm::armv7::native;
+use mm_arm::armv7::short::Pxn;
+use mm_arm::armv7::tlb::CodeCaches;
+use spin::Once;
+
 /// More CPUs than this stay off.
 pub const MAX_CPUS: usize = 8;
 
@@ -43,8 +48,24 @@ pub fn id() -> usize {
     id
 }
 
-/// Makes the CPU number `cpu`: its exception stacks, floating point for programs.
-pub fn init(cpu: usize) {
+/// What a CPU can do, as far as the kernel or programs count on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Features {
+    /// AT_HWCAP.
+    hwcap: usize,
+    /// Whether entries can keep the kernel from executing a page.
+    pxn: Pxn,
+    /// What the upkeep of instruction caches depends on.
+    caches: CodeCaches,
+}
+
+/// What all CPUs that run can do.
+static FEATURES: Once<Features> = Once::new();
+
+/// Makes the CPU number `cpu`: its exception stacks, floating point for programs. Answers whether it
+/// can do what the first one can, no less and no more: one set of tables, one AT_HWCAP.
+#[must_use]
+pub fn init(cpu: usize) -> bool {
     let end = |stacks: *mut ExceptionStack| stacks as usize + (cpu + 1) * EXCEPTION_STACK_BYTES;
     let abort = end((&raw mut ABORT_STACKS).cast());
     let undefined = end((&raw mut UNDEFINED_STACKS).cast());
@@ -67,10 +88,28 @@ pub fn init(cpu: usize) {
         );
         crate::fp::enable();
     }
+    // SAFETY: supervisor mode.
+    let own = unsafe {
+        Features {
+            hwcap: read_hardware_capabilities(),
+            pxn: native::pxn(),
+            caches: native::code_caches(),
+        }
+    };
+    let features = FEATURES.call_once(|| own);
+    if own != *features {
+        log::warn!("cpu {cpu}: {own:?}, but the first has {features:?}");
+    }
+    own == *features
 }
 
-/// Returns AT_HWCAP: what the CPU's feature registers say.
+/// Returns AT_HWCAP: what every CPU can do.
 pub fn hardware_capabilities() -> usize {
+    FEATURES.get().map_or(0, |features| features.hwcap)
+}
+
+/// Returns what this CPU's feature registers say.
+fn read_hardware_capabilities() -> usize {
     let (isar0, mvfr0, mvfr1): (u32, u32, u32);
     // SAFETY: reading the feature registers has no effect; VMRS works since `init`.
     unsafe {

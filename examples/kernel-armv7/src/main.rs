@@ -51,7 +51,7 @@ static SYSTEM: Once<System<Armv7>> = Once::new();
 /// The first Rust code: runs on the boot stack and the boot page table, interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(tree: u32) -> ! {
-    cpu::init(0);
+    assert!(cpu::init(0), "the first CPU is like itself");
     trap::init();
     let facts = memory::read_facts(tree);
     power::init(facts.psci);

@@ -3,8 +3,8 @@
 //! An overflow runs into the hole below the stack: an abort of the kernel, which is handled on the
 //! abort mode's own stack and says what happened.
 
-use mm_core::addr::Pfn;
 use mm_core::page::Frames;
+use mm_core::tlb::SpaceTlb;
 use mm_kernel::stack::{self, Slots, StackArea};
 
 use crate::kernel_table;
@@ -30,12 +30,8 @@ impl StackArea for Area {
         platform::frames()
     }
 
-    fn map(memory: &'static Frames<Virt>, start: usize, frames: &[Pfn]) -> Option<()> {
-        kernel_table::map(memory, start, frames).ok()
-    }
-
-    fn unmap(memory: &'static Frames<Virt>, start: usize, bytes: usize) {
-        kernel_table::unmap(memory, start, bytes);
+    fn tlb() -> Option<&'static SpaceTlb> {
+        kernel_table::tlb()
     }
 }
 

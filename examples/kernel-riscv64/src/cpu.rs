@@ -73,7 +73,7 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 static HWCAP: AtomicUsize = AtomicUsize::new(0);
 
-/// The harts of the device tree, in its order.
+/// The harts of the device tree that are like the one that booted, in its order.
 static TREE: Once<([usize; MAX_CPUS], usize)> = Once::new();
 
 /// Hart numbers by CPU number.
@@ -122,7 +122,7 @@ pub fn hart(cpu: usize) -> Option<usize> {
     (hart != NO_HART).then_some(hart)
 }
 
-/// Returns the harts that the device tree names.
+/// Returns the harts that the device tree names and that are like the one that booted.
 pub fn harts_of_tree() -> &'static [usize] {
     TREE.get().map_or(&[], |(harts, count)| &harts[..*count])
 }
@@ -133,11 +133,9 @@ pub fn running() -> impl Iterator<Item = usize> {
     (0..MAX_CPUS).filter(move |cpu| running >> cpu & 1 == 1)
 }
 
-/// Gives a hart the next number. Only the boot hart does this, for one hart at a time.
-pub fn announce(hart: usize) -> usize {
-    let number = running().count();
+/// Gives a hart its number. Only the boot hart does this, for one hart at a time.
+pub fn announce(hart: usize, number: usize) {
     HARTS[number].store(hart, Ordering::Release);
-    number
 }
 
 /// Takes the number back from a hart that does not start.
@@ -166,28 +164,38 @@ fn single_letters(isa: &str) -> usize {
         .fold(0, |bits, letter| bits | 1 << (letter - b'a'))
 }
 
-/// Notes the harts, and sets up the one that is running, as CPU 0.
+/// Notes the harts, and sets up the one that is running, as CPU 0. A hart with another instruction
+/// set or depth of tables is left out: programs, tables and fences go by what the first one has.
 ///
 /// # Panics
 ///
 /// When the device tree does not have this hart.
 pub fn init(facts: &Facts, hart: usize) {
+    let own = facts.kind(hart as u64);
     TREE.call_once(|| {
-        let mut harts = [0; MAX_CPUS];
-        for (place, &name) in harts.iter_mut().zip(facts.cpus()) {
-            *place = name as usize;
+        let (mut harts, mut count) = ([0; MAX_CPUS], 0);
+        for &name in facts.cpus() {
+            if facts.kind(name) != own {
+                log::warn!(
+                    "hart {name} stays off: {:?}, but {own:?} boots",
+                    facts.kind(name)
+                );
+            } else if let Some(place) = harts.get_mut(count) {
+                *place = name as usize;
+                count += 1;
+            }
         }
-        (harts, facts.cpus().len())
+        (harts, count)
     });
     let known = harts_of_tree().contains(&hart);
     assert!(known, "hart {hart}, which runs, is not in the device tree");
-    HWCAP.store(single_letters(facts.isa), Ordering::Relaxed);
-    let number = announce(hart);
-    start(number);
-    arrive(number);
+    HWCAP.store(single_letters(own.isa), Ordering::Relaxed);
+    announce(hart, 0);
+    start(0);
+    arrive(0);
     listen();
     let count = harts_of_tree().len();
-    log::info!("hart {hart} of {count} boots, {}", facts.isa);
+    log::info!("hart {hart} of {count} boots, {}", own.isa);
 }
 
 /// Sets up the CPU that is running, as number `id`. Runs once on each.

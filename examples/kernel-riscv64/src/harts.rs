@@ -7,7 +7,8 @@
 //!    waits, serving nothing                 stvec = hart_high, satp = the kernel's table:
 //!      (kernel mode has no interrupts,      the next fetch faults, and the trap is the jump
 //!      remote fences are the firmware's)    to the high half
-//!    ◄──────────────── RUNNING ───────────  hart_main: cpu::start, kernel table, traps, tick
+//!                                           hart_main: enters (mm_kernel::startup); record,
+//!    ◄──────────────── arrives ───────────  traps, kernel table, tick
 //!    the next hart                          the portable kernel's idle loop
 //! ```
 //!
@@ -27,23 +28,21 @@
 //! Architecture 20240411, 10.1.3 "sip", 10.1.11 "satp".
 
 use core::arch::global_asm;
-use core::hint;
-use core::mem::{self, offset_of};
+use core::fmt;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use mm_kernel::startup::Startup;
 use mm_riscv::native;
 use mm_riscv::tlb::hart_masks;
 
-use crate::stack::KernelStack;
+use crate::cpu::MAX_CPUS;
+use crate::stack::Area;
 use crate::{clock, cpu, kernel_table, memory, platform, trap};
 
 const SBI_IPI: usize = 0x73_5049;
 const SBI_HSM: usize = 0x48_534d;
 const HART_START: usize = 0;
-
-/// A hart that has not come after this long will not: the kernel says so and goes on without it.
-/// An emulator on a busy machine takes its time.
-const START_NS: u64 = 60_000_000_000;
 
 unsafe extern "C" {
     fn hart_entry();
@@ -64,91 +63,65 @@ static HANDOFF: Handoff = Handoff {
     cpu: AtomicUsize::new(0),
 };
 
-/// Who may use the Handoff: the hart of this number, until it takes it or the starter gives up.
-static OFFER: AtomicUsize = AtomicUsize::new(NOBODY);
-const NOBODY: usize = usize::MAX;
+static STARTUP: Startup<MAX_CPUS> = Startup::new();
+
+/// What the firmware answers instead of starting a hart (SBI 2.0, chapter 3).
+struct Refused(isize);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(text, "SBI error {}", self.0)
+    }
+}
 
 /// Starts every other hart and returns when they run. Says which do not come.
 pub fn start_all() {
     let here = cpu::hart(cpu::id());
-    for &hart in cpu::harts_of_tree() {
-        if Some(hart) == here {
-            continue;
-        }
-        if let Err(why) = start(hart) {
-            log::warn!("hart {hart} stays off: {why:?}");
-            if why == Off::Late {
-                // It may still read the Handoff.
-                break;
-            }
-        }
-    }
+    let others = cpu::harts_of_tree().iter().copied();
+    let others = others.filter(|&hart| Some(hart) != here);
+    let say = |message: fmt::Arguments<'_>| log::warn!("{message}");
+    STARTUP.bring_all::<Area, _, _>(others, start, clock::monotonic_ns, say);
     log::info!("{} CPUs run", cpu::running().count());
 }
 
-/// Why a hart does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Off {
-    /// There is no memory for its stack.
-    NoStack,
-    /// The firmware refused, with this error.
-    Refused(isize),
-    /// It did not come in time.
-    Late,
-}
-
-fn start(hart: usize) -> Result<(), Off> {
-    let stack = KernelStack::new().ok_or(Off::NoStack)?;
-    let number = cpu::announce(hart);
-    let satp = platform::kernel_satp();
-    HANDOFF.satp.store(satp, Ordering::Relaxed);
-    HANDOFF.stack.store(stack.end(), Ordering::Relaxed);
+fn start(hart: usize, number: usize, stack: usize) -> Result<(), Refused> {
+    cpu::announce(hart, number);
+    HANDOFF
+        .satp
+        .store(platform::kernel_satp(), Ordering::Relaxed);
+    HANDOFF.stack.store(stack, Ordering::Relaxed);
     HANDOFF.cpu.store(number, Ordering::Relaxed);
-    OFFER.store(number, Ordering::Release);
     let entry = memory::image(hart_entry as *const u8) as usize;
     let handoff = memory::image((&raw const HANDOFF).cast()) as usize;
     platform::publish_stores();
     // SAFETY: the hart starts in `hart_entry`, which reads the Handoff and leads to `hart_main`.
     let started = unsafe { native::call(SBI_HSM, HART_START, [hart, entry, handoff, 0, 0]) };
-    if let Err(error) = started {
-        cpu::withdraw(number);
-        return Err(Off::Refused(error));
-    }
-    // The hart stands on it for good: its idle thread's.
-    mem::forget(stack);
-    let end = clock::monotonic_ns() + START_NS;
-    while !cpu::running().any(|cpu| cpu == number) {
-        if clock::monotonic_ns() > end && take(number) {
+    match started {
+        Ok(_) => Ok(()),
+        Err(error) => {
             cpu::withdraw(number);
-            return Err(Off::Late);
+            Err(Refused(error))
         }
-        hint::spin_loop();
     }
-    Ok(())
-}
-
-/// Takes the offer of this number: the hart that comes, or the one that waited for it.
-fn take(number: usize) -> bool {
-    let taken = OFFER.compare_exchange(number, NOBODY, Ordering::AcqRel, Ordering::Acquire);
-    taken.is_ok()
 }
 
 /// The first Rust code of a hart that was started: on its own stack and the kernel's table,
-/// interrupts off.
+/// interrupts off. That it is like the first one, the device tree said.
 extern "C" fn hart_main(number: usize) -> ! {
-    if !take(number) {
-        loop {
-            cpu::sleep();
-        }
+    if STARTUP.enter(number) {
+        cpu::start(number);
+        trap::init();
+        kernel_table::join(number);
+        clock::start();
+        cpu::arrive(number);
+        // From here on others make their code visible to this hart; what they wrote before is now.
+        platform::sync_own_code();
+        STARTUP.arrive(number);
+        trap::kernel().run_secondary()
     }
-    cpu::start(number);
-    trap::init();
-    kernel_table::join(number);
-    clock::start();
-    cpu::arrive(number);
-    // From here on others make their code visible to this hart; what they wrote before is now.
-    platform::sync_own_code();
-    trap::kernel().run_secondary()
+    loop {
+        cpu::sleep();
+    }
 }
 
 /// Interrupts a CPU: it leaves its `wfi` and looks at its queue.

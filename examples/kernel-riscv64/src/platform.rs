@@ -273,7 +273,7 @@ fn choose_mmu(facts: &Facts) -> Mmu {
     // kernel's own faults are bugs, and a fresh kernel stack must be there: so fences stay.
     let extensions = Extensions {
         svvptc: false,
-        ..Extensions::from_isa(facts.isa)
+        ..Extensions::from_isa(facts.kind(cpu::hart(0).unwrap_or(0) as u64).isa)
     };
     log::info!("mmu: {mode:?}, {extensions:?}");
     Mmu {

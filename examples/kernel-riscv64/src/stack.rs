@@ -4,8 +4,8 @@
 //! says on which side it is. An overflow runs into the hole: a trap whose entry finds that bit
 //! clear, goes to a stack of its own and says what happened.
 
-use mm_core::addr::Pfn;
 use mm_core::page::Frames;
+use mm_core::tlb::SpaceTlb;
 use mm_kernel::stack::{self, Slots, StackArea};
 
 use crate::kernel_table;
@@ -35,12 +35,8 @@ impl StackArea for Area {
         platform::frames()
     }
 
-    fn map(memory: &'static Frames<Board>, start: usize, frames: &[Pfn]) -> Option<()> {
-        kernel_table::map(memory, start, frames).ok()
-    }
-
-    fn unmap(memory: &'static Frames<Board>, start: usize, bytes: usize) {
-        kernel_table::unmap(memory, start, bytes);
+    fn tlb() -> Option<&'static SpaceTlb> {
+        kernel_table::tlb()
     }
 }
 

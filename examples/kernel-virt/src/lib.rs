@@ -15,8 +15,8 @@
 //! | [`mmio`] | registers at an address: the only unsafe code of the drivers | all |
 //! | [`console`] | log, output, input ring over any serial port | all |
 //! | [`pl011`], [`gic`] | serial port, interrupt controller (GICv2) | AArch64, Armv7 |
+//! | [`lines`] | what the interrupts of such a machine are about | AArch64, Armv7 |
 //! | [`psci`] | the firmware's power calls, which start CPUs | AArch64, Armv7 |
-//! | [`startup`] | how the first CPU waits for the others | AArch64, Armv7 |
 //! | [`ns16550`], [`plic`] | serial port, interrupt controller | RISC-V |
 //! | [`clock`] | the date (PL031, Goldfish) | all |
 //! | [`finisher`] | power-off with an exit status | RISC-V |
@@ -29,11 +29,11 @@ pub mod clock;
 pub mod console;
 pub mod finisher;
 pub mod gic;
+pub mod lines;
 pub mod mmio;
 pub mod ns16550;
 pub mod pl011;
 pub mod plic;
 pub mod psci;
 pub mod random;
-pub mod startup;
 pub mod tree;

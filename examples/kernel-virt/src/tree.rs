@@ -3,7 +3,7 @@
 //! Sources: Devicetree Specification v0.4, 2.3 (standard properties), 3.4 to 3.8 (memory,
 //! reserved memory, chosen, cpus); the kernel's device-tree bindings of the devices named here.
 //!
-//! The text ([`Facts::command_line`], [`Facts::isa`]) stays where the firmware put it, so the
+//! The text ([`Facts::command_line`], [`CpuKind`]) stays where the firmware put it, so the
 //! tree is among the regions that [`Facts::regions`] calls reserved. All addresses are physical.
 
 use core::ops::Range;
@@ -87,9 +87,15 @@ pub struct Facts {
     pub timer_interrupts: [u32; 4],
     /// Ticks per second of the CPUs' time counter, where the tree says it (RISC-V).
     pub timebase: Option<u32>,
-    /// RISC-V's `riscv,isa` of the first CPU, or nothing.
+    kinds: [CpuKind; MAX_CPUS],
+}
+
+/// What a CPU can do, as the tree says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuKind {
+    /// RISC-V's `riscv,isa`, or nothing.
     pub isa: &'static str,
-    /// RISC-V's `mmu-type` of the first CPU, or nothing.
+    /// RISC-V's `mmu-type`, or nothing.
     pub mmu_type: &'static str,
 }
 
@@ -146,8 +152,7 @@ impl Facts {
             psci: None,
             timer_interrupts: [0; 4],
             timebase: None,
-            isa: "",
-            mmu_type: "",
+            kinds: [CpuKind::default(); MAX_CPUS],
         };
         facts.read_memory(fdt)?;
         facts.read_chosen(fdt);
@@ -185,6 +190,13 @@ impl Facts {
             .copied()
             .filter(move |&name| name != boot);
         others.take(MAX_CPUS - 1)
+    }
+
+    /// What the CPU with this name can do; nothing for one that is not in the tree.
+    pub fn kind(&self, name: u64) -> CpuKind {
+        let place = self.cpus().iter().position(|&cpu| cpu == name);
+        let kind = place.and_then(|place| self.kinds.get(place));
+        kind.copied().unwrap_or_default()
     }
 
     /// The PLIC's context for the supervisor of CPU `cpu`.
@@ -268,15 +280,15 @@ impl Facts {
             if text(&cpu, "device_type") != Some("cpu") || !is_on(&cpu) {
                 continue;
             }
-            if self.cpu_count == 0 {
-                self.isa = text(&cpu, "riscv,isa").unwrap_or("");
-                self.mmu_type = text(&cpu, "mmu-type").unwrap_or("");
-            }
             let timebase = number(&cpu, "timebase-frequency").map(|hertz| hertz as u32);
             self.timebase = self.timebase.or(timebase);
             let name = number(&cpu, "reg");
             if let (Some(place), Some(name)) = (self.cpus.get_mut(self.cpu_count), name) {
                 *place = name;
+                if let Some(kind) = self.kinds.get_mut(self.cpu_count) {
+                    kind.isa = text(&cpu, "riscv,isa").unwrap_or("");
+                    kind.mmu_type = text(&cpu, "mmu-type").unwrap_or("");
+                }
                 self.cpu_count += 1;
             }
         }

@@ -52,6 +52,8 @@ pub struct Features {
     pub global_pages: bool,
     /// Process-context identifiers: tags of spaces.
     pub pcid: bool,
+    /// Flushes by tag.
+    invpcid: bool,
     pub rdrand: bool,
     /// CPUID.1:EDX, which Linux passes to programs as AT_HWCAP.
     pub hwcap: u32,
@@ -154,17 +156,30 @@ pub fn features() -> &'static Features {
     FEATURES.get().expect("the CPU's features are read at boot")
 }
 
-/// Loads segments and stacks, switches features on. Runs once on each CPU.
-pub fn init(id: usize) {
+/// Loads segments and stacks, switches features on. Runs once on each CPU. Answers whether it has
+/// what the first one has, no less and no more: one CR4, one XSAVE area, one way to flush for all.
+///
+/// # Panics
+///
+/// When the first CPU has no NX.
+#[must_use]
+pub fn init(id: usize) -> bool {
     let cpu = &CPUS.0[id];
     cpu.this.set(cpu);
     cpu.id.set(id);
     load_segments(cpu);
     let own = switch_features_on();
     let features = FEATURES.call_once(|| own);
-    assert!(own == *features, "CPU {id} is not like the first one");
-    // mm-x86_64 writes the no-execute bit into every entry, as all but the first 64-bit CPUs allow.
-    assert!(features.no_execute, "this CPU has no NX");
+    if own != *features {
+        log::warn!("cpu {id}: {own:?}, but the first has {features:?}");
+        return false;
+    }
+    // All but the first 64-bit CPUs have it.
+    assert!(
+        features.no_execute,
+        "this CPU has no NX, and the kernel's table says of every page whether it may be executed: \
+         give the machine a CPU with it (QEMU: without `-nx`)"
+    );
     log::info!(
         "cpu {id}: NX {}, SMEP {}, SMAP {}, PCID {}, FP state {} bytes ({})",
         on(features.no_execute),
@@ -178,6 +193,7 @@ pub fn init(id: usize) {
             "fxsave"
         },
     );
+    true
 }
 
 fn on(feature: bool) -> &'static str {
@@ -224,6 +240,7 @@ fn switch_features_on() -> Features {
         smap: bit(structured, 20),
         global_pages: bit(basic.edx, 13),
         pcid: bit(basic.ecx, 17) && !invlpg_misses_globals(basic.eax),
+        invpcid: bit(structured, 10),
         rdrand: bit(basic.ecx, 30),
         hwcap: basic.edx,
         xsave_mask: 0,

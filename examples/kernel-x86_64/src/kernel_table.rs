@@ -12,7 +12,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
+use mm_core::addr::{PhysAddr, VirtAddr};
 use mm_core::cx::Cx;
 use mm_core::format::{AttrFlags, Attrs, TableOwner};
 use mm_core::page::Frames;
@@ -20,7 +20,7 @@ use mm_core::prot::{MemType, Prot};
 use mm_core::range::PageRange;
 use mm_core::space::Root;
 use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::{Remembered, SpaceTlb, TlbGather};
+use mm_core::tlb::{Remembered, SpaceTlb};
 use mm_x86_64::native::Native;
 use spin::Once;
 
@@ -135,32 +135,9 @@ pub unsafe fn load(root: Root) {
     unsafe { Native::new().switch_root(root.table.as_u64(), root.asid, root.remembered) }
 }
 
-/// Maps `frames` at `address`, read-write. On success the table owns them.
-pub fn map(memory: &'static Frames<Pc>, address: usize, frames: &[Pfn]) -> Result<(), ()> {
-    let cx = Cx::new(memory);
-    let (table, tlb) = table(&cx).ok_or(())?;
-    let pages = pages(address, frames.len() as u64 * PAGE_BYTES);
-    let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
-    mapped
-        .map(|flush| flush.settle_everywhere(&cx, tlb))
-        .map_err(|_| ())
-}
-
-/// Unmaps `bytes` at `address` and frees their frames after every CPU forgot them.
-pub fn unmap(memory: &'static Frames<Pc>, address: usize, bytes: usize) {
-    let cx = Cx::new(memory);
-    let Some((table, tlb)) = table(&cx) else {
-        return;
-    };
-    let mut gather = TlbGather::new(&cx, tlb);
-    let done = CursorMut::new(table, tlb, pages(address, bytes as u64)).unmap(&mut gather);
-    debug_assert!(done.is_ok(), "there are no large pages here to split");
-    let _ = gather.finish();
-}
-
-fn table<'c>(cx: &'c Cx<'static, Pc>) -> Option<(PageTable<'c, 'static, Pc>, &'static SpaceTlb)> {
-    let root = cx.frames().kernel_root()?;
-    Some((PageTable::view(cx, root, TableOwner::Kernel, 0), TLB.get()?))
+/// Returns whom to tell when the table changes.
+pub fn tlb() -> Option<&'static SpaceTlb> {
+    TLB.get()
 }
 
 fn pages(address: usize, bytes: u64) -> PageRange {

@@ -66,7 +66,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     log::info!("command line: {:?}", facts.command_line);
     log::info!("initrd: {} bytes", facts.initrd.len());
     CPUS.call_once(|| acpi::cpus(facts.rsdp));
-    cpu::init(0);
+    assert!(cpu::init(0), "the first CPU is like itself");
     trap::init();
     let mm = platform::init(&facts);
     kernel_table::init(mm.frames(), &facts);

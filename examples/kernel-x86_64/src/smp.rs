@@ -1,17 +1,18 @@
-//! Starts the other CPUs.
+//! Starts the other CPUs: what this machine adds to [`mm_kernel::startup`].
 //!
 //! ```text
 //! first CPU                              another CPU
 //!   copies the trampoline to TRAMPOLINE
-//!   makes a stack, leaves it in NEXT
+//!   leaves stack and number in NEXT
 //!   INIT, start-up interrupt ──────────► real mode at TRAMPOLINE, then at once long mode on the
 //!   waits                                boot table; at its high address the kernel's table and
-//!                                        the stack; `other_main`: segments, traps, APIC, tick
-//!   the next one ◄─────── UP = number ── then the portable kernel's idle loop
+//!                                        the stack; `other_main`: enters; segments, features,
+//!                                        traps, APIC, tick
+//!   the next one ◄────── arrives ──────── then the portable kernel's idle loop
 //! ```
-//! One CPU is started at a time, because they share the trampoline's few words. One that does not
-//! come up in time is reset, so that it cannot come later and find another's stack; its own stays
-//! allocated, because nothing says when the reset has arrived.
+//! One CPU is started at a time, because they share the trampoline's few words; and none after one
+//! that was given up, which may still read them. That one is not reset: it may have come, and a CPU
+//! that is reset while it holds a lock holds it for ever.
 //!
 //! The page at [`TRAMPOLINE`] lies in the low MiB, which the family never gets; what the loader
 //! left there has been read.
@@ -20,21 +21,24 @@
 //! paging and protection may be switched on by the same write).
 
 use core::arch::global_asm;
+use core::convert::Infallible;
+use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use mm_kernel::startup::Startup;
 
 use crate::acpi::Cpus;
 use crate::cpu::{self, MAX_CPUS};
 use crate::memory::direct;
-use crate::stack::KernelStack;
+use crate::stack::Area;
 use crate::{apic, clock, kernel_table, platform, trap};
 
 /// Where other CPUs begin, physically: a page below 1 MiB.
 const TRAMPOLINE: u64 = 0x8000;
 
+/// Between the reset and the first start-up interrupt, and between that and the second.
 const RESET_NS: u64 = 10_000_000;
 const RETRY_NS: u64 = 1_000_000;
-/// An emulator on a busy machine takes its time.
-const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// What the CPU that is being started finds: its root, its stack, its number.
 #[repr(C)]
@@ -50,8 +54,7 @@ static NEXT: Next = Next {
     number: AtomicUsize::new(0),
 };
 
-/// CPUs that run; the next one to come up gets this number.
-static UP: AtomicUsize = AtomicUsize::new(1);
+static STARTUP: Startup<MAX_CPUS> = Startup::new();
 
 /// The APIC of each CPU that runs.
 static APICS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
@@ -70,13 +73,10 @@ pub fn start(cpus: &Cpus) {
     let own = apic::id();
     APICS[0].store(own, Ordering::Relaxed);
     copy_trampoline();
-    for &id in cpus.ids().iter().filter(|&&id| id != own) {
-        let number = UP.load(Ordering::Relaxed);
-        if !start_one(id, number) {
-            log::warn!("the CPU with APIC {id} does not come up");
-        }
-    }
-    log::info!("{} CPUs run", UP.load(Ordering::Relaxed));
+    let others = cpus.ids().iter().copied().filter(|&id| id != own);
+    let say = |message: fmt::Arguments<'_>| log::warn!("{message}");
+    STARTUP.bring_all::<Area, _, _>(others, start_one, clock::monotonic_ns, say);
+    log::info!("{} CPUs run", STARTUP.running());
 }
 
 /// Sends an interrupt to a CPU that runs.
@@ -98,44 +98,25 @@ fn copy_trampoline() {
     }
 }
 
-fn start_one(id: u8, number: usize) -> bool {
-    let Some(stack) = KernelStack::new() else {
-        return false;
-    };
+/// Starts the CPU with this APIC. Nothing answers, so nothing is refused.
+fn start_one(id: u8, number: usize, stack: usize) -> Result<(), Infallible> {
     APICS[number].store(id, Ordering::Relaxed);
     NEXT.root.store(kernel_table::root(), Ordering::Relaxed);
-    NEXT.stack.store(stack.end() as u64, Ordering::Relaxed);
+    NEXT.stack.store(stack as u64, Ordering::Relaxed);
     NEXT.number.store(number, Ordering::Release);
     apic::reset(id);
-    wait(RESET_NS, number);
+    wait(RESET_NS);
     let page = (TRAMPOLINE >> 12) as u8;
     apic::startup(id, page);
-    if !wait(RETRY_NS, number) {
-        // A CPU that has begun ignores the second one.
-        apic::startup(id, page);
-    }
-    if wait(PATIENCE_NS, number) {
-        // Its idle thread runs there for good.
-        core::mem::forget(stack);
-        return true;
-    }
-    apic::reset(id);
-    // It may stand there until the reset arrives.
-    core::mem::forget(stack);
-    false
+    wait(RETRY_NS);
+    // A CPU that has begun ignores the second one.
+    apic::startup(id, page);
+    Ok(())
 }
 
-/// Waits that long, or until CPU `number` is up.
-fn wait(nanoseconds: u64, number: usize) -> bool {
+fn wait(nanoseconds: u64) {
     let start = clock::monotonic_ns();
-    loop {
-        // Acquire: what it allocated at its start, it has.
-        if UP.load(Ordering::Acquire) > number {
-            return true;
-        }
-        if clock::monotonic_ns() - start > nanoseconds {
-            return false;
-        }
+    while clock::monotonic_ns() - start < nanoseconds {
         mm_kernel::sync::wait_turn();
     }
 }
@@ -143,13 +124,21 @@ fn wait(nanoseconds: u64, number: usize) -> bool {
 /// The first Rust code of another CPU: on its own stack and the kernel's table, interrupts off.
 extern "C" fn other_main() -> ! {
     let number = NEXT.number.load(Ordering::Acquire);
-    cpu::init(number);
-    trap::init();
-    platform::init_cpu();
-    kernel_table::join();
-    apic::init_other();
-    UP.store(number + 1, Ordering::Release);
-    trap::kernel().run_secondary()
+    if STARTUP.enter(number) {
+        if cpu::init(number) {
+            trap::init();
+            platform::init_cpu();
+            kernel_table::join();
+            apic::init_other();
+            STARTUP.arrive(number);
+            trap::kernel().run_secondary()
+        }
+        STARTUP.turn_away(number);
+    }
+    loop {
+        // Interrupts are off: nothing ends this.
+        x86_64::instructions::hlt();
+    }
 }
 
 global_asm!(

@@ -13,6 +13,7 @@
 //! | [`disk`] | reads of the initramfs that finish at a later tick |
 //! | [`sched`] | run queues, sleeping, waking, balancing between CPUs |
 //! | [`stack`] | the memory of kernel stacks, with holes between |
+//! | [`startup`] | how the first CPU waits for the others |
 //! | [`sync`] | the kernel's lock, and why a flush never waits for ever |
 //! | [`task`] | processes, threads, fork, exec, exit, wait, signals |
 //! | [`fs`] | names, open files, descriptors |
@@ -37,6 +38,7 @@ pub mod pipe;
 pub mod run;
 pub mod sched;
 pub mod stack;
+pub mod startup;
 pub mod summary;
 pub mod sync;
 pub mod syscall;

@@ -15,10 +15,15 @@
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use mm_core::addr::Pfn;
+use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::cx::Cx;
+use mm_core::format::{Attrs, TableOwner};
 use mm_core::page::Frames;
 use mm_core::platform::Platform;
+use mm_core::prot::Prot;
+use mm_core::range::PageRange;
+use mm_core::table::{CursorMut, PageTable};
+use mm_core::tlb::{SpaceTlb, TlbGather};
 
 /// Pages of a kernel stack.
 pub const STACK_PAGES: usize = 8;
@@ -47,12 +52,41 @@ pub trait StackArea: Send + Sync + 'static {
     /// The machine's memory, once it is there.
     fn memory() -> Option<&'static Frames<Self::Platform>>;
 
-    /// Maps frames at an address of the area, for the kernel alone, on all CPUs. On success the
-    /// kernel's table owns them; `None` when there is no memory for tables, and nothing is mapped.
-    fn map(memory: &'static Frames<Self::Platform>, start: usize, frames: &[Pfn]) -> Option<()>;
+    /// Whom to tell when entries of the kernel's table change, once that is loaded.
+    fn tlb() -> Option<&'static SpaceTlb>;
+}
 
-    /// Unmaps bytes of the area and frees their frames, after every CPU forgot them.
-    fn unmap(memory: &'static Frames<Self::Platform>, start: usize, bytes: usize);
+/// Maps frames at an address of the area, for the kernel alone, on all CPUs. On success the
+/// kernel's table owns them; `None` when there is no memory for tables, and nothing is mapped.
+fn map<S: StackArea>(cx: &Cx<'static, S::Platform>, start: usize, frames: &[Pfn]) -> Option<()> {
+    let (table, tlb) = table::<S>(cx)?;
+    let pages = pages::<S>(start, frames.len())?;
+    let mapped = CursorMut::new(table, tlb, pages).map_each(frames, Attrs::kernel(Prot::RW));
+    mapped.map(|flush| flush.settle_everywhere(cx, tlb)).ok()
+}
+
+/// Unmaps pages of the area and frees their frames, after every CPU forgot them.
+fn unmap<S: StackArea>(cx: &Cx<'static, S::Platform>, start: usize, count: usize) {
+    let (Some((table, tlb)), Some(pages)) = (table::<S>(cx), pages::<S>(start, count)) else {
+        return;
+    };
+    let mut gather = TlbGather::new(cx, tlb);
+    let done = CursorMut::new(table, tlb, pages).unmap(&mut gather);
+    debug_assert!(done.is_ok(), "there are no large pages here to split");
+    let _ = gather.finish();
+}
+
+/// The kernel's table, and whom to tell when it changes.
+fn table<'c, S: StackArea>(
+    cx: &'c Cx<'static, S::Platform>,
+) -> Option<(PageTable<'c, 'static, S::Platform>, &'static SpaceTlb)> {
+    let root = cx.frames().kernel_root()?;
+    let table = PageTable::view(cx, root, TableOwner::Kernel, 0);
+    Some((table, S::tlb()?))
+}
+
+fn pages<S: StackArea>(start: usize, count: usize) -> Option<PageRange> {
+    PageRange::with_len(VirtAddr::new(start).vpn(S::PAGE_SHIFT), count)
 }
 
 /// A bit for each slot in use.
@@ -113,8 +147,8 @@ pub fn init<S: StackArea>() {
         let frame = memory
             .alloc(&cx, 0)
             .expect("memory for the tables of stacks");
-        S::map(memory, table, &[frame]).expect("memory for the tables of stacks");
-        S::unmap(memory, table, 1 << S::PAGE_SHIFT);
+        map::<S>(&cx, table, &[frame]).expect("memory for the tables of stacks");
+        unmap::<S>(&cx, table, 1);
     }
 }
 
@@ -151,7 +185,7 @@ impl<S: StackArea> KernelStack<S> {
             *place = frame;
             count += 1;
         }
-        if count < STACK_PAGES || S::map(memory, slot.start(), &frames).is_none() {
+        if count < STACK_PAGES || map::<S>(&cx, slot.start(), &frames).is_none() {
             for &frame in &frames[..count] {
                 let freed = memory.free(&cx, frame);
                 debug_assert!(freed.is_ok(), "the frame was just allocated");
@@ -171,7 +205,7 @@ impl<S: StackArea> KernelStack<S> {
 impl<S: StackArea> Drop for KernelStack<S> {
     fn drop(&mut self) {
         if let Some(memory) = S::memory() {
-            S::unmap(memory, self.slot.start(), stack_bytes(S::PAGE_SHIFT));
+            unmap::<S>(&Cx::new(memory), self.slot.start(), STACK_PAGES);
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | `Platform::flush` | the answers of other CPUs | its own wait loop |
 //! | [`Turn::take`](crate::sched::turn::Turn::take) | a file's turn | `Arch::poll_interrupts` |
 //! | `System::relieve_memory` | a victim's memory | `Arch::poll_interrupts` |
+//! | [`Startup`](crate::startup::Startup) | a CPU's start | [`wait_turn`] |
 //! | `System::idle` | the other CPUs' end | [`wait_turn`] |
 //! | the idle loop, user mode | – | interrupts are on |
 //!

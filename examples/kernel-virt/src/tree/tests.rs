@@ -120,13 +120,15 @@ fn a_riscv_machine() {
     }
     for hart in 0..3 {
         let status: &[u8] = if hart == 0 { b"disabled\0" } else { b"okay\0" };
+        let isa: &[u8] =
+            [&b"rv64imac\0"[..], b"rv64imafdc_svpbmt\0", b"rv64imafdc\0"][hart as usize];
         let mut cpu = node(
             &format!("cpu@{hart}"),
             &[
                 ("device_type", b"cpu\0"),
                 ("reg", &words(&[hart])),
                 ("status", status),
-                ("riscv,isa", b"rv64imafdc_svpbmt\0"),
+                ("riscv,isa", isa),
                 ("mmu-type", b"riscv,sv48\0"),
             ],
         );
@@ -174,10 +176,13 @@ fn a_riscv_machine() {
     assert!(facts.other_cpus(2).eq([1]), "the boot CPU is not the first");
     assert!(facts.other_cpus(9).eq([1, 2]));
     assert_eq!(facts.timebase, Some(10_000_000));
-    assert_eq!(
-        (facts.isa, facts.mmu_type),
-        ("rv64imafdc_svpbmt", "riscv,sv48")
-    );
+    let kind = |isa| CpuKind {
+        isa,
+        mmu_type: "riscv,sv48",
+    };
+    assert_eq!(facts.kind(1), kind("rv64imafdc_svpbmt"));
+    assert_eq!(facts.kind(2), kind("rv64imafdc"), "each has its own");
+    assert_eq!(facts.kind(0), CpuKind::default(), "it is off");
     assert_eq!(facts.ns16550.unwrap().interrupt, 10);
     assert_eq!(facts.finisher.unwrap().base, 0x10_0000);
     assert_eq!(facts.plic.unwrap().base, 0xc00_0000);
