@@ -109,13 +109,19 @@ pub fn build_with_frames(arch: Arch) -> Result<PathBuf> {
     build_for(arch, Purpose::Frames)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Boot,
-    Frames,
+/// Lints the kernel with the compiler that builds it.
+pub fn lint(arch: Arch) -> Result<()> {
+    let mut clippy = toolchain::bare(arch.target())?.clippy(Std::CoreAlloc)?;
+    clippy
+        .args(["--release", "--manifest-path"])
+        .arg(manifest(arch)?)
+        .arg("--target-dir")
+        .arg(paths::product("kernel-clippy")?)
+        .args(["--", "-D", "warnings"]);
+    command::run(&mut clippy)
 }
 
-fn build_for(arch: Arch, purpose: Purpose) -> Result<PathBuf> {
+fn manifest(arch: Arch) -> Result<PathBuf> {
     let manifest = paths::root()
         .join("examples")
         .join(arch.package())
@@ -123,6 +129,17 @@ fn build_for(arch: Arch, purpose: Purpose) -> Result<PathBuf> {
     if !manifest.is_file() {
         bail!("there is no examples/{} in this tree yet", arch.package());
     }
+    Ok(manifest)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Boot,
+    Frames,
+}
+
+fn build_for(arch: Arch, purpose: Purpose) -> Result<PathBuf> {
+    let manifest = manifest(arch)?;
     let bare = toolchain::bare(arch.target())?;
     say(&format!(
         "building {} for {}: core is {}",

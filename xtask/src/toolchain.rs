@@ -154,14 +154,39 @@ impl Bare {
                 cargo
             }
         };
-        cargo.args([verb, "--target", self.target]);
+        cargo.arg(verb);
+        self.name_target(&mut cargo, std);
+        cargo
+    }
+
+    /// Returns `cargo clippy --target TARGET`, of the same release as the compiler of
+    /// [`Bare::cargo`].
+    ///
+    /// # Errors
+    /// When it cannot be installed.
+    pub fn clippy(&self, std: Std) -> Result<Command> {
+        let mut clippy = match self.source {
+            Source::Sysroot => command::cargo(),
+            Source::Debian => {
+                apt::install(&["rust-web-clippy"], "the kernels are to be linted")?;
+                let mut clippy = debian(DEBIAN_CLIPPY);
+                clippy.env("CARGO", DEBIAN_CARGO);
+                clippy
+            }
+        };
+        clippy.arg("clippy");
+        self.name_target(&mut clippy, std);
+        Ok(clippy)
+    }
+
+    fn name_target(&self, cargo: &mut Command, std: Std) {
+        cargo.args(["--target", self.target]);
         if matches!(self.source, Source::Debian) {
             cargo.arg(match std {
                 Std::Core => "-Zbuild-std=core",
                 Std::CoreAlloc => "-Zbuild-std=core,alloc",
             });
         }
-        cargo
     }
 
     /// Tells whether this way opens the compiler's unstable flags in any case.
@@ -197,6 +222,8 @@ fn holds_core(dir: &Path) -> bool {
 /// The compiler that Debian's packages install, whatever else is on the path.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// It finds its driver beside itself.
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 fn debian_sources() -> Option<String> {
     let mut rustc = Command::new(DEBIAN_RUSTC);
@@ -209,7 +236,12 @@ fn debian_sources() -> Option<String> {
 }
 
 fn debian_cargo() -> Command {
-    let mut cargo = Command::new(DEBIAN_CARGO);
+    debian(DEBIAN_CARGO)
+}
+
+/// A program of those packages, with the environment that they want.
+fn debian(program: &str) -> Command {
+    let mut cargo = Command::new(program);
     command::clean(&mut cargo);
     cargo
         .env_remove("CARGO")

@@ -207,7 +207,7 @@ pub fn start(id: usize) {
     // SAFETY: tp is the kernel's for this purpose; the counters are for user mode to read, and
     // both interrupts have a handler (trap.rs). sstatus.SIE stays clear.
     unsafe {
-        asm!("mv tp, {}", in(reg) core::ptr::from_ref(cpu), options(nomem, nostack, preserves_flags));
+        asm!("mv tp, {}", in(reg) core::ptr::from_ref(cpu), options(nostack, preserves_flags));
         asm!("csrw scounteren, {}", in(reg) COUNTER_TIME, options(nomem, nostack, preserves_flags));
         asm!("csrw sie, {}", in(reg) TIMER_INTERRUPT | SOFTWARE_INTERRUPT, options(nomem, nostack, preserves_flags));
     }
