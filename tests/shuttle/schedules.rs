@@ -2,7 +2,7 @@
 //! reachable, nothing leaks, nobody waits for ever.
 //!
 //! ```text
-//!  seed ──► machine, number of CPUs, what each does, when which takes its turn
+//!  seed ──► machine, number of CPUs, a few kinds of steps, what each does, when which takes its turn
 //!             │
 //!             ▼
 //!           2 to 4 CPUs on one space and its forks: a turn may pass to another CPU at
@@ -23,12 +23,14 @@
 
 use mm_testkit::machine::{Machine, machines};
 use mm_testkit::random::Random;
-use mm_testkit::scene::Scene;
+use mm_testkit::scene::{SHARED, Scene, Step};
 use mm_testkit::stripe::EAGER;
 use mm_testkit::watch::scheduled;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Schedules of a plain run.
@@ -36,7 +38,6 @@ const SCHEDULES: u64 = 1500;
 /// Shared words that one schedule may touch before it counts as endless.
 const ENDLESS: u64 = 3_000_000;
 const FRAMES: usize = 512;
-const STRIPE: usize = 5;
 
 /// How turns pass.
 enum Way {
@@ -56,10 +57,12 @@ struct Turns {
     dice: Random,
     way: Way,
     words: u64,
+    /// Whose turn it was, all along.
+    trace: Arc<AtomicU64>,
 }
 
 impl Turns {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, trace: Arc<AtomicU64>) -> Self {
         let mut dice = Random::new(seed ^ 0x7u64.rotate_right(8));
         let way = if dice.chance(60) {
             Way::Chance(dice.pick(&[2, 5, 15, 60, 250]))
@@ -76,6 +79,7 @@ impl Turns {
             dice,
             way,
             words: 0,
+            trace,
         }
     }
 }
@@ -86,6 +90,26 @@ impl Scheduler for Turns {
     }
 
     fn next_task(
+        &mut self,
+        runnable: &[&Task],
+        current: Option<TaskId>,
+        waits: bool,
+    ) -> Option<TaskId> {
+        let next = self.choose(runnable, current, waits);
+        let trace = self.trace.load(Ordering::Relaxed).rotate_left(5);
+        let whose = next.map_or(0, |id| 1 + usize::from(id) as u64);
+        let trace = (trace ^ whose).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.trace.store(trace, Ordering::Relaxed);
+        next
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.dice.next()
+    }
+}
+
+impl Turns {
+    fn choose(
         &mut self,
         runnable: &[&Task],
         current: Option<TaskId>,
@@ -124,9 +148,21 @@ impl Scheduler for Turns {
             }
         }
     }
+}
 
-    fn next_u64(&mut self) -> u64 {
-        self.dice.next()
+/// What the CPUs of one seed choose from: everything, or a few things that then meet
+/// the more often.
+fn steps(dice: &mut Random) -> Vec<Step> {
+    let mut all: Vec<Step> = SHARED.to_vec();
+    all.extend(EAGER.map(Step::Stripe));
+    match dice.below(4) {
+        0 => all,
+        // Each step is in or out.
+        1 => {
+            let some: Vec<Step> = all.iter().copied().filter(|_| dice.chance(30)).collect();
+            if some.is_empty() { all } else { some }
+        }
+        _ => (0..2 + dice.below(3)).map(|_| dice.pick(&all)).collect(),
     }
 }
 
@@ -134,15 +170,16 @@ impl Scheduler for Turns {
 fn play(machine: &Machine, seed: u64) {
     let mut dice = Random::new(seed);
     let cpus = 2 + dice.below(3) as usize;
-    let (scene, mut lives) = Scene::new(machine, FRAMES, cpus, STRIPE, seed);
+    let (steps, pages) = (steps(&mut dice), 1 + dice.below(5) as usize);
+    let (scene, mut lives) = Scene::new(machine, FRAMES, cpus, pages, seed);
     // Some pages are there before, so that forks share and unmaps free.
     for life in &mut lives {
-        scene.live(life, dice.below(3), &EAGER);
+        scene.live(life, dice.below(4), &steps);
     }
     shuttle::thread::scope(|scope| {
         for life in &mut lives {
-            let (scene, steps) = (&scene, 2 + dice.below(5));
-            scope.spawn(move || scene.live(life, steps, &EAGER));
+            let (scene, steps, count) = (&scene, &steps, 2 + dice.below(5));
+            scope.spawn(move || scene.live(life, count, steps));
         }
     });
     scene.end(lives);
@@ -153,7 +190,9 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}?")))
 }
 
-fn schedule(machine: &'static Machine, seed: u64) {
+/// Plays the schedule of a seed; returns what tells it from another.
+fn schedule(machine: &'static Machine, seed: u64) -> u64 {
+    let trace = Arc::new(AtomicU64::new(0));
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 20;
     config.failure_persistence = shuttle::FailurePersistence::None;
@@ -162,7 +201,7 @@ fn schedule(machine: &'static Machine, seed: u64) {
     config
         .ungraceful_shutdown_config
         .immediately_return_on_panic = true;
-    let runner = shuttle::Runner::new(Turns::new(seed), config);
+    let runner = shuttle::Runner::new(Turns::new(seed, trace.clone()), config);
     let played = catch_unwind(AssertUnwindSafe(|| {
         runner.run(move || scheduled(ENDLESS, || play(machine, seed)));
     }));
@@ -173,15 +212,30 @@ fn schedule(machine: &'static Machine, seed: u64) {
         );
         resume_unwind(why);
     }
+    trace.load(Ordering::Relaxed)
+}
+
+/// The tiny formats: many tables for few pages, each with another way of hardware's.
+fn tiny(seed: u64) -> &'static Machine {
+    let tiny = || machines().iter().filter(|m| m.name.starts_with("tiny"));
+    let nth = seed as usize % tiny().count();
+    tiny().nth(nth).expect("there are some")
+}
+
+/// A seed that is printed would be worth nothing.
+#[test]
+fn a_seed_plays_the_same_schedule_again() {
+    let played = |seeds: std::ops::Range<u64>| -> Vec<u64> {
+        seeds.map(|seed| schedule(tiny(seed), seed)).collect()
+    };
+    let once = played(1..60);
+    assert_eq!(once, played(1..60));
+    let unlike: HashSet<_> = once.iter().collect();
+    assert_eq!(unlike.len(), once.len(), "two seeds play one schedule");
 }
 
 #[test]
 fn whole_verbs_keep_their_promises_whatever_the_schedule() {
-    // The tiny formats: many tables for few pages, each with another way of hardware's.
-    let tiny: Vec<_> = machines()
-        .iter()
-        .filter(|machine| machine.name.starts_with("tiny"))
-        .collect();
     let time = number("MM_SECONDS").map(Duration::from_secs);
     let (first, count) = match number("MM_SEED") {
         Some(seed) => (seed, 1),
@@ -195,7 +249,7 @@ fn whole_verbs_keep_their_promises_whatever_the_schedule() {
     let mut played = 0;
     while played < count && time.is_none_or(|time| begin.elapsed() < time) {
         let seed = first + played;
-        schedule(tiny[seed as usize % tiny.len()], seed);
+        schedule(tiny(seed), seed);
         played += 1;
     }
     println!(

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!  area:  stripe of CPU 0 | stripe of CPU 1 | ... | commons: a byte of each page for each CPU | word
-//!  file:  mapped shared and private; CPU 1 cuts and grows it
+//!  file:  mapped shared and private; CPU 1 cuts and grows it, CPU 0 maps it anew in place
 //!  heap:  CPU 0 moves its end
 //! ```
+//!
+//! What CPUs choose from is the test's: who wants two verbs to meet leaves out most
+//! others (Groce et al., "Swarm testing", 2012).
 //!
 //! Who runs the CPUs is the test's: host threads, or a scheduler that passes
 //! turns ([`crate::watch`]). What each CPU does is the seed's. No two CPUs touch
@@ -18,7 +21,7 @@ use crate::world::{File, Space, Stopped, World};
 use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
 use mm_core::prot::Prot;
-use mm_core::space::{MapRequest, Word32};
+use mm_core::space::{Advice, MapRequest, Word32};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const FILE_PAGES: usize = 3;
@@ -28,6 +31,47 @@ const HEAP_PAGE: usize = 0x1000;
 const EFAULT: i32 = 14;
 /// What the file is full of.
 const FILE_BYTE: u8 = 7;
+
+/// What a CPU does in one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Something to its stripe.
+    Stripe(Act),
+    /// Adds one to the word.
+    AddOne,
+    /// Loads from the file, or stores to it.
+    TouchFile,
+    /// Lets the kernel copy a byte of the file's mapping.
+    CopyFile,
+    /// CPU 1 cuts or grows the file; others touch it.
+    CutFile,
+    /// CPU 0 maps the file where it is mapped; others touch it.
+    MapFile,
+    /// Drops what is mapped of the file.
+    DropFile,
+    /// Uses its bytes of the pages that all use.
+    Commons,
+    /// Forks, and uses those pages in both.
+    ForkCommons,
+    /// CPU 0 moves the end of the heap; others use the commons.
+    Heap,
+}
+
+/// Steps that have to do with the file and the commons, for [`Scene::live`].
+pub const SHARED: [Step; 12] = [
+    Step::AddOne,
+    Step::TouchFile,
+    Step::TouchFile,
+    Step::CopyFile,
+    Step::CutFile,
+    Step::MapFile,
+    Step::DropFile,
+    Step::Commons,
+    Step::Commons,
+    Step::Commons,
+    Step::ForkCommons,
+    Step::Heap,
+];
 
 /// The space and what all CPUs share.
 pub struct Scene {
@@ -59,7 +103,7 @@ fn va(addr: usize) -> VirtAddr {
 
 impl Scene {
     /// Makes a space on a machine of `frames` frames, and a life for each CPU, whose
-    /// stripe has `pages` pages.
+    /// stripe has `pages` pages, as have the commons.
     ///
     /// # Panics
     /// When there is no memory.
@@ -107,33 +151,42 @@ impl Scene {
         (scene, lives)
     }
 
-    /// Lets a CPU do `steps` things, of which `acts` to its stripe.
+    /// Lets a CPU do `count` things out of `steps`.
     ///
     /// # Panics
     /// When anything is not as it must be.
-    pub fn live(&self, life: &mut Life, steps: u64, acts: &[Act]) {
+    pub fn live(&self, life: &mut Life, count: u64, steps: &[Step]) {
         on_cpu(life.cpu, || {
-            for _ in 0..steps {
-                self.step(life, acts);
+            for _ in 0..count {
+                let step = life.dice.pick(steps);
+                self.step(life, step);
             }
         });
     }
 
-    fn step(&self, life: &mut Life, acts: &[Act]) {
-        match (life.dice.below(24), life.cpu) {
-            (0 | 1, _) => self.add_one(life.cpu),
-            (2..5, _) => self.touch_file(life),
-            (5..8, _) => self.use_commons(life),
-            (8, 0) => self.move_heap(life),
-            (8, 1) => {
+    fn step(&self, life: &mut Life, step: Step) {
+        match (step, life.cpu) {
+            (Step::Stripe(act), cpu) => {
+                let (w, s) = (&self.w, &self.s);
+                life.stripe.act(act, w, cpu, s, &mut life.dice);
+            }
+            (Step::AddOne, cpu) => self.add_one(cpu),
+            (Step::CopyFile, _) => self.copy_file(life),
+            (Step::CutFile, 1) => {
                 let size = life.dice.below(FILE_PAGES as u64 + 1) as usize;
                 self.w.resize(&self.file, size * self.w.page_size());
             }
-            _ => {
-                let act = life.dice.pick(acts);
-                let (w, s) = (&self.w, &self.s);
-                life.stripe.act(act, w, life.cpu, s, &mut life.dice);
+            (Step::MapFile, 0) => self.map_file(life),
+            (Step::DropFile, _) => {
+                let at = va(life.dice.pick(&self.files));
+                let len = FILE_PAGES * self.w.page_size();
+                let dropped = self.s.advise(at, len, Advice::DontNeed);
+                assert_eq!(dropped, Ok(()), "what is replaced is no hole");
             }
+            (Step::TouchFile | Step::CutFile | Step::MapFile, _) => self.touch_file(life),
+            (Step::ForkCommons, _) => self.fork_commons(life),
+            (Step::Heap, 0) => self.move_heap(life),
+            (Step::Commons | Step::Heap, _) => self.use_commons(life),
         }
     }
 
@@ -166,12 +219,20 @@ impl Scene {
         }
     }
 
+    /// Maps the file once more where it is: there is no moment without an area.
+    fn map_file(&self, life: &mut Life) {
+        let nth = life.dice.below(2) as usize;
+        let (at, len) = (va(self.files[nth]), FILE_PAGES * self.w.page_size());
+        let anew = match nth {
+            0 => MapRequest::shared(&self.file, 0, len, Prot::RW),
+            _ => MapRequest::private(&self.file, 0, len, Prot::RW),
+        };
+        assert_eq!(self.s.map(&anew.fixed(at)), Ok(at), "the file, mapped anew");
+    }
+
     /// Lets the kernel copy a byte out of the file's mapping, or into it, while CPU 1
-    /// may be cutting the file: for tests that want it besides [`Self::live`].
-    ///
-    /// # Panics
-    /// When the byte is none that anybody stored.
-    pub fn copy_file(&self, life: &mut Life) {
+    /// may be cutting the file.
+    fn copy_file(&self, life: &mut Life) {
         let page = life.dice.below(FILE_PAGES as u64) as usize * self.w.page_size();
         let at = life.dice.pick(&self.files) + page + 8 * life.cpu;
         let into = life.dice.chance(50);
@@ -189,19 +250,50 @@ impl Scene {
         }
     }
 
-    /// Loads and stores the CPU's own byte of a page that all use.
+    /// Loads and stores the CPU's own byte of a page that all use, itself or by way of
+    /// the kernel.
     fn use_commons(&self, life: &mut Life) {
-        let i = life.dice.below(self.common_pages as u64) as usize;
-        let at = self.commons + i * self.w.page_size() + 8 * life.cpu;
-        let got = self.w.peek(life.cpu, &self.s, at);
-        assert_eq!(
-            got,
-            Ok(life.common[i]),
-            "common page {i} of CPU {}",
-            life.cpu
-        );
-        life.common[i] = life.dice.next() as u8;
-        self.w.poke(life.cpu, &self.s, at, life.common[i]).unwrap();
+        let (cpu, i) = (life.cpu, self.common(life));
+        self.look_at_common(&self.s, cpu, i, life.common[i]);
+        let byte = life.dice.next() as u8;
+        let at = self.commons + i * self.w.page_size() + 8 * cpu;
+        if life.dice.chance(30) {
+            let copied = self
+                .w
+                .finish(cpu, at, 1, |at, _| self.s.write(va(at), &[byte]));
+            assert_eq!(copied, Ok(1), "into common page {i} for CPU {cpu}");
+        } else {
+            self.w.poke(cpu, &self.s, at, byte).unwrap();
+        }
+        life.common[i] = byte;
+    }
+
+    fn common(&self, life: &mut Life) -> usize {
+        life.dice.below(self.common_pages as u64) as usize
+    }
+
+    fn look_at_common(&self, space: &Space, cpu: usize, i: usize, byte: u8) {
+        let at = self.commons + i * self.w.page_size() + 8 * cpu;
+        let got = self.w.peek(cpu, space, at);
+        assert_eq!(got, Ok(byte), "common page {i} of CPU {cpu}");
+    }
+
+    /// Forks while others use the commons: what the CPU stores in one of the two
+    /// shows in no other.
+    fn fork_commons(&self, life: &mut Life) {
+        let cpu = life.cpu;
+        let child = self.s.fork().unwrap();
+        let i = self.common(life);
+        let was = life.common[i];
+        self.use_commons(life);
+        if life.dice.chance(50) {
+            let at = self.commons + i * self.w.page_size() + 8 * cpu;
+            self.look_at_common(&child, cpu, i, was);
+            self.w.poke(cpu, &child, at, was.wrapping_add(1)).unwrap();
+            self.look_at_common(&self.s, cpu, i, life.common[i]);
+            self.look_at_common(&child, cpu, i, was.wrapping_add(1));
+        }
+        drop(child);
     }
 
     /// Moves the end of the heap and uses what is below it.
@@ -222,10 +314,20 @@ impl Scene {
     /// # Panics
     /// When something is lost, wrong or left over.
     pub fn end(self, lives: Vec<Life>) {
-        let Self { w, s, file, .. } = self;
+        let Self {
+            w,
+            s,
+            file,
+            commons,
+            ..
+        } = self;
         w.check([&s]).unwrap_or_else(|wrong| panic!("{wrong}"));
         for life in &lives {
             life.stripe.look_at_all(&w, life.cpu, &s);
+            for (i, &byte) in life.common.iter().enumerate() {
+                let got = w.peek(life.cpu, &s, commons + i * w.page_size() + 8 * life.cpu);
+                assert_eq!(got, Ok(byte), "common page {i} of CPU {}", life.cpu);
+            }
         }
         let mut sum = [0; 4];
         w.load(0, &s, self.word, &mut sum).unwrap();

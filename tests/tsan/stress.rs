@@ -30,7 +30,7 @@ fn main() {
 #[cfg(mm_tsan)]
 mod stress {
     use mm_testkit::machine::{Machine, machines};
-    use mm_testkit::scene::Scene;
+    use mm_testkit::scene::{SHARED, Scene, Step};
     use mm_testkit::stripe::{EAGER, USUAL};
     use std::time::{Duration, Instant};
 
@@ -61,15 +61,16 @@ mod stress {
     fn play(machine: &Machine, seed: u64) {
         let _together = Together(seed, machine);
         let acts = if seed % 2 == 0 { &EAGER[..] } else { &USUAL };
+        let stripe = acts.iter().map(|&act| Step::Stripe(act));
+        let steps: Vec<Step> = stripe.chain(SHARED).collect();
         let (scene, mut lives) = Scene::new(machine, FRAMES, CPUS, PAGES, seed);
         std::thread::scope(|scope| {
             for life in &mut lives {
-                let scene = &scene;
+                let (scene, steps) = (&scene, &steps);
                 scope.spawn(move || {
                     let _together = Together(seed, machine);
                     for _ in 0..TURNS {
-                        scene.live(life, STEPS, acts);
-                        scene.copy_file(life);
+                        scene.live(life, STEPS, steps);
                     }
                 });
             }

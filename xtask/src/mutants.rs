@@ -20,7 +20,7 @@ use table::{ROWS, Row, Tool};
 
 use crate::command::{self, Ended, say};
 use crate::suites::{Counts, Suites};
-use crate::{loom, paths};
+use crate::{loom, paths, soak};
 
 /// How long a test may take: one that a mutant lets wait for ever proves nothing.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -88,7 +88,7 @@ impl Build<'_> {
     fn has(&self, row: &Row) -> bool {
         self.rows.first().is_some_and(|first| match row.tool {
             Tool::Loom | Tool::Loom3 => matches!(first.tool, Tool::Loom | Tool::Loom3),
-            Tool::Kit => first.tool == Tool::Kit,
+            Tool::Kit | Tool::Schedules => first.tool == row.tool,
             Tool::Own => first.tool == Tool::Own && first.target == row.target,
         })
     }
@@ -102,6 +102,7 @@ impl Build<'_> {
                 command.env("LOOM_MAX_PREEMPTIONS", preemptions);
                 command
             }
+            Some(Tool::Schedules) => soak::cargo_test(&paths::product("mutants/watched")?),
             tool => {
                 let mut command = command::cargo();
                 command
@@ -138,7 +139,7 @@ impl Build<'_> {
 
 /// Returns a wrapper of the compiler that breaks the line: cargo uses it for this workspace alone,
 /// so what the workspace depends on is compiled once for all mutants.
-fn wrapper(mutant: &str) -> Result<PathBuf> {
+pub fn wrapper(mutant: &str) -> Result<PathBuf> {
     let wrapper = paths::product("mutants")?.join(format!("rustc-{mutant}"));
     let cfg = format!("mm_mutant=\"{mutant}\"");
     std::fs::write(&wrapper, format!("#!/bin/sh\nexec \"$@\" --cfg '{cfg}'\n"))?;

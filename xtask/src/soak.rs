@@ -6,13 +6,14 @@
 //! host threads race under ThreadSanitizer (`--cfg mm_tsan`), here only.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command::{self, listen};
 use crate::suites::{Counts, Suites, count};
-use crate::{paths, toolchain};
+use crate::{mutants, paths, toolchain};
 
 /// What to run.
 #[derive(Args)]
@@ -29,8 +30,8 @@ pub struct Options {
     /// Plays under ThreadSanitizer instead.
     #[arg(long, conflicts_with = "only")]
     tsan: bool,
-    /// Breaks the line of this `mm_mutant`: ThreadSanitizer must report it.
-    #[arg(long, requires = "tsan")]
+    /// Breaks the line of this `mm_mutant`: a schedule must fail, or ThreadSanitizer report it.
+    #[arg(long)]
     mutant: Option<String>,
 }
 
@@ -52,10 +53,10 @@ pub fn command(options: &Options) -> Result<()> {
     } else {
         Length::Seconds(options.minutes.saturating_mul(60))
     };
-    if options.tsan {
-        suites.run("tsan", || sanitized(options));
-    } else {
-        suites.run("schedules", || played(&length, options.seed));
+    match &options.mutant {
+        _ if options.tsan => suites.run("tsan", || sanitized(options)),
+        Some(mutant) => suites.run("schedules", || broken(mutant, &length, options.seed)),
+        None => suites.run("schedules", || played(&length, options.seed)),
     }
     suites.finish()
 }
@@ -66,6 +67,35 @@ pub fn schedules() -> Result<Counts> {
 }
 
 fn played(length: &Length, seed: u64) -> Result<Counts> {
+    let mut command = cargo_test(&paths::product("watched")?);
+    command.args(["--test", "schedules", "--test", "scaling"]);
+    play_for(&mut command, length, seed);
+    Ok(count(&listen(&mut command)?))
+}
+
+/// Plays with one line broken, until a schedule fails.
+fn broken(mutant: &str, length: &Length, seed: u64) -> Result<Counts> {
+    let wrapper = mutants::wrapper(mutant)?;
+    let command = || -> Result<Command> {
+        let mut command = cargo_test(&paths::product("mutants/watched")?);
+        command
+            .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
+            .args(["--test", "schedules"]);
+        Ok(command)
+    };
+    // That it does not compile would prove nothing.
+    command::run(command()?.arg("--no-run"))?;
+    let mut command = command()?;
+    play_for(&mut command, length, seed);
+    let heard = listen(&mut command)?;
+    if heard.success {
+        bail!("no schedule notices {mutant}");
+    }
+    Ok(Counts::passed(1))
+}
+
+/// The command for tests whose CPUs take turns, or whose touches are noted.
+pub fn cargo_test(target_dir: &Path) -> Command {
     let mut command = command::cargo();
     command
         .env("RUSTFLAGS", "--cfg mm_watched")
@@ -73,9 +103,12 @@ fn played(length: &Length, seed: u64) -> Result<Counts> {
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
         .args(["test", "--release", "--package", "mm-testkit"])
-        .args(["--test", "schedules", "--test", "scaling", "--target-dir"])
-        .arg(paths::product("watched")?)
-        .args(["--", "--nocapture"]);
+        .arg("--target-dir")
+        .arg(target_dir);
+    command
+}
+
+fn play_for(command: &mut Command, length: &Length, seed: u64) {
     match length {
         Length::Seconds(seconds) => {
             command
@@ -87,7 +120,7 @@ fn played(length: &Length, seed: u64) -> Result<Counts> {
             command.env("MM_SEED", seed.to_string());
         }
     }
-    Ok(count(&listen(&mut command)?))
+    command.args(["--", "--nocapture"]);
 }
 
 /// How a report of ThreadSanitizer begins.

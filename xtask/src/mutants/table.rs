@@ -12,6 +12,8 @@ pub enum Tool {
     Loom3,
     /// A test of `tests/tests`: CPUs with software TLBs, instruction caches, the oracle.
     Kit,
+    /// The random schedules of `tests/shuttle`, as many as a plain run plays.
+    Schedules,
     /// A crate's own tests: the sequences of instructions of an architecture.
     Own,
 }
@@ -71,8 +73,10 @@ pub const ROWS: &[Row] = rows! {
     owner_without_second_look    Loom "loom_rmap" "walk_and_last";
     no_second_look               Loom "loom_fault" "fault_and_fault";
     exclusive_after_fork         Loom "loom_fault" "fault_and_fork";
+    exclusive_after_fork        Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     unmark_before_flush          Loom3 "loom_fault" "cow_and_fork";
     exchange_without_look        Loom "loom_fault" "cow_and_cow";
+    exchange_without_look        Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     copy_without_reference       Loom "loom_fault" "cow_and_drop_shared";
     reuse_without_lock           Loom "loom_fault" "cow_and_drop";
     grow_without_look            Loom "loom_space" "stack_and_map";
