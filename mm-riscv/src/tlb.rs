@@ -103,7 +103,8 @@ fn by_address(flush: Flush) -> Option<PageRange> {
     // A fence with an address leaves pointers to tables alone.
     flush
         .pages
-        .filter(|pages| pages.pages() <= SINGLE_PAGE_CEILING && !flush.tables)
+        .filter(|pages| pages.pages() <= SINGLE_PAGE_CEILING)
+        .filter(|_| !flush.tables || cfg!(mm_mutant = "riscv_tables_page_by_page"))
 }
 
 /// Drops translations on this hart. Without a tag in the flush global ones, too.
@@ -113,10 +114,12 @@ pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
         return;
     };
     if features.svinval && pages.pages() > 1 {
+        #[cfg(not(mm_mutant = "riscv_invalidates_before_stores"))]
         emit.sfence_w_inval();
         for page in pages.iter() {
             emit.sinval_vma(page.addr(PAGE_SHIFT).as_usize(), flush.asid);
         }
+        #[cfg(not(mm_mutant = "riscv_walks_before_invalidated"))]
         emit.sfence_inval_ir();
         return;
     }
@@ -144,8 +147,11 @@ pub fn flush_remote(emit: &mut impl Emit, harts: impl IntoIterator<Item = usize>
 /// Makes freshly written instructions visible to this hart's fetches and to
 /// those of others.
 pub fn sync_code(emit: &mut impl Emit, others: impl IntoIterator<Item = usize>) {
+    #[cfg(not(mm_mutant = "riscv_code_before_its_stores"))]
     emit.fence();
+    #[cfg(not(mm_mutant = "riscv_code_is_not_shown_here"))]
     emit.fence_i();
+    #[cfg(not(mm_mutant = "riscv_code_is_not_shown_to_others"))]
     for mask in hart_masks(others) {
         emit.remote_fence_i(mask);
     }
@@ -173,10 +179,12 @@ pub enum Remembered {
 /// before. And walks before the write still use the old root, so the fence
 /// that drops a used tag comes after it.
 pub fn load_root(emit: &mut impl Emit, satp: u64, asid: u16, remembered: Remembered) {
+    #[cfg(not(mm_mutant = "riscv_root_before_its_stores"))]
     if remembered != Remembered::Own {
         emit.sfence_vma(None, Some(asid));
     }
     emit.write_satp(satp);
+    #[cfg(not(mm_mutant = "riscv_used_tag_is_kept"))]
     if remembered == Remembered::Other {
         emit.sfence_vma(None, Some(asid));
     }

@@ -73,6 +73,7 @@ pub fn cr3(root: u64, pcid: u16, remembered: Remembered) -> u64 {
     let value = root | u64::from(pcid & 0xfff);
     match remembered {
         Remembered::Current if pcid != 0 => value | CR3_NO_FLUSH,
+        _ if cfg!(mm_mutant = "x86_stale_pcid_is_kept") => value | CR3_NO_FLUSH,
         _ => value,
     }
 }
@@ -87,12 +88,16 @@ pub const SINGLE_PAGE_CEILING: usize = 33;
 pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
     let single = flush
         .pages
-        .filter(|r| r.pages() <= SINGLE_PAGE_CEILING && !flush.tables);
+        .filter(|r| r.pages() <= SINGLE_PAGE_CEILING)
+        .filter(|_| !flush.tables || cfg!(mm_mutant = "x86_tables_page_by_page"));
     match (flush.asid, single) {
         (None, Some(range)) => {
             for page in range.iter() {
                 emit.invlpg(page.addr(12).as_usize());
             }
+        }
+        (None, None) if cfg!(mm_mutant = "x86_global_entries_stay") => {
+            flush_pcid(emit, features, 0)
         }
         (None, None) => flush_everything(emit, features),
         (Some(pcid), single) => {
@@ -144,6 +149,7 @@ pub fn flush_everything(emit: &mut impl Emit, features: TlbFeatures) {
     let cr4 = emit.read_cr4();
     // Toggling PGE drops all, whichever way it goes.
     emit.write_cr4(cr4 ^ CR4_PGE);
+    #[cfg(not(mm_mutant = "x86_pge_stays_toggled"))]
     emit.write_cr4(cr4);
 }
 

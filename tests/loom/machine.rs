@@ -417,11 +417,13 @@ unsafe impl Platform for Machine {
         if cpus.contains(1) {
             *self.remembered.lock().unwrap() = None;
         }
-        if cpus.contains(2) {
-            self.memory.stored_to.store(usize::MAX, Relaxed);
-        }
         for cpu in cpus.iter() {
             self.flushed[cpu].fetch_add(1, Ordering::AcqRel);
+        }
+        // Loom does not see this store: it tries what may come before the flush because
+        // it sees the one above.
+        if cpus.contains(2) {
+            self.memory.stored_to.store(usize::MAX, Relaxed);
         }
     }
 }

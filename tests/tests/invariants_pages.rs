@@ -54,6 +54,8 @@ fn d1_d2_lessons_62_63_a_fault_on_a_good_entry_is_resolved_and_disturbs_nobody()
         }
         assert_eq!(w.mm().stats().get(Counter::FaultSpurious), 2);
         let flushes = w.platform().take_log().flushes;
+        // Each drops what made this CPU fault, and nothing elsewhere.
+        assert_eq!(flushes.len(), 2, "{flushes:?}");
         assert!(
             flushes.iter().all(|(cpus, _)| cpus.iter().eq([0])),
             "{flushes:?}"

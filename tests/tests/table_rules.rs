@@ -207,6 +207,9 @@ fn f3_each_verb_flushes_once_and_only_what_lost_rights() {
         assert_eq!(space.flushes(), [(both, flush(None, false))]);
         space.unmap(range(3, 4)).unwrap();
         assert_eq!(space.flushes(), [(both, precise(3, 4))]);
+        // A map that meets page 4 takes page 3 back, which CPUs may have used.
+        assert!(space.map(range(3, 5), first, SPECIAL_RW).is_err());
+        assert_eq!(space.flushes(), [(both, precise(3, 4))]);
         // Pages and a table whole.
         let rest = range(table - 12, all.end().as_usize());
         space.unmap(rest).unwrap();
@@ -581,9 +584,17 @@ fn a_block_loses_one_page_and_keeps_the_others() {
         };
         space.map(range(2 * b, 4 * b), block, attrs).unwrap();
         assert_eq!(space.entry(2 * b + b / 2 - 4).unwrap().1, 2);
+        space.tlb.activate(2);
+        let _made = space.flushes();
         space
             .unmap(range(2 * b + b / 2 - 4, 2 * b + b / 2 - 3))
             .unwrap();
+        // No CPU uses the block any more.
+        let whole = range(2 * b, 3 * b);
+        let flushes = space.flushes();
+        let drops = |f: &Flush| f.pages.is_none_or(|pages| pages.covers(whole));
+        assert!(flushes.iter().any(|(_, f)| drops(f)), "{flushes:?}");
+        space.tlb.deactivate(2);
         for page in 2 * b..4 * b {
             let (entry, level) = match space.entry(page) {
                 Some(found) => found,

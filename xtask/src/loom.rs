@@ -23,6 +23,9 @@ pub struct Options {
     mutants: bool,
 }
 
+/// Whole verbs look at more than loom expects of a model.
+pub const BRANCHES: &str = "20000";
+
 /// Runs the models and prints the table.
 pub fn command(options: &Options) -> Result<()> {
     if options.mutants {
@@ -60,8 +63,7 @@ pub fn cargo_test(dir: &Path) -> std::process::Command {
         // Optimised, yet with every assertion: lock ranks are checked in the models too.
         .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
-        // Whole verbs look at more than loom expects of a model.
-        .env("LOOM_MAX_BRANCHES", "20000")
+        .env("LOOM_MAX_BRANCHES", BRANCHES)
         .env(
             "LOOM_MAX_PREEMPTIONS",
             std::env::var("LOOM_MAX_PREEMPTIONS").unwrap_or("3".into()),

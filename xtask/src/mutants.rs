@@ -25,6 +25,16 @@ use crate::{loom, paths, soak};
 /// How long a test may take: one that a mutant lets wait for ever proves nothing.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// How mutants are compiled.
+const PROFILE: [&str; 6] = [
+    "profile.dev.debug=false",
+    "profile.dev.opt-level=0",
+    "profile.release.debug=false",
+    "profile.release.opt-level=0",
+    "profile.dev.package.'*'.opt-level=3",
+    "profile.release.package.'*'.opt-level=3",
+];
+
 /// Runs all mutants, or those of one name, and prints the table.
 pub fn command(name: Option<&str>) -> Result<()> {
     let mut suites = Suites::default();
@@ -39,36 +49,11 @@ pub fn command(name: Option<&str>) -> Result<()> {
 
 /// Breaks one line, and fails unless every test of `rows` does.
 fn caught(mutant: &str, rows: &[Row]) -> Result<Counts> {
-    let wrapper = wrapper(mutant)?;
     let log = paths::product("mutants")?.join(format!("{mutant}.log"));
-    let mut builds: Vec<Build> = Vec::new();
-    for row in rows {
-        match builds.iter_mut().find(|build| build.has(row)) {
-            Some(build) => build.rows.push(row),
-            None => builds.push(Build { rows: vec![row] }),
-        }
-    }
-    for build in &builds {
-        // That it does not compile would prove nothing.
-        let mut all = build.command(&wrapper, &build.rows)?;
-        if command::into_file(all.arg("--no-run"), &log, LIMIT)? != Ended::Well {
-            print_log(&log)?;
-            bail!("the mutant {mutant} does not compile");
-        }
-        for row in &build.rows {
-            let mut one = build.command(&wrapper, &[row])?;
-            one.args(["--", "--exact", row.test]);
-            let ended = command::into_file(&mut one, &log, LIMIT)?;
-            let began = std::fs::read_to_string(&log)?.contains("running 1 test");
-            match ended {
-                Ended::Badly if began => {}
-                Ended::Late => bail!("{} {} does not end", row.target, row.test),
-                Ended::Well if !began => bail!("there is no test {} {}", row.target, row.test),
-                _ => {
-                    print_log(&log)?;
-                    bail!("the mutant {mutant} passes {} {}", row.target, row.test);
-                }
-            }
+    for rows in rows.chunk_by(compiled_together) {
+        let programs = compile(mutant, rows, &log)?;
+        for row in rows {
+            notices(mutant, row, &programs, &log)?;
         }
     }
     let by: Vec<_> = rows
@@ -79,69 +64,113 @@ fn caught(mutant: &str, rows: &[Row]) -> Result<Counts> {
     Ok(Counts::passed(rows.len() as u64))
 }
 
-/// Rows whose targets are compiled together.
-struct Build<'a> {
-    rows: Vec<&'a Row>,
+fn compiled_together(a: &Row, b: &Row) -> bool {
+    match a.tool {
+        Tool::Loom | Tool::Loom3 => matches!(b.tool, Tool::Loom | Tool::Loom3),
+        Tool::Kit | Tool::Schedules => a.tool == b.tool,
+        Tool::Own => b.tool == Tool::Own && a.target == b.target,
+    }
 }
 
-impl Build<'_> {
-    fn has(&self, row: &Row) -> bool {
-        self.rows.first().is_some_and(|first| match row.tool {
-            Tool::Loom | Tool::Loom3 => matches!(first.tool, Tool::Loom | Tool::Loom3),
-            Tool::Kit | Tool::Schedules => first.tool == row.tool,
-            Tool::Own => first.tool == Tool::Own && first.target == row.target,
-        })
+/// Compiles the targets of rows with one line broken; returns the programs.
+fn compile(mutant: &str, rows: &[Row], log: &Path) -> Result<Vec<PathBuf>> {
+    let Some(first) = rows.first() else {
+        return Ok(Vec::new());
+    };
+    let mut command = match first.tool {
+        Tool::Loom | Tool::Loom3 => loom::cargo_test(&paths::product("mutants/loom")?),
+        Tool::Kit => {
+            let mut command = command::cargo();
+            command.args(["test", "--package", "mm-testkit", "--target-dir"]);
+            command.arg(paths::product("mutants/kit")?);
+            command
+        }
+        Tool::Schedules => soak::cargo_test(&paths::product("mutants/watched")?),
+        Tool::Own => {
+            let mut command = command::cargo();
+            command.args(["rustc", "--profile", "test", "--lib", "--package"]);
+            command.arg(first.target).arg("--target-dir");
+            command.arg(paths::product("mutants/own")?);
+            command
+        }
+    };
+    command
+        .env("CARGO_INCREMENTAL", "0")
+        .args(["--message-format", "json-render-diagnostics"]);
+    if first.tool != Tool::Schedules {
+        // Those play for long enough to be optimised.
+        command.args(PROFILE.iter().flat_map(|option| ["--config", option]));
     }
-
-    /// The command that compiles and runs the targets of some of the rows.
-    fn command(&self, wrapper: &Path, rows: &[&Row]) -> Result<Command> {
-        let mut command = match rows.first().map(|row| row.tool) {
-            Some(tool @ (Tool::Loom | Tool::Loom3)) => {
-                let preemptions = if tool == Tool::Loom { "2" } else { "3" };
-                let mut command = loom::cargo_test(&paths::product("mutants/loom")?);
-                command.env("LOOM_MAX_PREEMPTIONS", preemptions);
-                command
-            }
-            Some(Tool::Schedules) => soak::cargo_test(&paths::product("mutants/watched")?),
-            tool => {
-                let mut command = command::cargo();
-                command
-                    .args(["test", "--target-dir"])
-                    .arg(paths::product("mutants/plain")?);
-                match (tool, rows.first()) {
-                    (Some(Tool::Own), Some(row)) => {
-                        command.args(["--lib", "--package", row.target])
-                    }
-                    _ => command.args(["--package", "mm-testkit"]),
-                };
-                command
-            }
-        };
-        command
-            .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
-            // Each mutant is compiled once, and nobody debugs it.
-            .env("CARGO_INCREMENTAL", "0")
-            .env("CARGO_PROFILE_DEV_DEBUG", "false")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
-            .env("RUST_BACKTRACE", "0");
-        let mut targets: Vec<_> = rows
-            .iter()
-            .filter(|row| row.tool != Tool::Own)
-            .map(|row| row.target)
-            .collect();
+    if first.tool == Tool::Own {
+        // The line is in the crate itself, so nothing else is compiled anew.
+        command.args(["--", "--cfg", &cfg_of(mutant)]);
+    } else {
+        let mut targets: Vec<_> = rows.iter().map(|row| row.target).collect();
         targets.dedup();
         for target in targets {
             command.args(["--test", target]);
         }
-        Ok(command)
+        command
+            .env("RUSTC_WORKSPACE_WRAPPER", wrapper(mutant)?)
+            .arg("--no-run");
     }
+    // That it does not compile would prove nothing.
+    if command::into_file(&mut command, log, LIMIT)? != Ended::Well {
+        print_log(log)?;
+        bail!("the mutant {mutant} does not compile");
+    }
+    let told = std::fs::read_to_string(log)?;
+    let after = told.split("\"executable\":\"").skip(1);
+    let program = |text: &str| text.split('"').next().map(PathBuf::from);
+    Ok(after.filter_map(program).collect())
+}
+
+/// Runs one test of a mutant, which must fail.
+fn notices(mutant: &str, row: &Row, programs: &[PathBuf], log: &Path) -> Result<()> {
+    let (target, test) = (row.target, row.test);
+    // `target/.../loom_fault-0123456789abcdef`
+    let stem = format!("{}-", target.replace('-', "_"));
+    let is_its = |program: &&PathBuf| {
+        let name = program.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.starts_with(&stem))
+    };
+    let Some(program) = programs.iter().find(is_its) else {
+        bail!("no program was compiled for {target}");
+    };
+    let mut command = Command::new(program);
+    command::clean(&mut command);
+    command
+        .args(["--exact", test])
+        .env("RUST_BACKTRACE", "0")
+        .env("LOOM_MAX_BRANCHES", loom::BRANCHES)
+        .env(
+            "LOOM_MAX_PREEMPTIONS",
+            if row.tool == Tool::Loom3 { "3" } else { "2" },
+        );
+    let ended = command::into_file(&mut command, log, LIMIT)?;
+    // A panic may end in an abort, which counts no test.
+    let began = std::fs::read_to_string(log)?.contains("running 1 test");
+    match ended {
+        Ended::Badly if began => Ok(()),
+        Ended::Late => bail!("{target} {test} does not end"),
+        Ended::Well if !began => bail!("there is no test {target} {test}"),
+        _ => {
+            print_log(log)?;
+            bail!("the mutant {mutant} passes {target} {test}");
+        }
+    }
+}
+
+/// What breaks the line.
+fn cfg_of(mutant: &str) -> String {
+    format!("mm_mutant=\"{mutant}\"")
 }
 
 /// Returns a wrapper of the compiler that breaks the line: cargo uses it for this workspace alone,
 /// so what the workspace depends on is compiled once for all mutants.
 pub fn wrapper(mutant: &str) -> Result<PathBuf> {
+    let cfg = cfg_of(mutant);
     let wrapper = paths::product("mutants")?.join(format!("rustc-{mutant}"));
-    let cfg = format!("mm_mutant=\"{mutant}\"");
     std::fs::write(&wrapper, format!("#!/bin/sh\nexec \"$@\" --cfg '{cfg}'\n"))?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
     Ok(wrapper)

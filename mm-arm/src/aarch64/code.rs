@@ -60,20 +60,25 @@ impl CacheType {
 pub fn sync_code(emit: &mut impl Emit, cache: CacheType, addr: usize, bytes: usize) {
     if !cache.is_data_coherent() {
         for line in lines(addr, bytes, cache.data_line()) {
+            #[cfg(not(mm_mutant = "aarch64_code_is_not_cleaned"))]
             emit.dc_cvau(line);
         }
     }
+    #[cfg(not(mm_mutant = "aarch64_code_dropped_before_cleaned"))]
     emit.dsb(Waits::All, Reach::InnerShareable);
     if !cache.are_fetches_coherent() {
         if cache.has_aliases() {
             emit.ic_ialluis();
         } else {
             for line in lines(addr, bytes, cache.instruction_line()) {
+                #[cfg(not(mm_mutant = "aarch64_code_is_not_dropped"))]
                 emit.ic_ivau(line);
             }
         }
+        #[cfg(not(mm_mutant = "aarch64_code_is_not_waited_for"))]
         emit.dsb(Waits::All, Reach::InnerShareable);
     }
+    #[cfg(not(mm_mutant = "aarch64_code_without_isb"))]
     emit.isb();
 }
 

@@ -71,7 +71,9 @@ pub fn flush_broadcast(emit: &mut impl Emit, features: TlbFeatures, flush: Flush
 /// more and are told that all is well; the kernel has no such second chance, so
 /// it publishes what it mapped for itself before the first access.
 pub fn publish(emit: &mut impl Emit) {
+    #[cfg(not(mm_mutant = "aarch64_publish_without_dsb"))]
     emit.dsb(Waits::Stores, Reach::InnerShareable);
+    #[cfg(not(mm_mutant = "aarch64_publish_without_isb"))]
     emit.isb();
 }
 
@@ -83,13 +85,16 @@ pub fn publish(emit: &mut impl Emit) {
 /// the ASID.
 pub unsafe fn switch_space(emit: &mut impl Emit, root: u64, asid: u16, tags: Tags) {
     // A fresh root was just cleared: no walk may find what its frame held before.
+    #[cfg(not(mm_mutant = "aarch64_root_before_its_stores"))]
     emit.dsb(Waits::Stores, Reach::InnerShareable);
     // SAFETY: the caller's promise; with shared tags, what is remembered is
     // dropped below, before user code runs.
     unsafe { emit.write_ttbr0(registers::ttbr(root, asid)) };
     // Walks from here on begin at the new root; none that began at the old one
     // is under way.
+    #[cfg(not(mm_mutant = "aarch64_root_without_isb"))]
     emit.isb();
+    #[cfg(not(mm_mutant = "aarch64_shared_tag_stays"))]
     if tags == Tags::Shared {
         emit.tlbi(Tlbi::Asid, Reach::Local, asid_field(asid));
         emit.dsb(Waits::All, Reach::Local);
@@ -98,6 +103,7 @@ pub unsafe fn switch_space(emit: &mut impl Emit, root: u64, asid: u16, tags: Tag
 }
 
 fn flush_within(emit: &mut impl Emit, features: TlbFeatures, flush: Flush, reach: Reach) {
+    #[cfg(not(mm_mutant = "aarch64_flush_before_stores"))]
     emit.dsb(Waits::Stores, reach);
     match flush.pages.filter(|r| r.pages() <= SINGLE_PAGE_CEILING) {
         Some(pages) => drop_pages(emit, features, &flush, pages, reach),
@@ -106,7 +112,9 @@ fn flush_within(emit: &mut impl Emit, features: TlbFeatures, flush: Flush, reach
             None => emit.tlbi(Tlbi::All, reach, 0),
         },
     }
+    #[cfg(not(mm_mutant = "aarch64_flush_is_not_waited_for"))]
     emit.dsb(Waits::All, reach);
+    #[cfg(not(mm_mutant = "aarch64_flush_without_isb"))]
     emit.isb();
 }
 
@@ -121,6 +129,9 @@ fn drop_pages(
     let tag = flush.asid.map_or(0, asid_field);
     let (single, range) = match (flush.asid.is_some(), flush.tables) {
         (true, false) => (Tlbi::AddressLast, Tlbi::RangeLast),
+        (true, true) if cfg!(mm_mutant = "aarch64_tables_stay") => {
+            (Tlbi::AddressLast, Tlbi::RangeLast)
+        }
         (true, true) => (Tlbi::Address, Tlbi::Range),
         (false, false) => (Tlbi::AnyAddressLast, Tlbi::AnyRangeLast),
         (false, true) => (Tlbi::AnyAddress, Tlbi::AnyRange),

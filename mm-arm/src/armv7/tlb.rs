@@ -126,6 +126,7 @@ pub const SINGLE_PAGE_CEILING: usize = 33;
 pub fn flush(emit: &mut impl Emit, reach: Reach, flush: Flush) {
     let broadcast = matches!(reach, Reach::Broadcast);
     let pick = |local, all| if broadcast { all } else { local };
+    #[cfg(not(mm_mutant = "armv7_flush_before_stores"))]
     emit.barrier(Barrier::DsbIsh);
     let single = flush
         .pages
@@ -145,8 +146,11 @@ pub fn flush(emit: &mut impl Emit, reach: Reach, flush: Flush) {
         (None, Some(asid)) => emit.op(pick(Op::Tlbiasid, Op::TlbiasidIs), asid),
         (None, None) => emit.op(pick(Op::Tlbiall, Op::TlbiallIs), 0),
     }
+    #[cfg(not(mm_mutant = "armv7_branches_are_remembered"))]
     emit.op(pick(Op::Bpiall, Op::BpiallIs), 0);
+    #[cfg(not(mm_mutant = "armv7_flush_is_not_waited_for"))]
     emit.barrier(Barrier::DsbIsh);
+    #[cfg(not(mm_mutant = "armv7_flush_without_isb"))]
     emit.barrier(Barrier::Isb);
 }
 
@@ -163,6 +167,7 @@ pub fn flush_everything(emit: &mut impl Emit, reach: Reach) {
 
 /// Makes new entries visible to walks of this CPU and of others.
 pub fn publish(emit: &mut impl Emit) {
+    #[cfg(not(mm_mutant = "armv7_publish_without_dsb"))]
     emit.barrier(Barrier::DsbIshst);
     emit.barrier(Barrier::Isb);
 }
@@ -174,10 +179,13 @@ pub fn publish(emit: &mut impl Emit) {
 /// ASID 0, which no space has (B3.10.4, "using a reserved ASID"). The barrier
 /// before is for a root that was just made: no walk finds what its frames held.
 pub fn switch(emit: &mut impl Emit, ttbr0: u32, asid: u8) {
+    #[cfg(not(mm_mutant = "armv7_root_before_its_stores"))]
     emit.barrier(Barrier::DsbIshst);
+    #[cfg(not(mm_mutant = "armv7_root_under_the_old_asid"))]
     emit.op(Op::Contextidr, 0);
     emit.barrier(Barrier::Isb);
     emit.op(Op::Ttbr0, ttbr0);
+    #[cfg(not(mm_mutant = "armv7_root_without_isb"))]
     emit.barrier(Barrier::Isb);
     emit.op(Op::Contextidr, u32::from(asid));
     emit.barrier(Barrier::Isb);
@@ -189,11 +197,14 @@ pub fn switch(emit: &mut impl Emit, ttbr0: u32, asid: u8) {
 pub fn sync_code(emit: &mut impl Emit, caches: CodeCaches, reach: Reach, start: u32, bytes: u32) {
     let broadcast = matches!(reach, Reach::Broadcast);
     each_line(start, bytes, caches.data_line, |line| {
+        #[cfg(not(mm_mutant = "armv7_code_is_not_cleaned"))]
         emit.op(Op::Dccmvau, line);
     });
+    #[cfg(not(mm_mutant = "armv7_code_dropped_before_cleaned"))]
     emit.barrier(Barrier::DsbIsh);
     if caches.by_address {
         each_line(start, bytes, caches.instruction_line, |line| {
+            #[cfg(not(mm_mutant = "armv7_code_is_not_dropped"))]
             emit.op(Op::Icimvau, line);
         });
     } else {
@@ -205,7 +216,9 @@ pub fn sync_code(emit: &mut impl Emit, caches: CodeCaches, reach: Reach, start: 
         emit.op(all, 0);
     }
     emit.op(if broadcast { Op::BpiallIs } else { Op::Bpiall }, 0);
+    #[cfg(not(mm_mutant = "armv7_code_is_not_waited_for"))]
     emit.barrier(Barrier::DsbIsh);
+    #[cfg(not(mm_mutant = "armv7_code_without_isb"))]
     emit.barrier(Barrier::Isb);
 }
 

@@ -19,7 +19,10 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     pub(super) fn first_touch(&self) -> Step<'m, P> {
         let zero = self.cx.frames().zero_page();
         if let Some(zero) = zero.filter(|_| self.access != Access::Write) {
-            let word = self.encode(zero, self.protected_prot(), AttrFlags::SPECIAL)?;
+            let prot = self.protected_prot();
+            #[cfg(mm_mutant = "zero_page_is_writable")]
+            let prot = self.vma.flags().writable_page_prot();
+            let word = self.encode(zero, prot, AttrFlags::SPECIAL)?;
             if self.install(word, || true)? == Installed::Here {
                 self.mm.stats().count(Counter::FaultZero);
             }
@@ -42,6 +45,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         still: impl Fn() -> bool,
     ) -> Step<'m, P> {
         // Before it is there: whoever zaps it at once counts it down.
+        #[cfg(not(mm_mutant = "counted_when_it_can_be_dropped"))]
         self.node.counts.anon.add(1);
         let installed = match self.encode_own(pfn) {
             Ok(word) => self.install(word, still).map_err(Into::into),
@@ -49,6 +53,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         };
         match installed {
             Ok(Installed::Here) => {
+                #[cfg(mm_mutant = "counted_when_it_can_be_dropped")]
+                self.node.counts.anon.add(1);
                 self.mm.stats().count(counter);
                 Ok(Resolution::Minor)
             }

@@ -44,6 +44,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         match page {
             Some(page) if page.has(PageFlags::ANON) && is_only_owner(page) => {
                 page.set(PageFlags::EXCLUSIVE);
+                #[cfg(not(mm_mutant = "store_leaves_code_clean"))]
                 page.code_written();
                 #[cfg(mm_mutant = "reuse_without_lock")]
                 let leaf = {
@@ -90,6 +91,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             let word = format.with_dirty(format.with_young(word, AdBit::Set), AdBit::Set);
             let prot = match format.decode(word, 1) {
                 Entry::Leaf { attrs, .. } if attrs.prot.contains(Prot::EXEC) => prot,
+                _ if cfg!(mm_mutant = "store_publishes_hidden_code") => prot,
                 _ => prot.difference(Prot::EXEC),
             };
             format.with_prot(word, prot, 1).unwrap_or(word)
@@ -185,5 +187,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 /// Returns whether the entry that is being looked at is the only way to an
 /// anonymous page.
 fn is_only_owner(page: &Page) -> bool {
-    page.has(PageFlags::EXCLUSIVE) || (page.refs() == 1 && page.user().maps() == 1)
+    page.has(PageFlags::EXCLUSIVE)
+        || (page.refs() == 1 && page.user().maps() == 1)
+        || cfg!(mm_mutant = "reuse_what_two_have")
 }

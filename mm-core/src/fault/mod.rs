@@ -161,6 +161,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             self.settle_ad(&leaf);
             drop(leaf);
             // Another CPU was faster, or this one remembers the old entry.
+            #[cfg(not(mm_mutant = "spurious_without_flush"))]
             self.node.tlb.flush_spurious(self.cx, self.one_page());
             self.mm.stats().count(Counter::FaultSpurious);
             return Ok(Resolution::Minor);
@@ -210,6 +211,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Returns whether a frame may hold instructions that fetches do not see.
     fn hides_code(&self, pfn: Pfn) -> bool {
         counted(self.cx, pfn).is_some_and(|page| !page.has(PageFlags::CODE_CLEAN))
+            && !cfg!(mm_mutant = "hidden_code_is_published")
     }
 
     /// Makes the instructions in the page of an entry visible; the access is

@@ -160,7 +160,9 @@ impl<'m, P: Platform> IoRequest<'m, P> {
             self.mm.platform().wake(self.ticket_key());
             page.unlock_page();
             #[cfg(not(mm_mutant = "wake_before_unlock"))]
-            self.mm.platform().wake(self.ticket_key());
+            if result.is_ok() || !cfg!(mm_mutant = "failure_wakes_nobody") {
+                self.mm.platform().wake(self.ticket_key());
+            }
             view.put_page(self.frame);
         }
         view.put();

@@ -158,6 +158,7 @@ impl Buddy {
             if records.record(buddy).filter(free).is_none() {
                 break;
             }
+            #[cfg(not(mm_mutant = "merged_buddy_stays_linked"))]
             self.unlink(records, buddy, order);
             let upper = Pfn::new(pfn.as_u64() | frames(order));
             if let Some(page) = records.record(upper) {

@@ -42,6 +42,7 @@ use crate::platform::Platform;
 /// No inner one. The caller keeps the page, or does not mind.
 pub(crate) fn rewritten<P: Platform>(platform: &P, pfn: Pfn, page: &Page) {
     page.code_written();
+    #[cfg(not(mm_mutant = "running_code_is_not_shown"))]
     if page.has(PageFlags::CODE_SHOWN) && !page.show_code(|| platform.sync_code(pfn)) {
         // Somebody else is at it, perhaps since before the write.
         platform.sync_code(pfn);
@@ -51,7 +52,12 @@ pub(crate) fn rewritten<P: Platform>(platform: &P, pfn: Pfn, page: &Page) {
 impl Page {
     /// Notes that the page was written to, or may be by a program from here on.
     pub fn code_written(&self) {
-        self.clear(PageFlags::CODE_CLEAN | PageFlags::CODE_FRESH);
+        let gone = PageFlags::CODE_CLEAN | PageFlags::CODE_FRESH;
+        #[cfg(mm_mutant = "write_leaves_code_clean")]
+        let gone = PageFlags::CODE_FRESH;
+        #[cfg(mm_mutant = "write_leaves_code_fresh")]
+        let gone = PageFlags::CODE_CLEAN;
+        self.clear(gone);
     }
 
     /// Runs `sync`, which makes the instructions in the page visible, unless
@@ -64,11 +70,15 @@ impl Page {
         if self
             .set(PageFlags::CODE_SYNC)
             .contains(PageFlags::CODE_SYNC)
+            && !cfg!(mm_mutant = "two_show_code_at_once")
         {
             return false;
         }
         self.set(PageFlags::CODE_FRESH | PageFlags::CODE_SHOWN);
+        #[cfg(not(mm_mutant = "code_is_not_shown"))]
         sync();
+        #[cfg(mm_mutant = "fresh_after_the_show")]
+        self.set(PageFlags::CODE_FRESH);
         let both = PageFlags::CODE_SYNC | PageFlags::CODE_FRESH;
         let clean = self.exchange_flags(both, PageFlags::CODE_CLEAN);
         if !clean {

@@ -221,6 +221,7 @@ impl Page {
     /// Tries to set the LOCKED state; true when this caller now owns it.
     pub fn try_lock_page(&self) -> bool {
         !self.set(PageFlags::LOCKED).contains(PageFlags::LOCKED)
+            || cfg!(mm_mutant = "locked_by_two")
     }
 
     /// Ends the LOCKED state.

@@ -105,7 +105,10 @@ impl<T> AtomicHandle<T> {
 
     /// Loads with acquire: the node is seen as it was when it was linked.
     pub fn get(&self) -> Option<Handle<T>> {
-        Handle::from_raw(self.raw.load(Ordering::Acquire))
+        let order = Ordering::Acquire;
+        #[cfg(mm_mutant = "links_without_acquire")]
+        let order = Ordering::Relaxed;
+        Handle::from_raw(self.raw.load(order))
     }
 
     /// Loads where the caller's lock orders everything.
@@ -115,8 +118,10 @@ impl<T> AtomicHandle<T> {
 
     /// Stores with release.
     pub fn set(&self, handle: Option<Handle<T>>) {
-        self.raw
-            .store(handle.map_or(0, Handle::into_raw), Ordering::Release);
+        let order = Ordering::Release;
+        #[cfg(mm_mutant = "links_without_release")]
+        let order = Ordering::Relaxed;
+        self.raw.store(handle.map_or(0, Handle::into_raw), order);
     }
 }
 

@@ -107,6 +107,10 @@ impl<T: Node> Pool<T> {
         loop {
             let before = self.lists.lock(cx, 0).transfers();
             if let Ok(slab) = self.build(cx) {
+                #[cfg(mm_mutant = "second_slab_is_lost")]
+                if let Some(handle) = self.take(cx, None) {
+                    return Ok(handle);
+                }
                 return self.take(cx, Some(slab)).ok_or(OutOfMemory);
             }
             let free = self.take(cx, None).or_else(|| self.take_at_hand(cx));

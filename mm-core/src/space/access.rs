@@ -308,6 +308,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         if access == Access::Write && executed {
             // Somebody may be executing what was just written (ptrace, a
             // loader). The page may be gone by now: then this does no harm.
+            #[cfg(not(mm_mutant = "user_copy_is_not_shown"))]
             cx.platform().sync_code(pfn);
         }
         true

@@ -121,7 +121,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Takes the space lock for writing; waits without it.
     pub(crate) fn write_alone<'c>(&self, cx: &'c Cx<'m, P>) -> Writing<'c, 'm, P> {
         let mut layout = self.node().lock.write(cx, self.key());
-        if layout.busy == 0 {
+        if layout.busy == 0 || cfg!(mm_mutant = "fork_waits_for_nobody") {
             return layout;
         }
         layout.awaiting = layout.awaiting.saturating_add(1);

@@ -268,6 +268,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
         };
         let page = self.cx.frames().page(pfn);
         let hidden = page.is_some_and(|p| p.kind() == Kind::User && !p.has(PageFlags::CODE_CLEAN));
+        let hidden = hidden && !cfg!(mm_mutant = "fork_publishes_hidden_code");
         if !hidden || !attrs.prot.contains(Prot::EXEC) {
             return word;
         }
@@ -307,6 +308,7 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
             .old
             .replace_nonempty(self.gather.tlb(), page, |w| write_protect::<P>(format, w));
         if replaced.is_some_and(|(old, new)| old != new) {
+            #[cfg(not(mm_mutant = "fork_without_flush"))]
             self.gather
                 .flush_range(PageRange::new(page, page.saturating_add(1)));
         }

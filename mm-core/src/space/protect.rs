@@ -141,6 +141,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let part = leaf.range().intersect(PageRange::new(at, range.end()));
             let change = |word| rights.apply(cx, word);
             let _all = leaf.replace_slots(gather.tlb(), leaf.slots(part), change, |slots, _, _| {
+                #[cfg(not(mm_mutant = "protect_without_flush"))]
                 gather.flush_range(leaf.pages_of(&slots));
             });
             at = part.end();
@@ -188,7 +189,8 @@ impl Rights {
                 if self.writable {
                     prot |= attrs.prot & Prot::WRITE;
                 }
-                let code_clean = attrs.prot.contains(Prot::EXEC)
+                let code_clean = cfg!(mm_mutant = "protect_publishes_hidden_code")
+                    || attrs.prot.contains(Prot::EXEC)
                     || cx.frames().page(pfn).is_none_or(|page| {
                         page.kind() != Kind::User || page.has(PageFlags::CODE_CLEAN)
                     });

@@ -51,6 +51,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             }
         }
         self.range = PageRange::new(self.range.end(), self.range.end());
+        #[cfg(not(mm_mutant = "harvest_without_flush"))]
         if bit == Harvest::Dirty && !flush.is_empty() {
             self.tlb.flush_pages(self.table.cx, flush);
         }

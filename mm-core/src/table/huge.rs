@@ -82,10 +82,12 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
                 continue;
             }
             self.fill(table, block, level)?;
-            if format.break_before_make() {
+            if format.break_before_make() && !cfg!(mm_mutant = "block_broken_in_place") {
                 let last = format.swap(guard.words(), index, Word::ZERO);
+                #[cfg(not(mm_mutant = "block_broken_without_flush"))]
                 tlb.flush_pages(self.cx, pages);
                 // What hardware set up to the last moment.
+                #[cfg(not(mm_mutant = "table_is_filled_once"))]
                 self.fill(table, last, level)?;
                 format.store(guard.words(), index, link);
                 return Ok(true);
@@ -94,6 +96,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
                 .compare_exchange(guard.words(), index, block, link)
                 .is_ok()
             {
+                #[cfg(not(mm_mutant = "block_shattered_without_flush"))]
                 tlb.flush_pages(self.cx, pages);
                 return Ok(true);
             }

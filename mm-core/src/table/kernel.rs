@@ -184,6 +184,7 @@ impl KernelSpace {
         let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
         if prot.contains(Prot::EXEC) {
             // What the kernel has loaded there, for each CPU to fetch.
+            #[cfg(not(mm_mutant = "kernel_code_is_not_shown"))]
             frames.iter().for_each(|&pfn| cx.platform().sync_code(pfn));
         }
         let place = Placement { align: 1, skew: 0 };

@@ -252,7 +252,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         old: <P::Format as PageTableFormat>::Word,
     ) -> <P::Format as PageTableFormat>::Word {
         let format = self.cx.format();
-        if self.is_settled(old) {
+        if self.is_settled(old) || cfg!(mm_mutant = "taken_by_store") {
             format.store(self.words, slot, Word::ZERO);
             old
         } else {
@@ -312,7 +312,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             if new == old {
                 return Some((old, new));
             }
-            if self.is_settled(old) {
+            if self.is_settled(old) || cfg!(mm_mutant = "replaced_by_store") {
                 format.store(self.words, slot, new);
                 return Some((old, new));
             }
@@ -364,7 +364,9 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         let entries = pages.pages().checked_div(format.entry_pages(self.level));
         if !format.caches_invalid() {
             MapFlush::NONE
-        } else if entries == Some(self.live() as usize) {
+        } else if entries == Some(self.live() as usize)
+            && !cfg!(mm_mutant = "new_table_is_not_flushed")
+        {
             MapFlush::of_new_table(pages)
         } else {
             MapFlush::of(pages)

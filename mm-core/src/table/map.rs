@@ -181,6 +181,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             guard.forget(at);
             at = next_boundary(at, format.entry_pages(guard.level()));
         }
+        #[cfg(not(mm_mutant = "taken_back_without_flush"))]
         gather.flush_range(done);
         self.table.prune(self.around(done), &mut gather);
         let _tables = gather.finish();

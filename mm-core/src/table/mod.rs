@@ -335,6 +335,7 @@ fn alloc_table<P: Platform>(cx: &Cx<'_, P>, level: u8, space: u32) -> Result<Pfn
         crate::tlb::free_table(cx, pfn);
         return Err(OutOfMemory);
     }
+    #[cfg(not(mm_mutant = "table_is_not_zeroed"))]
     cx.platform()
         .memory()
         .make_words::<Cell<P::Format>>(pfn, order);

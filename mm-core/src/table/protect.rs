@@ -44,6 +44,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             self.range = self.range.from(end);
         }
         self.range = PageRange::new(whole.end(), whole.end());
+        #[cfg(not(mm_mutant = "table_protect_without_flush"))]
         if !flush.is_empty() {
             self.tlb.flush_pages(self.table.cx, flush);
         }

@@ -211,9 +211,11 @@ impl<P: Platform> PageTable<'_, '_, P> {
             rank(format, child, parent.level().saturating_sub(1)),
         );
         let is_kept = record.is_kept() && !cfg!(mm_mutant = "kept_table_goes");
-        if is_kept || what == Sweep::Empty && record.live() > 0 {
+        let is_used = record.live() > 0 && !cfg!(mm_mutant = "live_is_looked_at_once");
+        if is_kept || what == Sweep::Empty && is_used {
             return None;
         }
+        #[cfg(not(mm_mutant = "dead_is_not_marked"))]
         page.set(PageFlags::DEAD);
         format.store(parent.words(), parent.index(pages.start()), Word::ZERO);
         parent.sub_live(1);

@@ -229,8 +229,9 @@ impl<P: Platform> TableGuard<'_, '_, P> {
     pub(crate) fn break_run(&self, tlb: &SpaceTlb, run: &Range<usize>) {
         let format = self.format();
         let pages = self.pages_of(run);
-        if format.break_before_make() {
+        if format.break_before_make() && !cfg!(mm_mutant = "run_broken_in_place") {
             let first = self.take_run(run);
+            #[cfg(not(mm_mutant = "run_broken_without_flush"))]
             tlb.flush_pages(self.cx(), pages);
             self.store_single(run, first);
             return;
@@ -242,7 +243,9 @@ impl<P: Platform> TableGuard<'_, '_, P> {
                 noted.add(format, old);
             }
         }
+        #[cfg(not(mm_mutant = "run_broken_without_flush"))]
         tlb.flush_pages(self.cx(), pages);
+        #[cfg(not(mm_mutant = "broken_run_forgets_notes"))]
         for slot in run.clone() {
             let _noted = self.replace_slot(slot, |word| noted.on(format, word));
         }
@@ -261,7 +264,9 @@ impl<P: Platform> TableGuard<'_, '_, P> {
                 run_of(format, self.level(), slot, old).is_some(),
                 "a run has an entry that is not marked"
             );
-            noted.add(format, old);
+            if slot == run.start || !cfg!(mm_mutant = "run_is_noted_by_its_first") {
+                noted.add(format, old);
+            }
             if slot == run.start {
                 first = old;
             }
@@ -427,6 +432,7 @@ impl<P: Platform> TableGuard<'_, '_, P> {
         let format = self.format();
         if format.break_before_make() {
             let last = self.take_run(run);
+            #[cfg(not(mm_mutant = "run_rewritten_without_flush"))]
             tlb.flush_pages(self.cx(), self.pages_of(run));
             let mut noted = Noted::default();
             noted.add(format, last);
@@ -465,6 +471,7 @@ impl<P: Platform> TableGuard<'_, '_, P> {
             super::Harvest::Dirty if before.dirty => {
                 if format.break_before_make() {
                     let last = self.take_run(run);
+                    #[cfg(not(mm_mutant = "run_harvested_without_flush"))]
                     tlb.flush_pages(self.cx(), self.pages_of(run));
                     self.store_run(run, format.with_dirty(last, AdBit::Clear));
                 } else {

@@ -232,7 +232,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             }
         }
         leaf.sub_live(taken);
-        if let Some((first, last)) = present {
+        if let Some((first, last)) = present.filter(|_| !cfg!(mm_mutant = "taken_without_flush")) {
             let end = leaf.page_of(last.saturating_add(1));
             self.flush_range(PageRange::new(leaf.page_of(first), end));
         }
@@ -271,6 +271,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         word: FormatWord<P>,
     ) -> MapFlush {
         if let Some(taken) = leaf.take(self.tlb, page) {
+            #[cfg(not(mm_mutant = "exchange_without_flush"))]
             self.flush_page_now(page);
             let (old, level) = (taken.word(), taken.level());
             let entry = self.cx.format().decode(old, level);
@@ -338,9 +339,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             !self.cx.holds_inner(),
             "a batch is flushed outside of inner locks"
         );
+        #[cfg(mm_mutant = "given_back_before_flush")]
+        self.release_words();
         #[cfg(not(mm_mutant = "gather_without_flush"))]
         self.tell_cpus();
-        if self.tables.is_some() {
+        if self.tables.is_some() && !cfg!(mm_mutant = "tables_without_grace") {
             // Walkers that found a table before it was unlinked.
             self.cx.synchronize();
         }
@@ -363,7 +366,9 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if pages.is_empty() && !tables && self.others.is_empty() {
             return;
         }
-        let told = self.tlb.publish(Reach::of(tables));
+        let told = self.tlb.publish(Reach::of(
+            tables && !cfg!(mm_mutant = "table_walkers_untold"),
+        ));
         let cpus = told.union(core::mem::take(&mut self.others));
         let spaces = core::mem::replace(&mut self.several_spaces, Spaces::One);
         if cpus.is_empty() {
@@ -379,7 +384,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             cpus,
             Flush {
                 pages,
-                tables,
+                tables: tables && !cfg!(mm_mutant = "tables_are_not_named"),
                 asid,
             },
         );
@@ -446,6 +451,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 let word = format.load(words, i);
                 if word != Word::ZERO {
                     live = live.saturating_sub(1);
+                    #[cfg(not(mm_mutant = "table_forgets_notes_of_runs"))]
                     let word = runs.word(format, words, level, i, word);
                     self.release(word, level);
                 }
@@ -488,6 +494,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                 // An anonymous page that is about to be freed has no use for them.
                 if !anon || page.refs() > 1 {
                     let mut news = PageFlags::empty();
+                    #[cfg(not(mm_mutant = "dirty_is_not_handed_on"))]
                     news.set(PageFlags::DIRTY, dirty);
                     news.set(PageFlags::REFERENCED, young);
                     if !page.has(news) {

@@ -104,7 +104,7 @@ impl MapFlush {
     /// Pays on this CPU. The others pay when they fault: the fault is spurious
     /// and ends in [`SpaceTlb::flush_spurious`].
     pub fn settle<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
-        if !self.pages.is_empty() {
+        if !self.pages.is_empty() && !cfg!(mm_mutant = "map_is_not_flushed") {
             tlb.flush_here(cx, self.pages, self.reach);
         }
     }
@@ -113,10 +113,12 @@ impl MapFlush {
     /// Where absence is remembered, always with the tables: that another CPU's
     /// map just made one there, this one cannot know.
     pub fn settle_everywhere<P: Platform>(self, cx: &Cx<'_, P>, tlb: &SpaceTlb) {
-        if !self.pages.is_empty() {
-            let reach = Reach::of(cx.format().caches_invalid());
+        if !self.pages.is_empty() && !cfg!(mm_mutant = "kernel_map_is_not_shown") {
+            let tables = !cfg!(mm_mutant = "kernel_map_keeps_tables");
+            let reach = Reach::of(cx.format().caches_invalid() && tables);
             if !tlb.flush_everywhere(cx, self.pages, reach) {
                 // At boot no CPU has said yet that it uses kernel mappings: this one may.
+                #[cfg(not(mm_mutant = "first_kernel_map_is_not_shown"))]
                 tlb.flush_here(cx, self.pages, reach);
             }
         }

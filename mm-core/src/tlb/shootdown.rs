@@ -286,7 +286,8 @@ impl SpaceTlb {
     /// already as it should be: an older entry of the pages, or, on machines
     /// that remember invalid entries, that there was none or no table for it.
     pub fn flush_spurious<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange) {
-        self.flush_here(cx, pages, Reach::of(cx.format().caches_invalid()));
+        let tables = cx.format().caches_invalid() && !cfg!(mm_mutant = "spurious_keeps_tables");
+        self.flush_here(cx, pages, Reach::of(tables));
     }
 
     pub(super) fn flush_here<P: Platform>(&self, cx: &Cx<'_, P>, pages: PageRange, reach: Reach) {

@@ -60,7 +60,8 @@ impl Mark {
     pub(super) fn try_enter(&self) -> bool {
         let mut seen = self.0.load(Ordering::Relaxed);
         loop {
-            if seen == 0 || seen & (WRITER | DYING) != 0 || seen & COUNT == COUNT {
+            let marked = seen & (WRITER | DYING) != 0 && !cfg!(mm_mutant = "marked_is_entered");
+            if seen == 0 || marked || seen & COUNT == COUNT {
                 return false;
             }
             // Acquire: pairs with the release of `attach` and `unmark`.
