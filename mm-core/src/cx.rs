@@ -5,7 +5,7 @@
 //! way to a lock, so nothing waits without serving shootdowns. A `Cx` stays on
 //! one thread (it is not `Sync`) and verbs never call verbs.
 
-use crate::page::Frames;
+use crate::page::{CpuNode, Frames, Hints};
 use crate::platform::Platform;
 use crate::sync::{Context, Pinned, Rank, RankStack};
 use core::cell::Cell;
@@ -59,7 +59,7 @@ impl<'m, P: Platform> Cx<'m, P> {
         let cpu = self.platform().cpu();
         Pin {
             _pinned: self.frames.pin(cpu),
-            _stays: stays,
+            stays,
         }
     }
 
@@ -119,7 +119,16 @@ impl<P: Platform> fmt::Debug for Cx<'_, P> {
 pub struct Pin<'c, 'm, P: Platform> {
     // Dropped first: the CPU is unpinned, then the verb may leave it.
     _pinned: Option<Pinned<'m>>,
-    _stays: Stays<'c, 'm, P>,
+    stays: Stays<'c, 'm, P>,
+}
+
+impl<'m, P: Platform> Pin<'_, 'm, P> {
+    /// Returns where this CPU found areas and tables, if it has a node.
+    #[inline]
+    pub(crate) fn hints(&self) -> Option<&'m Hints> {
+        let frames = self.stays.0.frames;
+        frames.cpu_node(frames.platform().cpu()).map(CpuNode::hints)
+    }
 }
 
 /// The verb stays on its CPU, and says that it is pinned.

@@ -130,7 +130,7 @@ impl<P: Platform> Mm<P> {
     pub fn drain(&self) {
         let cx = self.cx();
         self.spaces.drain(&cx);
-        self.vmas.drain(&cx);
+        self.vmas.drain_named(&cx, || self.frames.forget_areas());
         self.anon_vmas.drain(&cx);
         self.chains.drain(&cx);
         self.objects.drain(&cx);

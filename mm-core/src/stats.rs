@@ -18,6 +18,8 @@ macro_rules! counters {
 counters! {
     /// Faults that took no space lock.
     FaultFast = "faults: without the space lock",
+    /// Areas of faults that were where the CPU had found them before.
+    FaultHint = "faults: area remembered",
     /// Faults that took the space lock.
     FaultSlow = "faults: with the space lock",
     /// Faults that found the address unmapped or the access not allowed.

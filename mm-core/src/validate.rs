@@ -145,6 +145,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let sum = Delta::of_tree(&node.vmas, nodes);
         seen.pages = sum.pages.unsigned_abs();
         check.entries(&mut seen)?;
+        node.settle(cx, self.key());
         counts_agree(&node.counts, &seen, &sum)?;
         Ok(seen)
     }

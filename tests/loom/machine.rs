@@ -350,6 +350,11 @@ impl Machine {
     /// Runs a model on the memory of a machine of `frames` frames, with
     /// two-level tables of four entries; checks that all of it is free in the end.
     pub fn with_mm(frames: usize, model: impl FnOnce(&'static Mm<Self>)) {
+        Self::with_cpus(frames, 0, model);
+    }
+
+    /// As [`Self::with_mm`], where so many CPUs keep things for themselves.
+    pub fn with_cpus(frames: usize, cpus: usize, model: impl FnOnce(&'static Mm<Self>)) {
         let format = Small(Tiny::new(2, 2), Replacing::InPlace);
         let mm = Box::into_raw(Box::new(Mm::new(Self::new(frames, format))));
         // SAFETY: it is dropped below, after the model and all of its threads,
@@ -359,6 +364,7 @@ impl Machine {
             .frames()
             .add_region(&NoContext, Pfn::new(0), frames as u64)
             .unwrap();
+        shared.frames().add_cpus(&NoContext, cpus).unwrap();
         shared.frames().init_zero_page(&NoContext).unwrap();
         let before = shared.frames().free_frames();
         model(shared);

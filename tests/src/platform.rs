@@ -34,6 +34,13 @@ pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Lets the calling thread go on as another CPU: where preemption is allowed, in
+/// [`TestPlatform::preempt_nth`].
+pub fn move_to(cpu: usize) {
+    assert!(cpu < MAX_CPUS);
+    CPU.set(cpu);
+}
+
 /// Runs `f`, in which other CPUs of the same host thread get their turn.
 #[cfg(mm_watched)]
 pub(crate) fn keeping_cpu(f: impl FnOnce()) {

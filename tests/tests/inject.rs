@@ -156,9 +156,10 @@ fn picture(w: &World, s: &Scene) -> Picture {
     let mut entries = Vec::new();
     for space in [&s.space, &s.sibling] {
         let c = space.counts();
-        for count in [&c.total, &c.data, &c.locked, &c.areas, &c.anon, &c.file] {
+        for count in [&c.total, &c.data, &c.locked, &c.areas] {
             counts.push(count.get());
         }
+        counts.extend([c.anon.get(), c.file.get()]);
         w.run(1, space);
         let root = w.tlbs().contents(1).0.unwrap().root;
         let cx = w.mm().cx();

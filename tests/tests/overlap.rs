@@ -99,7 +99,13 @@ fn the_locks_of_a_fault_are_few_and_known() {
         assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
         let locks = w.platform().take_log().locks;
         let classes: Vec<Class> = locks.iter().map(|rank| rank.class).collect();
-        let want = [Class::Vma, Class::Table, Class::FrameCache, Class::Table];
+        let want = [
+            Class::Vma,
+            Class::Table,
+            Class::FrameCache,
+            Class::Table,
+            Class::Present,
+        ];
         assert_eq!(classes, want, "{locks:?}");
         assert_eq!(
             locks[1], locks[3],

@@ -153,6 +153,14 @@ fn all_cpus(output: &str, cpus: u32, wrong: &mut Vec<String>) {
             wrong.push(format!("the summary counts no `{what}`"));
         }
     }
+    let [fast, slow] =
+        ["without", "with"].map(|how| first(&format!("faults: {how} the space lock")));
+    if fast * 100 < (fast + slow) * 95 {
+        wrong.push(format!(
+            "only {fast} of {} faults took no space lock",
+            fast + slow
+        ));
+    }
     for cpu in 0..cpus {
         if first(&format!("ticks of user time on cpu {cpu}")) == 0 {
             wrong.push(format!("no program ran on CPU {cpu}"));

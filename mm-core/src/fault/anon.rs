@@ -7,6 +7,7 @@
 use super::{Faulting, Installed, Resolution, Step};
 use crate::addr::Pfn;
 use crate::format::AttrFlags;
+use crate::page::PresentChange;
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::Access;
 use crate::stats::Counter;
@@ -44,27 +45,22 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         counter: Counter,
         still: impl Fn() -> bool,
     ) -> Step<'m, P> {
-        // Before it is there: whoever zaps it at once counts it down.
-        #[cfg(not(mm_mutant = "counted_when_it_can_be_dropped"))]
-        self.node.counts.anon.add(1);
         let installed = match self.encode_own(pfn) {
             Ok(word) => self.install(word, still).map_err(Into::into),
             Err(stop) => Err(stop),
         };
         match installed {
             Ok(Installed::Here) => {
-                #[cfg(mm_mutant = "counted_when_it_can_be_dropped")]
-                self.node.counts.anon.add(1);
+                // Whoever zaps it at once may count it down before.
+                self.count_present(PresentChange { anon: 1, file: 0 });
                 self.mm.stats().count(counter);
                 Ok(Resolution::Minor)
             }
             Ok(Installed::Raced) => {
-                self.node.counts.anon.sub(1);
                 self.drop_own_page(pfn);
                 Ok(Resolution::Minor)
             }
             Err(stop) => {
-                self.node.counts.anon.sub(1);
                 self.drop_own_page(pfn);
                 Err(stop)
             }

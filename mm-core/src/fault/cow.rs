@@ -17,12 +17,12 @@
 use super::{Faulting, Resolution, Step, Stop, WordOf, copy_page, counted};
 use crate::addr::Pfn;
 use crate::format::{AdBit, Entry, PageTableFormat};
-use crate::page::{Page, PageFlags};
+use crate::page::{Page, PageFlags, PresentChange};
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::stats::Counter;
 use crate::table::LeafGuard;
-use crate::tlb::TlbGather;
+use crate::tlb::{Released, TlbGather};
 use crate::vma::VmaFlags;
 
 impl<'m, P: Platform> Faulting<'_, 'm, P> {
@@ -141,16 +141,27 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     #[inline(never)]
     fn exchange(&self, word: WordOf<P>, new: Pfn, entry: WordOf<P>) -> Step<'m, P> {
         let mut gather = TlbGather::new(self.cx, &self.node.tlb);
-        // Before it is there: whoever zaps it at once counts it down.
-        self.node.counts.anon.add(1);
         if !self.exchange_entry(&mut gather, word, entry) {
-            self.node.counts.anon.sub(1);
             self.drop_own_page(new);
             return Ok(Resolution::Minor);
         }
-        self.node.released(self.cx.platform(), gather.finish());
+        self.replaced_by_own(gather.finish());
         self.mm.stats().count(Counter::CowCopy);
         Ok(Resolution::Minor)
+    }
+
+    /// Counts a page of its own that came, and what went for it: mostly an
+    /// anonymous page for another.
+    fn replaced_by_own(&self, released: Released) {
+        self.cx.platform().uncharge(released.anon_pages);
+        let gone = |pages: usize| i32::try_from(pages).unwrap_or(0);
+        let change = PresentChange {
+            anon: 1i32.wrapping_sub(gone(released.anon_pages)),
+            file: gone(released.file_pages).wrapping_neg(),
+        };
+        if change != PresentChange::default() {
+            self.count_present(change);
+        }
     }
 
     /// Replaces the entry if it still is `word`; the old page rides the gather.

@@ -47,7 +47,7 @@ use crate::error::OutOfMemory;
 use crate::format::{AdBit, AttrFlags, Attrs, Entry, NonPresentKind, PageTableFormat};
 use crate::mm::Mm;
 use crate::object::{ObjectKind, Ticket};
-use crate::page::{Kind, Page, PageFlags};
+use crate::page::{Kind, Page, PageFlags, PresentChange};
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::{Access, Prot};
 use crate::range::PageRange;
@@ -339,6 +339,12 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             debug_assert!(counted.is_ok(), "a fresh page has no maps");
         }
         Ok(pfn)
+    }
+
+    /// Counts pages that this fault made present.
+    fn count_present(&self, change: PresentChange) {
+        let space = self.table.space();
+        self.node.count(self.cx, &self.mm.spaces, space, change);
     }
 
     /// Gives back a page that [`Self::new_own_page`] made and nobody saw.

@@ -16,7 +16,7 @@ use super::{Faulting, Resolution, Signal, Step, Stop};
 use crate::addr::Vpn;
 use crate::format::AttrFlags;
 use crate::object::{CachedPage, Found, ObjectKind, ObjectView};
-use crate::page::PageFlags;
+use crate::page::{PageFlags, PresentChange};
 use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::prot::Access;
@@ -176,9 +176,11 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
                 installed = installed.saturating_add(1);
             }
         }
-        // Before they can be zapped, which counts them down.
-        self.node.counts.file.add(installed);
         drop(leaf);
+        self.count_present(PresentChange {
+            anon: 0,
+            file: i32::try_from(installed).unwrap_or(0),
+        });
         self.settle(owed);
         let stats = self.mm.stats();
         stats.count(Counter::FaultFile);

@@ -6,6 +6,7 @@
 //! what is shared. A node may be used by another CPU than its own (a thread
 //! that moved, a drain): each part has its lock, so that costs time only.
 
+use super::hints::Hints;
 use super::magazine::Magazines;
 use crate::platform::PhysMemory;
 use crate::pool::Node;
@@ -19,6 +20,10 @@ pub(crate) const POOLS: usize = 6;
 #[derive(Debug)]
 #[cfg_attr(not(loom), repr(C, align(512)))]
 pub(crate) struct CpuNode {
+    /// Where areas and tables were found.
+    hints: Hints,
+    /// Pages that came and went.
+    pub(crate) present: Mutex<Batch>,
     /// Free frames at hand.
     pub(super) frames: Mutex<Magazines>,
     free: AtomicU32,
@@ -34,6 +39,57 @@ pub(crate) struct CpuNode {
     pools: [NodeCache; POOLS],
     /// What happened on this CPU.
     counts: Counts,
+}
+
+/// Pages that are present more than before, or fewer.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct PresentChange {
+    /// Anonymous pages.
+    pub(crate) anon: i32,
+    /// Pages of objects.
+    pub(crate) file: i32,
+}
+
+/// What a CPU counted for the space that it last counted for, and that is not
+/// in the counts of that space yet (Linux: percpu_counter).
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// The number of the space; zero: none, and nothing was counted.
+    space: u32,
+    change: PresentChange,
+}
+
+impl Batch {
+    /// How many pages stay behind at most. In models none are left unfolded for
+    /// long.
+    const MOST: u32 = if cfg!(loom) { 1 } else { 64 };
+
+    /// Counts pages of a space; returns what is to be counted in a space's
+    /// node now: this one's when it is much, another's that is put aside.
+    pub(crate) fn count(
+        &mut self,
+        space: u32,
+        change: PresentChange,
+    ) -> Option<(u32, PresentChange)> {
+        let before = (self.space, self.change);
+        if self.space != space {
+            *self = Self { space, change };
+            return (before.0 != 0).then_some(before);
+        }
+        self.change.anon = self.change.anon.wrapping_add(change.anon);
+        self.change.file = self.change.file.wrapping_add(change.file);
+        let much = self
+            .change
+            .anon
+            .unsigned_abs()
+            .max(self.change.file.unsigned_abs());
+        (much >= Self::MOST).then(|| (space, core::mem::take(&mut self.change)))
+    }
+
+    /// Takes out what was counted for a space.
+    pub(crate) fn take(&mut self, space: u32) -> Option<PresentChange> {
+        (self.space == space).then(|| core::mem::take(self).change)
+    }
 }
 
 /// One CPU's free nodes of one pool.
@@ -71,6 +127,8 @@ impl Node for CpuNode {
 
     fn new() -> Self {
         Self {
+            hints: Hints::new(),
+            present: Mutex::new(Class::Present, Batch::default()),
             frames: Mutex::new(Class::FrameCache, Magazines::new()),
             free: AtomicU32::new(0),
             slot: Slot::new(),
@@ -92,6 +150,11 @@ impl Node for CpuNode {
 }
 
 impl CpuNode {
+    /// Returns where this CPU found areas and tables.
+    pub(crate) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
     /// Returns the free nodes of a pool, by the pool's number.
     pub(crate) fn pool(&self, number: usize) -> Option<&NodeCache> {
         self.pools.get(number)

@@ -171,6 +171,13 @@ impl<P: Platform> Frames<P> {
         pfn
     }
 
+    /// Drops what CPUs remember of where areas are: see `hints`.
+    pub(crate) fn forget_areas(&self) {
+        for (_, node) in self.cpu_nodes() {
+            node.hints().forget_areas();
+        }
+    }
+
     /// Returns the number and the node of this CPU, if it has one.
     #[inline]
     pub(crate) fn this_cpu(&self, _here: &OnCpu<'_, impl Context>) -> Option<(u32, &CpuNode)> {

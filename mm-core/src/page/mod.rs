@@ -11,13 +11,15 @@ mod cpu;
 mod epoch;
 mod frames;
 mod front;
+mod hints;
 mod magazine;
 mod map;
 mod record;
 
 pub(crate) use code::rewritten;
-pub(crate) use cpu::NodeCache;
+pub(crate) use cpu::{CpuNode, NodeCache, PresentChange};
 pub(crate) use front::{OnCpu, add};
+pub(crate) use hints::{Hints, Stretch};
 pub(crate) use magazine::{Chain, MAGAZINE};
 
 pub use buddy::{Buddy, FreeError, MAX_ORDER};

@@ -6,7 +6,7 @@
 //! words 2..8      by kind:
 //!
 //!   User     maps     owner    index lo   index hi   lru prev  lru next
-//!   Table    live     level    hint       space      deposit   gather link
+//!   Table    live     level    linked at  space      deposit   gather link
 //!   Slab     live     free     prev       next       pool      -
 //!   Free     -        -        -          -          prev      next
 //!   Cached   -        -        -          -          -         next
@@ -20,6 +20,7 @@
 //! table lock, LOCKED and the flags of one frame have different owners.
 
 use super::buddy::FreeError;
+use super::hints::Stretch;
 use crate::sync::{AtomicU32, BitLock, Context, Held, Ordering, Rank};
 use bitflags::bitflags;
 
@@ -415,6 +416,7 @@ impl<'a> TableRecord<'a> {
     /// Starts the record of a table that was just allocated: no live entry; the
     /// allocator's reference is its one sharer.
     pub fn init(self, level: u8, order: u8, space: u32) {
+        #[cfg(mm_mutant = "table_before_it_forgot")]
         self.0.reset(Kind::Table, order);
         self.0.word(0).store(0, Ordering::Relaxed);
         self.0.word(1).store(u32::from(level), Ordering::Relaxed);
@@ -422,6 +424,9 @@ impl<'a> TableRecord<'a> {
         self.0.word(3).store(space, Ordering::Relaxed);
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
+        // Last, with release: see `spans`.
+        #[cfg(not(mm_mutant = "table_before_it_forgot"))]
+        self.0.reset(Kind::Table, order);
     }
 
     /// Returns the number of entries that are not empty.
@@ -440,9 +445,32 @@ impl<'a> TableRecord<'a> {
         self.0.word(1).load(Ordering::Relaxed) as u8
     }
 
-    /// Returns the hint word: the handle of a VMA that a fault found here.
-    pub fn hint(self) -> &'a AtomicU32 {
-        self.0.word(2)
+    /// Says which stretch of its space the level-1 table spans, from now that it
+    /// is linked.
+    ///
+    /// # Locks
+    /// The parent's.
+    pub(crate) fn set_linked(self, at: Stretch) {
+        self.0.word(2).store(linked_at(at), Ordering::Release);
+    }
+
+    /// Returns whether this is the linked level-1 table that spans the stretch.
+    /// True only for a table that was linked at some time since the caller's
+    /// pin was taken.
+    ///
+    /// # Locks
+    /// None; in an epoch pin.
+    pub(crate) fn spans(self, at: Stretch) -> bool {
+        let linked = linked_at(at);
+        // Acquire, in this order: who sees that the frame is a table again sees
+        // that it is linked nowhere yet (`init`), and who sees where it is linked
+        // sees whose it is.
+        let state = self.0.state.load(Ordering::Acquire);
+        let is_table = state & (KIND_MASK | PageFlags::DEAD.bits()) == Kind::Table as u32;
+        is_table
+            && linked != 0
+            && self.0.word(2).load(Ordering::Acquire) == linked
+            && self.space() == at.space
     }
 
     /// Returns the handle of the space as a number; zero for kernel tables.
@@ -502,6 +530,12 @@ impl<'a> TableRecord<'a> {
             _held: held,
         }
     }
+}
+
+/// Writes down where a table is linked; zero where the word has no room for it.
+fn linked_at(at: Stretch) -> u32 {
+    let next = at.number.wrapping_add(1);
+    u32::try_from(next).unwrap_or(0)
 }
 
 /// Proof that a table's lock is held.

@@ -246,12 +246,29 @@ impl<T: Node> Pool<T> {
     /// # Locks
     /// Waits for lock-free readers: not under an inner lock, not in a pin.
     pub fn drain<P: Platform>(&self, cx: &Cx<'_, P>) -> usize {
+        self.drain_named(cx, || {})
+    }
+
+    /// As [`Self::drain`], where hints may name nodes that are not in use: they
+    /// are gone when `forget` returns, but for those that name a node in use.
+    ///
+    /// # Locks
+    /// As [`Self::drain`].
+    pub(crate) fn drain_named<P: Platform>(&self, cx: &Cx<'_, P>, forget: impl FnOnce()) -> usize {
         let frames = cx.frames();
+        #[cfg(mm_mutant = "forgotten_too_early")]
+        let forget = {
+            forget();
+            || {}
+        };
         self.unload(cx);
         let mut next = self.lists.lock(cx, 0).take_empty();
         if next == 0 {
             return 0;
         }
+        // No node of theirs comes into use again, and readers are waited for yet.
+        #[cfg(not(mm_mutant = "hints_outlive_slabs"))]
+        forget();
         #[cfg(not(mm_mutant = "drain_without_grace"))]
         cx.synchronize();
         let mut drained = 0usize;

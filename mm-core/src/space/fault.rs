@@ -1,9 +1,12 @@
 //! `fault`: from a trap to its outcome.
 //!
 //! ```text
-//!  fast   pin ─► look the page up ─► count in ─► re-check ─► unpin ─► resolve ─► outcome
-//!                     │ nothing         │ marked      │ another area   │ needs an anon_vma
-//!                     └─────────────────┴──────┬──────┴────────────────┘
+//!  fast   pin ─► remembered? ─► count in ─► re-check ─► unpin ─► resolve ─► outcome
+//!                     │ no         │ marked    │ another area   ▲     │ needs an anon_vma
+//!                     ▼            ▼           ▼                │     │
+//!                look the page up ─► count in ─► re-check ──────┘     │
+//!                     │ nothing         │ marked    │ another area    │
+//!                     └─────────────────┴──────┬────┴─────────────────┘
 //!                                              ▼
 //!  slow   lock (read) ─► find area ──found──► count in ─► resolve ─► outcome
 //!                            │ none                          └─ needs an anon_vma: make one, again
@@ -18,7 +21,9 @@
 //! to this space and holds the page stays true until the fault leaves. From
 //! there on the read count stands for the space lock: whoever changes an area
 //! marks it first and waits until readers have left. A reader takes no space
-//! lock while it is inside, which is why that wait ends.
+//! lock while it is inside, which is why that wait ends. The areas that the
+//! CPU found here before are tried first: they prove as little, and are checked
+//! in the same way (`page::hints`).
 //!
 //! **Slow.** Everything else proves nothing and is decided under the space
 //! lock only: that there is no area, that a stack grows, which anon_vma an
@@ -28,15 +33,17 @@
 use super::upkeep::Nodes;
 use super::{AddressSpace, Layout};
 use crate::addr::Vpn;
-use crate::cx::Cx;
+use crate::cx::{Cx, Pin};
 use crate::error::OutOfMemory;
 use crate::fault::{Fault, FaultOutcome, Faulting, Mode, Resolution, Signal, Stop};
 use crate::platform::Platform;
+use crate::pool::Handle;
 use crate::prot::Access;
 use crate::range::PageRange;
 use crate::stats::Counter;
 use crate::sync::Context;
-use crate::vma::{NewVma, Vma, VmaFlags, anon_candidate};
+use crate::table::stretch;
+use crate::vma::{NewVma, Vma, VmaFlags, VmaReadGuard, anon_candidate};
 
 /// Turns after which a fault is reported as resolved though it kept racing:
 /// the access simply faults again, and interrupts get their chance (D1).
@@ -126,14 +133,60 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     ) -> Option<Result<Resolution, Stop<'m, P>>> {
         let nodes = Nodes::new(cx, self.mm);
         let pin = cx.pin();
-        let handle = self.node().vmas.lookup(&nodes, page)?;
-        let reader = nodes.vma(handle).try_read(cx, self.key(), page)?;
+        let reader = match self.remembered(cx, &pin, &nodes, page) {
+            Some(reader) => reader,
+            None => self.found(cx, &pin, &nodes, page)?,
+        };
         // The read count keeps the node's slab from here on.
         drop(pin);
         match self.faulting(cx, &reader, page, access).resolve() {
             Err(Stop::NeedsAnonVma) => None,
             step => Some(step),
         }
+    }
+
+    /// Counts into the area of a page where this CPU found it before.
+    #[inline]
+    fn remembered<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        pin: &Pin<'_, 'm, P>,
+        nodes: &Nodes<'_, 'm, P>,
+        page: Vpn,
+    ) -> Option<VmaReadGuard<'c, Cx<'m, P>>>
+    where
+        'm: 'c,
+    {
+        let key = self.key();
+        let areas = pin.hints()?.areas(stretch(cx, key, page));
+        let reader = areas.into_iter().find_map(|area| {
+            let vma = nodes.vma(Handle::from_raw(area)?);
+            vma.seems_to_hold(key, page)
+                .then(|| vma.try_read(cx, key, page))?
+        })?;
+        self.mm.stats().count(Counter::FaultHint);
+        Some(reader)
+    }
+
+    /// Counts into the area of a page that a descent finds, and remembers it.
+    fn found<'c>(
+        &self,
+        cx: &'c Cx<'m, P>,
+        pin: &Pin<'_, 'm, P>,
+        nodes: &Nodes<'_, 'm, P>,
+        page: Vpn,
+    ) -> Option<VmaReadGuard<'c, Cx<'m, P>>>
+    where
+        'm: 'c,
+    {
+        let key = self.key();
+        let handle = self.node().vmas.lookup(nodes, page)?;
+        let reader = nodes.vma(handle).try_read(cx, key, page)?;
+        if let Some(hints) = pin.hints() {
+            // While counted in: see there.
+            hints.found_area(stretch(cx, key, page), handle.into_raw());
+        }
+        Some(reader)
     }
 
     fn fault_slow(
@@ -202,11 +255,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     fn prepare_anon(
         &self,
         nodes: &Nodes<'_, 'm, P>,
-        handle: crate::pool::Handle<Vma>,
+        handle: Handle<Vma>,
     ) -> Result<(), OutOfMemory> {
         let node = self.node();
-        let neighbour =
-            || anon_candidate(&node.vmas, nodes, handle).and_then(crate::pool::Handle::from_raw);
+        let neighbour = || anon_candidate(&node.vmas, nodes, handle).and_then(Handle::from_raw);
         nodes.prepare_anon(&node.anon, handle, neighbour)
     }
 
@@ -263,7 +315,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         cx: &Cx<'m, P>,
         nodes: &Nodes<'_, 'm, P>,
         page: Vpn,
-    ) -> Option<crate::pool::Handle<Vma>> {
+    ) -> Option<Handle<Vma>> {
         let node = self.node();
         let _layout = node.lock.read(cx, self.key());
         let above = node.vmas.first_ending_above(nodes, page)?;

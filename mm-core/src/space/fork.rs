@@ -66,6 +66,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = Nodes::new(&cx, self.mm);
         self.mark_all(&cx, &nodes);
         // Counted while no fault is inside, so that it is enough.
+        node.settle(&cx, self.key());
         let charged = node.counts.anon.get();
         if let Err(error) = self.mm.platform().try_charge(charged) {
             self.unmark_all(&nodes);

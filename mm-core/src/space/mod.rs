@@ -53,7 +53,7 @@ use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::range::PageRange;
 use crate::table::PageTable;
-pub use crate::vma::{Counts, Layout, PageCount, SpaceLimits, SpaceNode};
+pub use crate::vma::{Counts, Layout, PageCount, PresentCount, SpaceLimits, SpaceNode};
 use core::fmt;
 
 /// A counted handle to an address space: a *user* of it.
@@ -108,9 +108,14 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         self.handle.into_raw()
     }
 
-    /// Returns the page counts.
+    /// Returns the page counts, with all that CPUs counted for the space.
+    ///
+    /// # Locks
+    /// Takes `Present` of each CPU in turn.
     pub fn counts(&self) -> &'m Counts {
-        &self.node().counts
+        let node = self.node();
+        node.settle(&self.mm.cx(), self.key());
+        &node.counts
     }
 
     /// Returns the number of users of the space.
@@ -196,6 +201,7 @@ impl<P: Platform> Drop for AddressSpace<'_, P> {
         }
         let cx = self.mm.cx();
         self.unmap_everything(&cx);
+        self.node().settle_empty(&cx, self.key());
         active::put_space_ref(self.mm, &cx, self.handle);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! outer   Space > VmaMark > ObjectMap > AnonRoot
 //! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > NodeCache > Pool
-//!         > FrameCache > Buddy
+//!         > FrameCache > Buddy > Present
 //! ```
 //!
 //! A rank is (class, level, key). A lock may be taken only when its rank is
@@ -42,6 +42,8 @@ pub enum Class {
     FrameCache = 11,
     /// The frame allocator.
     Buddy = 12,
+    /// A CPU's counts of present pages.
+    Present = 13,
 }
 
 impl Class {

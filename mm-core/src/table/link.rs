@@ -1,6 +1,6 @@
 //! Tables come in: allocated before the lock, zeroed, then linked.
 
-use super::{LeafGuard, MAX_LEVELS, PageTable, TableGuard, alloc_table};
+use super::{LeafGuard, MAX_LEVELS, PageTable, TableGuard, alloc_table, stretch};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
 use crate::error::OutOfMemory;
@@ -196,6 +196,12 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             .ok()?;
         parent.add_live(1);
         format.store(parent.words(), parent.index(page), word);
+        let leaf = spares.of_level(1).filter(|_| target == 1);
+        if let Some(record) = leaf.and_then(|leaf| self.cx.frames().page(leaf)) {
+            // From now on CPUs may come here without going down.
+            let at = stretch(self.cx, self.space, page);
+            record.table().set_linked(at);
+        }
         for level in target..parent.level() {
             if let Some(table) = spares.of_level(level) {
                 spares.forget(table);

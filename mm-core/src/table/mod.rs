@@ -38,6 +38,11 @@
 //! from being freed. Whoever unlinks a table sets DEAD under its lock, so a
 //! locked table that is not DEAD is in the tree and stays there until unlocked.
 //!
+//! A CPU remembers the leaf tables that it locked last (`page::hints`), and
+//! looks there first: the record of a level-1 table says, from when it is linked
+//! until it is DEAD, which space's and which pages' it is. A pinned CPU that reads
+//! that has found the table as if it had come down to it.
+//!
 //! # Life of a table page
 //!
 //! ```text
@@ -93,6 +98,7 @@ pub use kernel::KernelSpace;
 pub use lock::{LeafGuard, TableGuard, Taken};
 pub use prune::Detached;
 pub(crate) use run::Spread;
+pub(crate) use walk::stretch;
 
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
@@ -146,7 +152,8 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         Ok(root)
     }
 
-    /// Looks at a table that [`Self::create`] made.
+    /// Looks at a table that [`Self::create`] made. `space` is the number it was
+    /// made with, which no other user table has: CPUs remember leaf tables by it.
     pub const fn view(cx: &'c Cx<'m, P>, root: Pfn, owner: TableOwner, space: u32) -> Self {
         Self {
             cx,
@@ -159,6 +166,11 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     /// Returns the root's frame: what the kernel loads into the hardware.
     pub const fn root(&self) -> Pfn {
         self.root
+    }
+
+    /// Returns the number of the space; zero is the kernel's.
+    pub(crate) const fn space(&self) -> u32 {
+        self.space
     }
 
     /// Returns the context of the verb.

@@ -1,9 +1,11 @@
 //! Going down, without locks.
 
+use super::lock::table_pages;
 use super::{LeafGuard, PageTable, TableGuard};
 use crate::addr::{Pfn, Vpn};
-use crate::cx::Pin;
-use crate::format::{Cell, Entry, PageTableFormat, Word};
+use crate::cx::{Cx, Pin};
+use crate::format::{Cell, Entry, PageTableFormat, TableOwner, Word};
+use crate::page::Stretch;
 use crate::platform::Platform;
 use crate::range::PageRange;
 
@@ -102,15 +104,48 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         loop {
             {
                 let pin = self.cx.pin();
-                let found = self.descend(&pin, page, target);
+                let remembered = self.remembered(&pin, page, target);
+                let is_new = remembered.is_none();
+                let found = remembered.unwrap_or_else(|| self.descend(&pin, page, target));
                 let guard = TableGuard::lock(self, &found, page)?;
                 if !guard.is_dead() || cfg!(mm_mutant = "dead_is_not_looked_at") {
+                    if is_new && found.level == 1 {
+                        self.remember(&pin, page, found.pfn);
+                    }
                     return Some(guard);
                 }
             }
             // Whoever set DEAD is about to clear the way to it.
             crate::sync::Context::relax(self.cx, spins);
             spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Returns the leaf table of a page where this CPU found it before, if its
+    /// record still says so.
+    #[inline]
+    fn remembered(&self, pin: &Pin<'_, 'm, P>, page: Vpn, target: u8) -> Option<Found<'m, P>> {
+        if target != 1 {
+            return None;
+        }
+        let at = stretch(self.cx, self.space, page);
+        let pfn = Pfn::new(pin.hints()?.leaf(at).into());
+        let record = self.cx.frames().page(pfn)?.table();
+        if self.owner != TableOwner::User || !record.spans(at) {
+            return None;
+        }
+        let words = self.words(pfn, 1);
+        Some(Found {
+            pfn,
+            level: 1,
+            words,
+        })
+    }
+
+    /// Notes the leaf table of a page, whose lock is held.
+    fn remember(&self, pin: &Pin<'_, 'm, P>, page: Vpn, table: Pfn) {
+        if let (Some(hints), Ok(table)) = (pin.hints(), u32::try_from(table.as_u64())) {
+            hints.found_leaf(stretch(self.cx, self.space, page), table);
         }
     }
 
@@ -161,6 +196,16 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             at = next_boundary(at, span);
         }
         (at < range.end()).then_some(at)
+    }
+}
+
+/// Returns where a page is, as far as the leaf tables of its space go.
+#[inline]
+pub(crate) fn stretch<P: Platform>(cx: &Cx<'_, P>, space: u32, page: Vpn) -> Stretch {
+    let pages = table_pages(cx.format(), 1);
+    Stretch {
+        space,
+        number: page.as_usize().wrapping_shr(pages.trailing_zeros()),
     }
 }
 

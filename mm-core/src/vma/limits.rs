@@ -72,7 +72,7 @@ impl SpaceLimits {
     }
 }
 
-/// A count of pages that several CPUs change.
+/// A count of pages, changed under the space lock.
 #[derive(Debug)]
 pub struct PageCount(Tally);
 
@@ -98,6 +98,44 @@ impl PageCount {
     pub(crate) fn set(&self, n: usize) {
         self.0.store(n, Ordering::Relaxed);
     }
+}
+
+/// A count of pages to which CPUs owe a part until it is settled, so
+/// that it may be off by that much, and below zero meanwhile.
+#[derive(Debug)]
+pub struct PresentCount(Tally);
+
+impl PresentCount {
+    pub(super) fn new() -> Self {
+        Self(Tally::new(0))
+    }
+
+    /// Returns the count; zero where it is below.
+    pub fn get(&self) -> usize {
+        let count = self.0.load(Ordering::Relaxed);
+        if isize::try_from(count).is_ok() {
+            count
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn change(&self, by: i32) {
+        let n = usize::try_from(by.unsigned_abs()).unwrap_or(0);
+        if by < 0 {
+            self.sub(n);
+        } else {
+            self.add(n);
+        }
+    }
+
+    pub(super) fn set_zero(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 
     /// Adds pages.
     pub(crate) fn add(&self, n: usize) {
@@ -106,8 +144,7 @@ impl PageCount {
 
     /// Subtracts pages.
     pub(crate) fn sub(&self, n: usize) {
-        let old = self.0.fetch_sub(n, Ordering::Relaxed);
-        debug_assert!(old >= n, "page accounting below zero");
+        self.0.fetch_sub(n, Ordering::Relaxed);
     }
 }
 

@@ -44,7 +44,7 @@ mod upkeep;
 pub use edit::{Done, Edit};
 pub use family::{anon_candidate, duplicate};
 pub use flags::VmaFlags;
-pub use limits::{PageCount, SpaceLimits};
+pub use limits::{PageCount, PresentCount, SpaceLimits};
 pub use merge::{Join, join_changed, join_new};
 pub use node::{Vma, VmaReadGuard};
 pub use owner::{Counts, Layout, SpaceNode};

@@ -289,6 +289,13 @@ impl Vma {
 
 /// The state: reader count and write mark (module `mark`).
 impl Vma {
+    /// Returns whether the area seems to be one that holds `page` of `space`.
+    /// That proves nothing; it is asked before [`Self::try_read`], so that who
+    /// only remembers an area does not count into one that others use.
+    pub(crate) fn seems_to_hold(&self, space: u32, page: Vpn) -> bool {
+        self.space() == space && self.range().contains(page)
+    }
+
     /// Counts a reader in if the area is attached, belongs to `space`, holds
     /// `page` and is not being changed. `None` proves nothing: ask under the
     /// space lock.

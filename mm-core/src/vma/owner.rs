@@ -20,12 +20,23 @@
 //! | free | 0 | 0 | in the pool |
 //! | alive | ≥ 1 | ≥ 1 | areas may be mapped |
 //! | emptied | 0 | ≥ 1 | no area, no user table; the root is still loaded somewhere |
+//!
+//! **Present pages** are counted by faults on all CPUs, and taken off by who
+//! unmaps. A fault leaves what it counted with its CPU, which brings it to the
+//! node when it is much or when a fault of another space comes
+//! ([`SpaceNode::count`]). Who needs the exact number has all CPUs bring theirs
+//! first ([`SpaceNode::settle`]); it stays exact as long as no fault is inside
+//! an area. The last user does that too, when there is no area any more: so
+//! what a CPU keeps always belongs to a space that lives, and its node may be
+//! reached by its number.
 
 use super::VmaTree;
-use super::limits::{PageCount, SpaceLimits};
+use super::limits::{PageCount, PresentCount, SpaceLimits};
 use crate::addr::Pfn;
+use crate::cx::Cx;
+use crate::page::{OnCpu, PresentChange};
 use crate::platform::Platform;
-use crate::pool::Node;
+use crate::pool::{Handle, Node, Pool};
 use crate::sync::{AtomicU32, AtomicUsize, Class, Mutex, Ordering, RwLock};
 use crate::tlb::{Released, SpaceTlb};
 
@@ -84,9 +95,9 @@ pub struct Counts {
     /// Areas.
     pub areas: PageCount,
     /// Present anonymous pages.
-    pub anon: PageCount,
+    pub anon: PresentCount,
     /// Present pages of objects.
-    pub file: PageCount,
+    pub file: PresentCount,
 }
 
 #[cfg(not(loom))]
@@ -160,6 +171,63 @@ impl SpaceNode {
         platform.uncharge(released.anon_pages);
     }
 
+    /// Counts pages that a fault made present, or took away, in this space, whose
+    /// number is `space`; its CPU keeps that for a while.
+    ///
+    /// # Locks
+    /// Takes the CPU's `Present`. The caller is a user of the space.
+    pub(crate) fn count<P: Platform>(
+        &self,
+        cx: &Cx<'_, P>,
+        spaces: &Pool<SpaceNode>,
+        space: u32,
+        change: PresentChange,
+    ) {
+        let frames = cx.frames();
+        let here = OnCpu::enter(cx);
+        let Some((cpu, node)) = frames.this_cpu(&here) else {
+            return self.counts.change(change);
+        };
+        let mut batch = node.present.lock(cx, cpu);
+        let Some((whose, change)) = batch.count(space, change) else {
+            return;
+        };
+        // Under the lock, so that nobody who settles misses it: and so it is alive.
+        match Handle::from_raw(whose) {
+            Some(other) if whose != space => spaces.get(frames, other).counts.change(change),
+            _ => self.counts.change(change),
+        }
+        drop(batch);
+    }
+
+    /// Brings what CPUs keep of this space's counts of present pages, whose
+    /// number is `space`.
+    ///
+    /// # Locks
+    /// Takes `Present` of each CPU in turn.
+    pub(crate) fn settle<P: Platform>(&self, cx: &Cx<'_, P>, space: u32) {
+        for (cpu, node) in cx.frames().cpu_nodes() {
+            let mut batch = node.present.lock(cx, cpu);
+            if let Some(change) = batch.take(space) {
+                self.counts.change(change);
+            }
+        }
+    }
+
+    /// Settles for the last time: no page is present, and none will be.
+    ///
+    /// # Locks
+    /// As [`Self::settle`].
+    pub(crate) fn settle_empty<P: Platform>(&self, cx: &Cx<'_, P>, space: u32) {
+        #[cfg(not(mm_mutant = "batch_outlives_space"))]
+        self.settle(cx, space);
+        debug_assert!(
+            self.counts.anon.is_zero() && self.counts.file.is_zero(),
+            "pages of an empty space are counted: {:?}",
+            self.counts
+        );
+    }
+
     /// Adds a reference.
     pub(crate) fn get_ref(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);
@@ -179,21 +247,21 @@ impl Counts {
             data: PageCount::new(),
             locked: PageCount::new(),
             areas: PageCount::new(),
-            anon: PageCount::new(),
-            file: PageCount::new(),
+            anon: PresentCount::new(),
+            file: PresentCount::new(),
         }
     }
 
     fn reset(&self) {
-        for count in [
-            &self.total,
-            &self.data,
-            &self.locked,
-            &self.areas,
-            &self.anon,
-            &self.file,
-        ] {
+        for count in [&self.total, &self.data, &self.locked, &self.areas] {
             count.set(0);
         }
+        self.anon.set_zero();
+        self.file.set_zero();
+    }
+
+    fn change(&self, by: PresentChange) {
+        self.anon.change(by.anon);
+        self.file.change(by.file);
     }
 }

@@ -122,6 +122,10 @@ pub const ROWS: &[Row] = rows! {
     taken_back_without_flush       Kit   "table_rules" "f3_each_verb_flushes_once_and_only_what_lost_rights";
     harvest_without_flush          Loom  "loom_dirty" "harvest";
 
+    // Rules 15, 16: what CPUs remember, and what they owe.
+    hints_outlive_slabs          Kit "hints" "what_was_drained_is_not_followed";
+    batch_outlives_space         Kit "hints" "counts_do_not_outlive_their_space";
+
     // Rule 7: what machines remember that hold on to invalid entries.
     map_is_not_flushed             Kit   "table_rules" "f7_a_map_is_flushed_where_invalid_entries_are_remembered";
     new_table_is_not_flushed       Kit   "flushes" "first_touches_flush_at_most_what_was_remembered_here";
@@ -157,7 +161,6 @@ pub const ROWS: &[Row] = rows! {
     // Rules 2, 4, 8, and counts.
     marked_is_entered              Loom  "loom_fault" "fault_and_unmap";
     reuse_what_two_have            Kit   "invariants_pages" "e2_e4_lessons_33_34_a_chain_of_forks_keeps_everyones_bytes_apart";
-    counted_when_it_can_be_dropped Kit   "fast_faults" "a_page_is_counted_before_it_can_be_dropped";
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
