@@ -25,6 +25,9 @@ echo "== hello: no C library at all"
 echo "== threads: glibc, fixed addresses, one address space for all"
 /usr/bin/threads || fails=$((fails + 1))
 
+echo "== shared-futex: glibc, processes that wait in shared memory"
+/usr/bin/shared-futex || fails=$((fails + 1))
+
 if [ -x /usr/bin/registers ]; then
     echo "== registers: glibc, signals and faults by the dozen"
     /usr/bin/registers || fails=$((fails + 1))

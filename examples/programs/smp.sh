@@ -11,6 +11,9 @@ echo "== what happens at the same moment"
 echo "== a storm of forks"
 /usr/bin/fork-storm || fails=$((fails + 1))
 
+echo "== processes that wait in shared memory"
+/usr/bin/shared-futex || fails=$((fails + 1))
+
 echo "== both at once, with a shell that forks and pipes beside them"
 /usr/bin/smp-threads >/tmp/threads1 & first=$!
 /usr/bin/fork-storm >/tmp/storm & second=$!

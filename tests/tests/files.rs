@@ -7,7 +7,7 @@ use mm_core::prot::Prot;
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
-use mm_testkit::world::{Stopped, World};
+use mm_testkit::world::{Space, Stopped, World};
 use std::sync::Arc;
 
 fn world(machine: &Machine, seed: u64) -> World {
@@ -324,5 +324,51 @@ fn g5_a_page_that_was_cut_off_is_not_mapped_when_the_file_has_grown_again() {
             }
             assert!(met >= 3, "only {met} places to be preempted at");
         }
+    });
+}
+
+#[test]
+fn h17_a_shared_byte_has_one_name_in_every_space_and_a_private_one_has_none() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 9);
+        let file = w.file(1, &text(6, page));
+        let (s, t) = (w.space(), w.space());
+        let name = |space: &Space, at: usize| {
+            let found = space.shared_object(VirtAddr::new(at)).unwrap();
+            found.map(|(object, offset)| (object.handle(), offset))
+        };
+        // One file, mapped in two spaces at other offsets.
+        let map = |space: &Space, r: MapRequest<'_, 'static, _>| space.map(&r).unwrap().as_usize();
+        let a = map(&s, MapRequest::shared(&file, 0, 6 * page, Prot::RW));
+        let below = map(&t, MapRequest::anonymous(page, Prot::RW));
+        let b = map(
+            &t,
+            MapRequest::shared(&file, 2 * page as u64, 3 * page, Prot::READ),
+        );
+        let offset = 3 * page as u64 + 20;
+        assert_eq!(name(&s, a + 3 * page + 20), Some((file.handle(), offset)));
+        assert_eq!(name(&t, b + page + 20), Some((file.handle(), offset)));
+        // Anonymous shared memory goes to the child under the same name; another one has another.
+        let shared = || MapRequest::anonymous(2 * page, Prot::RW).with(MapFlags::SHARED);
+        let (c, d) = (map(&s, shared()), map(&s, shared()));
+        let before = name(&s, c + page).unwrap();
+        let child = s.fork().unwrap();
+        assert_eq!(name(&child, c + page), Some(before));
+        assert_ne!(name(&s, d + page), Some(before));
+        // Private memory has no name, before and after it is copied; a hole has none either.
+        let own = map(&s, MapRequest::private(&file, 0, page, Prot::RW));
+        assert_eq!(name(&s, own), None);
+        w.poke(0, &s, own, 1).unwrap();
+        assert_eq!(name(&s, own), None);
+        assert_eq!(name(&t, below), None);
+        assert_eq!(name(&t, 0), None);
+        // The name outlives the mapping while somebody holds it.
+        let (held, _) = s.shared_object(VirtAddr::new(c)).unwrap().unwrap();
+        drop((s, t, child, file));
+        assert_eq!(held.handle(), before.0);
+        assert_eq!(held.object().refs(), 1);
+        drop(held);
+        w.assert_empty();
     });
 }

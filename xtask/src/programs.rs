@@ -25,6 +25,9 @@ pub const ORACLE: &str = "bad-maps";
 /// The program whose threads share an address space.
 const THREADS: &str = "threads";
 
+/// The program whose processes wait for each other in memory that they share.
+const SHARED_FUTEX: &str = "shared-futex";
+
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
@@ -38,7 +41,7 @@ pub const OTHERS: &str = "other-programs";
 pub const SMP: &str = "smp";
 
 /// What that script runs.
-const SMP_PROGRAMS: [&str; 3] = ["smp-threads", "fork-storm", "same-moment"];
+const SMP_PROGRAMS: [&str; 4] = ["smp-threads", "fork-storm", "same-moment", SHARED_FUTEX];
 
 /// The built programs.
 pub struct Programs {
@@ -135,7 +138,7 @@ impl Programs {
         for program in [debian::MKSH, debian::LDCONFIG] {
             initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
         }
-        for name in [THREADS, REGISTERS] {
+        for name in [THREADS, SHARED_FUTEX, REGISTERS] {
             if c_source(arch, name).is_none() {
                 say(&format!(
                     "NOT RUN: there is no {name}.c for {}",

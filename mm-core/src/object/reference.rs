@@ -29,6 +29,20 @@ impl<P: Platform> Mm<P> {
     }
 }
 
+impl<'m, P: Platform> ObjectView<'_, 'm, P> {
+    /// Takes a reference that outlives the verb.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the count is near its end.
+    pub(crate) fn try_ref(self) -> Result<ObjectRef<'m, P>, OutOfMemory> {
+        self.object.get_ref()?;
+        Ok(ObjectRef {
+            mm: self.mm,
+            handle: self.handle,
+        })
+    }
+}
+
 impl<'m, P: Platform> ObjectRef<'m, P> {
     /// Takes another reference.
     ///

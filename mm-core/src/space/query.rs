@@ -7,8 +7,11 @@
 use super::AddressSpace;
 use super::upkeep::Nodes;
 use crate::addr::{VirtAddr, Vpn};
+use crate::error::OutOfMemory;
 use crate::format::{Entry, PageTableFormat};
+use crate::object::{ObjectRef, ObjectView};
 use crate::platform::Platform;
+use crate::pool::Handle;
 use crate::prot::Prot;
 use crate::range::PageRange;
 use crate::vma::{Vma, VmaFlags};
@@ -83,6 +86,42 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         found.map_or(Entry::Empty, |(word, level)| {
             cx.format().decode(word, level)
         })
+    }
+
+    /// Returns the object that a shared area maps at an address, and the byte offset of the address
+    /// in it: the name of a byte that is the same in every space that maps it (futex(2) without
+    /// `FUTEX_PRIVATE_FLAG`). `None` over a hole, in private areas, and in device memory.
+    ///
+    /// It is the area that is asked, not the page: a copy-on-write changes no answer (H17). The
+    /// reference keeps the name from meaning another object while somebody waits under it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the object has too many references.
+    ///
+    /// # Locks
+    /// Takes the space lock for reading.
+    pub fn shared_object(
+        &self,
+        addr: VirtAddr,
+    ) -> Result<Option<(ObjectRef<'m, P>, u64)>, OutOfMemory> {
+        let cx = self.mm.cx();
+        let nodes = Nodes::new(&cx, self.mm);
+        let node = self.node();
+        let page = addr.vpn(self.shift());
+        let _layout = node.lock.read(&cx, self.key());
+        let Some(vma) = node.vmas.find(&nodes, page).map(|vma| nodes.vma(vma)) else {
+            return Ok(None);
+        };
+        let going = vma.is_dying() && !vma.is_replaced();
+        let shared = vma.flags().contains(VmaFlags::SHARED) && !going;
+        let Some(object) = Handle::from_raw(vma.object_raw()).filter(|_| shared) else {
+            return Ok(None);
+        };
+        let start = (vma.pgoff_of(page) as u64).wrapping_shl(self.shift());
+        let offset = start.wrapping_add(addr.page_offset(self.shift()) as u64);
+        // The area's reference is there as long as the lock is held.
+        let object = ObjectView::new(self.mm, &cx, object).try_ref()?;
+        Ok(Some((object, offset)))
     }
 
     fn area_from(&self, page: Vpn) -> Option<VmaInfo> {

@@ -2,7 +2,8 @@
 //!
 //! | file | here | mm-core and mm-elf |
 //! |---|---|---|
-//! | [`space`] | [`Space`] | an `AddressSpace`, with the number that names its futexes |
+//! | [`space`] | [`Space`] | an `AddressSpace`, with the number that names its private futexes |
+//! | [`word`] | [`WordName`], [`NamedWord`] | the object and the offset behind a shared futex |
 //! | [`file`](mod@file) | [`FileData`], [`System::read_data`], `write_data` | the `ObjectRef` behind a regular file, and its cached pages |
 //! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
 //! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
@@ -25,6 +26,7 @@ pub mod file;
 pub mod image;
 pub mod space;
 pub mod user;
+pub mod word;
 
 use mm_core::Mm;
 use mm_core::error::MmError;
@@ -39,6 +41,7 @@ pub use counts::Counts;
 pub use file::{FileData, FileNode, file_of, finish};
 pub use space::{Map, Space};
 pub use user::Outcome;
+pub use word::{NamedWord, Reach, WordName};
 
 /// The memory of the machine.
 pub type MachineMemory<A> = &'static Mm<<A as Arch>::Platform>;

@@ -30,7 +30,7 @@ use alloc::sync::Arc;
 
 use crate::arch::Arch;
 use crate::errno::Result as CallResult;
-use crate::memory::{Space, TransferKey, Word};
+use crate::memory::{Space, TransferKey, Word, WordName};
 use crate::sync::MutexGuard;
 use crate::system::System;
 use crate::task::Task;
@@ -50,8 +50,8 @@ pub enum Channel {
     Child(u32),
     /// The vfork child with this number has let its parent go on.
     Vfork(u32),
-    /// A futex: a space's number and an address in it.
-    Futex(u64, usize),
+    /// A futex.
+    Futex(WordName),
     /// Nothing but time or a signal.
     Time,
 }

@@ -1,13 +1,13 @@
 //! Futexes: sleep while a word of user memory has a value; futex(2).
 //!
-//! A futex is named by the address space and the address, so that threads and vfork's
-//! children meet; between processes that share memory only by mapping, a wait ends by
-//! its timeout at the latest.
+//! [`crate::memory::word`] says by what a futex is known: without `FUTEX_PRIVATE_FLAG`, processes
+//! that share its memory meet there wherever they have mapped it.
 
 use super::Call;
 use super::time::Form;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
+use crate::memory::Reach;
 use crate::sched::{Channel, Cut};
 
 const WAIT: usize = 0;
@@ -16,6 +16,7 @@ const REQUEUE: usize = 3;
 const CMP_REQUEUE: usize = 4;
 const WAIT_BITSET: usize = 9;
 const WAKE_BITSET: usize = 10;
+const PRIVATE_FLAG: usize = 128;
 const CLOCK_REALTIME: usize = 256;
 const COMMAND: usize = 127;
 
@@ -36,7 +37,13 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EFAULT);
         }
         let space = self.space()?;
-        let channel = Channel::Futex(space.number, address);
+        let reach = if op & PRIVATE_FLAG != 0 {
+            Reach::Space
+        } else {
+            Reach::Machine
+        };
+        let word = space.name_word(address, reach)?;
+        let channel = Channel::Futex(word.name);
         match op & COMMAND {
             WAIT | WAIT_BITSET => {
                 let deadline = match timeout {
@@ -71,11 +78,14 @@ impl<A: Arch> Call<'_, A> {
             // Who wakes does not look, and so does not wait for a page.
             WAKE | WAKE_BITSET => Ok(self.system.wake_futex(channel, value as u32 as usize)),
             command @ (REQUEUE | CMP_REQUEUE) => {
-                let (looked, word) = self.system.look_at_futex(&space, address)?;
-                if command == CMP_REQUEUE && word != value3 as u32 {
+                // Who is moved keeps only the first word's name alive, but waits on the second
+                // one until it is woken there: as long as somebody maps it, that is what it means.
+                let second = space.name_word(address2, reach)?;
+                let to = Channel::Futex(second.name);
+                let (looked, found) = self.system.look_at_futex(&space, address)?;
+                if command == CMP_REQUEUE && found != value3 as u32 {
                     return Err(Errno::EAGAIN);
                 }
-                let to = Channel::Futex(space.number, address2);
                 Ok(self.system.requeue_futex(
                     looked,
                     (channel, value as u32 as usize),

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use crate::arch::{Arch, SignalDetail, SignalInfo};
+use crate::memory::Reach;
 use crate::sched::{Channel, State};
 use crate::system::System;
 use crate::task::lives::Leave;
@@ -60,7 +61,9 @@ impl<A: Arch> System<A> {
         if let Some(space) = task.process.space().filter(|_| clear != 0 && !last) {
             // A bad address is the program's own problem.
             let _ = self.write_user(&space, clear, &0u32.to_ne_bytes());
-            self.wake_futex(Channel::Futex(space.number, clear), 1);
+            if let Ok(word) = space.name_word(clear, Reach::Machine) {
+                self.wake_futex(Channel::Futex(word.name), 1);
+            }
         }
         self.tasks.lock().remove(&task.tid);
         let ended = task.process.shared.lock().lives.gone(leave);
