@@ -10,6 +10,9 @@ echo "== wild pointers to every system call"
 # No terminal to read: that waits for input, and never comes to the pointer.
 /usr/bin/bad-pointers </dev/null >/dev/console || fails=$((fails + 1))
 
+echo "== a file that the disk has lost the end of"
+/usr/bin/bad-disk /zz/damaged || fails=$((fails + 1))
+
 echo "== programs that are cut off"
 for program in /cut/*; do
     "$program" echo "cut at ${program##*/} and yet it runs"

@@ -11,7 +11,7 @@ use crate::watch::give_way;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
 use mm_core::format::PageTableFormat;
-use mm_core::object::TicketKey;
+use mm_core::object::{TicketError, TicketKey};
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, Flush, MAX_CPUS, Platform};
 use mm_core::sync::{NoContext, Rank};
@@ -80,6 +80,9 @@ pub struct TestPlatform<F: PageTableFormat> {
     fail: AtomicU64,
     /// How many fail from there on.
     fail_count: AtomicU64,
+    /// The number of the transfer that fails (one is the next), zero: none; and transfers since.
+    fail_transfer: AtomicU64,
+    transfers: AtomicU64,
     log: Mutex<Log>,
     hook: Plug<dyn FlushHook>,
     at_allocation: Mutex<Option<(u64, Interruption)>>,
@@ -120,6 +123,8 @@ impl<F: PageTableFormat> TestPlatform<F> {
             asked: AtomicU64::new(0),
             fail: AtomicU64::new(0),
             fail_count: AtomicU64::new(1),
+            fail_transfer: AtomicU64::new(0),
+            transfers: AtomicU64::new(0),
             log: Mutex::default(),
             hook: Plug::default(),
             at_allocation: Mutex::default(),
@@ -169,6 +174,32 @@ impl<F: PageTableFormat> TestPlatform<F> {
     pub fn fail_none(&self) -> u64 {
         self.fail.store(0, Ordering::SeqCst);
         self.asked.swap(0, Ordering::SeqCst)
+    }
+
+    /// Lets the `nth` transfer from now fail (one is the next), and only it.
+    pub fn fail_transfer(&self, nth: u64) {
+        self.transfers.store(0, Ordering::SeqCst);
+        self.fail_transfer.store(nth, Ordering::SeqCst);
+    }
+
+    /// Lets no transfer fail any more; returns how many there were since failing was set up or
+    /// this was last called.
+    pub fn fail_no_transfer(&self) -> u64 {
+        self.fail_transfer.store(0, Ordering::SeqCst);
+        self.transfers.swap(0, Ordering::SeqCst)
+    }
+
+    /// Counts a transfer.
+    ///
+    /// # Errors
+    /// [`TicketError`] when it is the one to fail.
+    pub(crate) fn transfer(&self) -> Result<(), TicketError> {
+        let n = self.transfers.fetch_add(1, COUNT) + 1;
+        if n == self.fail_transfer.load(Ordering::SeqCst) {
+            Err(TicketError)
+        } else {
+            Ok(())
+        }
     }
 
     /// Runs `f` in the middle of the verb that asks for the `nth` allocation

@@ -197,7 +197,7 @@ impl Scene {
             match word.expect("the word is there") {
                 Word32::Value(value) if value == seen => break,
                 Word32::Value(value) => seen = value,
-                Word32::Wait(ticket) => on_cpu(cpu, || self.w.serve(ticket)),
+                Word32::Wait(ticket) => on_cpu(cpu, || self.w.serve(ticket)).expect("a read"),
             }
         }
         self.added.fetch_add(1, Ordering::Relaxed);

@@ -24,7 +24,7 @@ use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::PageTableFormat;
-use mm_core::object::{ObjectRef, PagerFacts, Progress, Ticket};
+use mm_core::object::{ObjectRef, PagerFacts, Progress, Ticket, TicketError};
 use mm_core::platform::PhysMemory;
 use mm_core::prot::Access;
 use mm_core::space::{Active, AddressSpace, SpaceLimits};
@@ -54,6 +54,9 @@ pub enum Stopped {
     /// The library says that the kernel is wrong.
     KernelBug,
 }
+
+/// errno(3): the transfer failed.
+pub const EIO: i32 = 5;
 
 /// Faults on one access after which others get their turn: a flush that
 /// another CPU is about to send may be what is missing.
@@ -187,7 +190,11 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
 
     /// Does what a ticket asks for: reads from the file, or nothing when
     /// someone else's transfer is awaited.
-    pub fn serve(&self, ticket: Ticket<'static, TestPlatform<F>>) {
+    ///
+    /// # Errors
+    /// [`TicketError`] when the platform lets this transfer fail: who started it
+    /// answers for it, and must not try for ever.
+    pub fn serve(&self, ticket: Ticket<'static, TestPlatform<F>>) -> Result<(), TicketError> {
         match ticket {
             Ticket::Start(mut io) => {
                 let size = 1usize << self.page_shift();
@@ -200,18 +207,21 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 if at < end {
                     io.fill(0, &file[at..end]);
                 }
-                io.finish(Ok(()));
+                let ended = self.platform().transfer();
+                io.finish(ended);
+                return ended;
             }
             Ticket::Join(_) => give_way(),
             Ticket::Memory(_) => {}
         }
+        Ok(())
     }
 
     /// Runs a verb that may have to wait, on a CPU, until it has done `len`
     /// bytes or stops; returns how many.
     ///
     /// # Errors
-    /// The errno when nothing could be done.
+    /// The errno when nothing could be done; `EIO` after a failed transfer.
     pub fn finish(
         &self,
         cpu: usize,
@@ -225,7 +235,11 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 Ok(progress) => {
                     done += progress.done;
                     match progress.wait {
-                        Some(ticket) if done < len => on_cpu(cpu, || self.serve(ticket)),
+                        Some(ticket) if done < len => match on_cpu(cpu, || self.serve(ticket)) {
+                            Ok(()) => {}
+                            Err(TicketError) if done == 0 => return Err(EIO),
+                            Err(TicketError) => return Ok(done),
+                        },
                         _ => return Ok(done),
                     }
                 }
@@ -402,7 +416,10 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                     if matches!(ticket, Ticket::Join(_)) {
                         turn -= 1;
                     }
-                    on_cpu(cpu, || self.serve(ticket));
+                    if on_cpu(cpu, || self.serve(ticket)).is_err() {
+                        let at = VirtAddr::new(addr);
+                        return Err(Stopped::Signal(Signal::BusAdrErr(at)));
+                    }
                 }
                 FaultOutcome::Signal(signal) => return Err(Stopped::Signal(signal)),
                 FaultOutcome::OutOfMemory => return Err(Stopped::OutOfMemory),

@@ -105,8 +105,9 @@ fn exec(
         Ticket::Memory(_) => Err(MmError::OutOfMemory),
         ticket => {
             waits += 1;
-            w.serve(ticket);
-            Ok(())
+            // The page at its name is what cannot be had.
+            w.serve(ticket)
+                .map_err(|_| MmError::Fault(VirtAddr::new(0)))
         }
     };
     let mut image = ImageLoad::new(space, file, plan);
@@ -294,5 +295,40 @@ fn c1_a_load_that_runs_out_of_memory_leaves_nothing() {
             }
         }
         assert!(failures > 5, "{failures} failures");
+    });
+}
+
+/// Exec with every one of its reads failing: it says so, nothing is left of the
+/// space, and the next try reads the page again.
+#[test]
+fn a_load_whose_reads_fail_leaves_nothing() {
+    on_every_machine(|machine| {
+        let w = world(machine, 6);
+        let Some(isa) = isa(machine) else { return };
+        let bytes = bytes_of(&program(machine, isa));
+        let file = w.file(1, &bytes);
+        let mut failures = 0;
+        for nth in 1.. {
+            let space = w.space();
+            let run = || {
+                with_plan(machine, isa, &bytes, |plan| {
+                    on_cpu(0, || exec(machine, &w, &space, &file, plan))
+                })
+            };
+            w.platform().fail_transfer(nth);
+            let got = run();
+            let transfers = w.platform().fail_no_transfer();
+            if transfers < nth {
+                assert!(got.is_ok());
+                break;
+            }
+            assert_eq!(got, Err(MmError::Fault(VirtAddr::new(0))));
+            failures += 1;
+            assert_eq!(file.object().cached_pages() as u64, nth - 1);
+            drop(space);
+        }
+        assert!(failures > 0);
+        drop(file);
+        w.assert_empty();
     });
 }

@@ -12,9 +12,14 @@
 //!
 //! A case says how many failures it must have met at least: a verb that
 //! allocates and shows none fails the test.
+//!
+//! The same with transfers (reads of a file's pages) in place of allocations:
+//! whoever started the one that fails hears of it, nothing else has changed, and
+//! asking again reads the page.
 
 use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::error::MmError;
+use mm_core::fault::Signal;
 use mm_core::format::{Entry, PageTableFormat, TableOwner};
 use mm_core::object::{PagerFacts, Ticket};
 use mm_core::page::{Kind, PageFlags};
@@ -24,7 +29,7 @@ use mm_core::space::{AddressSpace, Advice, Backing, MapFlags, MapRequest, SpaceL
 use mm_core::table::PageTable;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
-use mm_testkit::world::{File, Space, Stopped, World};
+use mm_testkit::world::{EIO, File, Space, Stopped, World};
 
 /// The first page that is used: things lie across a border of tables.
 const BASE: usize = 0x40000 - 32;
@@ -539,5 +544,123 @@ fn c1_a_refused_charge_changes_nothing() {
         store(&w, &s, 0).unwrap();
         drop(s);
         w.assert_empty();
+    });
+}
+
+/// Runs a verb with each of its transfers failing, then once more without; `pages` of it need
+/// a read. `report` is what the verb answers when `n` pages were there before the failure.
+fn failing_transfers<T: PartialEq + std::fmt::Debug>(
+    w: &World,
+    name: &str,
+    pages: u64,
+    verb: impl Fn(&World, &Scene) -> T,
+    report: impl Fn(&Scene, u64) -> T,
+    good: impl Fn(&Scene) -> T,
+) {
+    for n in 1.. {
+        let s = scene(w);
+        let before = picture(w, &s);
+        let cached = s.file.object().cached_pages() as u64;
+        w.platform().fail_transfer(n);
+        let result = verb(w, &s);
+        let transfers = w.platform().fail_no_transfer();
+        if transfers < n {
+            assert_eq!(result, good(&s), "{name}");
+            assert_eq!(n - 1, pages, "{name}: reads");
+            drop(s);
+            w.assert_empty();
+            return;
+        }
+        assert_eq!(transfers, n, "{name}: nothing is read after a failure");
+        assert_eq!(result, report(&s, n - 1), "{name}, transfer {n}");
+        let now = s.file.object().cached_pages() as u64;
+        assert_eq!(
+            now,
+            cached + n - 1,
+            "{name}, transfer {n}: the page is forgotten"
+        );
+        if n == 1 {
+            picture(w, &s).compare(before, Leaves::Caches, name);
+        }
+        if let Err(wrong) = w.check([&s.space, &s.sibling]) {
+            panic!("{name}, transfer {n}: {wrong}");
+        }
+        // Who asks again starts anew, and gets the page.
+        assert_eq!(
+            verb(w, &s),
+            good(&s),
+            "{name}, after transfer {n} had failed"
+        );
+        drop(s);
+        w.assert_empty();
+    }
+}
+
+#[test]
+fn every_access_with_every_failing_transfer() {
+    on_every_machine(|machine| {
+        let w = world(machine);
+        type Touch = fn(&World, &Scene, usize) -> Result<(), Stopped>;
+        let load: Touch = |w, s, at| w.peek(0, &s.space, at).map(|_| ());
+        let store: Touch = |w, s, at| w.poke(0, &s.space, at, 1);
+        // Pages 12 and 20 are page 4 of the file, which nobody has read.
+        for (name, touch, page) in [
+            ("load from a private file", load, 12),
+            ("store to a private file", store, 12),
+            ("load from a shared file", load, 20),
+            ("store to a shared file", store, 20),
+        ] {
+            let at = |s: &Scene| s.va(page).as_usize();
+            let sigbus = |s: &Scene, _| Err(Stopped::Signal(Signal::BusAdrErr(s.va(page))));
+            let verb = |w: &World, s: &Scene| touch(w, s, at(s));
+            failing_transfers(&w, name, 1, verb, sigbus, |_| Ok(()));
+        }
+    });
+}
+
+#[test]
+fn every_copy_with_every_failing_transfer() {
+    on_every_machine(|machine| {
+        let w = world(machine);
+        type Copying = fn(&World, &Scene) -> Result<usize, i32>;
+        let cases: &[(&str, Copying)] = &[
+            ("populate", |w, s| {
+                w.finish(0, s.va(11).as_usize(), 5 * s.page, |at, len| {
+                    s.space.populate(VirtAddr::new(at), len)
+                })
+            }),
+            ("copy out", |w, s| {
+                let mut bytes = vec![0; 5 * s.page];
+                w.finish(0, s.va(11).as_usize(), 5 * s.page, |at, len| {
+                    s.space.read(VirtAddr::new(at), &mut bytes[..len])
+                })
+            }),
+            ("copy in", |w, s| {
+                let bytes = vec![1; 5 * s.page];
+                w.finish(0, s.va(11).as_usize(), 5 * s.page, |at, len| {
+                    s.space.write(VirtAddr::new(at), &bytes[..len])
+                })
+            }),
+            ("read a file", |w, s| {
+                let mut bytes = vec![0; 5 * s.page];
+                w.finish(0, 3 * s.page, 5 * s.page, |at, len| {
+                    Ok(s.file.read(at as u64, &mut bytes[..len]))
+                })
+            }),
+        ];
+        for (name, verb) in cases {
+            let short = |s: &Scene, pages: u64| match pages as usize * s.page {
+                0 => Err(EIO),
+                done => Ok(done),
+            };
+            failing_transfers(&w, name, 5, verb, short, |s| Ok(5 * s.page));
+        }
+        // Part of a page is written: the rest must be read first.
+        let write = |w: &World, s: &Scene| {
+            w.finish(0, 4 * s.page + 5, 3, |at, len| {
+                Ok(s.file.write(at as u64, &[9; 3][..len]))
+            })
+        };
+        failing_transfers(&w, "write a file", 1, write, |_, _| Err(EIO), |_| Ok(3));
     });
 }

@@ -159,7 +159,7 @@ fn d6_what_was_waited_for_is_looked_at_again() {
             panic!("nothing to wait for")
         };
         s.unmap(a, page).unwrap();
-        w.serve(ticket);
+        w.serve(ticket).unwrap();
         assert!(is_maperr(w.peek(0, &s, a.as_usize())));
         // Somebody else's mapping at the same place is what counts then.
         s.map(&MapRequest::anonymous(page, Prot::READ).fixed(a))

@@ -68,7 +68,7 @@ fn add_one(w: &World, cpu: usize, s: &Space, addr: usize) {
         match word.expect("the word is there") {
             Word32::Value(value) if value == seen => return,
             Word32::Value(value) => seen = value,
-            Word32::Wait(ticket) => on_cpu(cpu, || w.serve(ticket)),
+            Word32::Wait(ticket) => on_cpu(cpu, || w.serve(ticket)).unwrap(),
         }
     }
 }

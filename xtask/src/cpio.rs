@@ -27,6 +27,7 @@ pub enum Member {
 #[derive(Default)]
 pub struct Archive {
     members: BTreeMap<String, Member>,
+    lost: usize,
 }
 
 impl Archive {
@@ -50,6 +51,12 @@ impl Archive {
             })
     }
 
+    /// Cuts so many bytes off the end of what the last file holds, and all that would follow: as
+    /// on a disk that is shorter than its file system says.
+    pub fn lose(&mut self, bytes: usize) {
+        self.lost = bytes;
+    }
+
     /// Writes the archive.
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -67,6 +74,10 @@ impl Archive {
                 Member::Link(target) => (0o120_777, target.as_bytes()),
             };
             entry(&mut out, at + 1, mode, path.trim_start_matches('/'), data);
+        }
+        if self.lost > 0 {
+            out.truncate(out.len().saturating_sub(self.lost));
+            return out;
         }
         entry(&mut out, 0, 0, "TRAILER!!!", &[]);
         out

@@ -34,6 +34,10 @@ const REGISTERS: &str = "registers";
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";
 
+/// The program that reads a file of which the disk has lost the end, and that file's pages.
+const BAD_DISK: &str = "bad-disk";
+const DAMAGED_PAGES: u8 = 8;
+
 /// The script that runs other static programs than busybox.
 pub const OTHERS: &str = "other-programs";
 
@@ -163,10 +167,16 @@ impl Programs {
     }
 
     /// Puts everything that the script of bad input needs into `archive`.
-    pub fn add_bad_input(&self, archive: &mut Archive, busybox: &Path) -> Result<()> {
+    pub fn add_bad_input(&self, archive: &mut Archive, arch: Arch, busybox: &Path) -> Result<()> {
         for name in [ORACLE, "bad-pointers", "memory-hog"] {
             initramfs::add_program(archive, &self.path(name))?;
         }
+        c_program(arch, BAD_DISK, &self.dir)?;
+        initramfs::add_program(archive, &self.path(BAD_DISK))?;
+        // The last file of the archive, by its name; what is lost begins within a page.
+        let pages = (1..=DAMAGED_PAGES).flat_map(|page| [page; 4096]).collect();
+        initramfs::add_bytes(archive, "/zz/damaged", pages);
+        archive.lose(usize::from(DAMAGED_PAGES) * 4096 / 2 - 100);
         add_script(archive, BAD_INPUT)?;
         let whole = std::fs::read(busybox)?;
         for cut in cuts(whole.len()) {

@@ -178,7 +178,7 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
     }
     match options.script.as_str() {
         programs::BAD_INPUT => {
-            programs::build(options.arch)?.add_bad_input(&mut archive, &busybox)?;
+            programs::build(options.arch)?.add_bad_input(&mut archive, options.arch, &busybox)?;
         }
         programs::OTHERS => {
             programs::build(options.arch)?.add_others(&mut archive, options.arch)?

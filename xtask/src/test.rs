@@ -118,7 +118,7 @@ fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
     let programs = match setup.start {
         Start::Script(programs::BAD_INPUT) => {
             let programs = programs::build(arch)?;
-            programs.add_bad_input(&mut archive, &busybox)?;
+            programs.add_bad_input(&mut archive, arch, &busybox)?;
             Some(programs)
         }
         Start::Script(programs::OTHERS) => {

@@ -6,7 +6,9 @@
 //! The archive stays where the boot loader put it: an [`Entry`] is a view.
 //! Hard links come as entries with one inode number, of which only the last
 //! carries data (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`).
-//! A damaged archive ends the iteration at the damage; it never panics.
+//! A damaged archive ends the iteration at the damage; it never panics. Where it ends within a
+//! file's data, that file is there with its whole size: reading what is missing is an error, as on
+//! a disk that is too short.
 
 /// One member of the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,22 @@ pub struct Entry<'a> {
     pub nlink: u32,
     /// Seconds since 1970.
     pub mtime: u32,
-    /// The file's bytes, or the target of a symbolic link.
+    /// Size of the data in bytes, as the header states it.
+    pub size: u64,
+    /// The file's bytes, or the target of a symbolic link; fewer where the archive is cut off.
     pub data: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// Answers the bytes of the page at an offset, fewer on the last page; `None` if the archive
+    /// does not hold all of them.
+    #[must_use]
+    pub fn page(&self, offset: u64, page_shift: u32) -> Option<&'a [u8]> {
+        let end = offset.checked_add(1 << page_shift)?.min(self.size);
+        let (from, to) = (usize::try_from(offset).ok()?, usize::try_from(end).ok()?);
+        // A page past the end is asked for by nobody; it holds nothing.
+        self.data.get(from.min(to)..to)
+    }
 }
 
 /// Iterates over the members of an archive.
@@ -51,8 +67,9 @@ impl<'a> Archive<'a> {
         let name_end = name_at.checked_add(name_size)?;
         let data_at = align4(name_end)?;
         let data_end = data_at.checked_add(size)?;
+        let there = data_end.min(self.bytes.len());
         let name = self.bytes.get(name_at..name_end)?.strip_suffix(b"\0")?;
-        let data = self.bytes.get(data_at..data_end)?;
+        let data = self.bytes.get(data_at..there)?;
         self.at = align4(data_end)?;
         let (ino, mode, nlink, mtime) = (field(0)?, field(1)?, field(4)?, field(5)?);
         (name != b"TRAILER!!!").then_some(Entry {
@@ -61,6 +78,7 @@ impl<'a> Archive<'a> {
             ino,
             nlink,
             mtime,
+            size: size as u64,
             data,
         })
     }
@@ -146,6 +164,34 @@ pub(crate) mod tests {
         }
         let mut huge = image.clone();
         huge[6 + 6 * 8..14 + 6 * 8].copy_from_slice(b"FFFFFFFF");
-        assert_eq!(Archive::new(&huge).count(), 0);
+        let found: Vec<_> = Archive::new(&huge).collect();
+        assert_eq!((found.len(), found[0].size), (1, 0xffff_ffff));
+        assert_eq!(found[0].page(u64::MAX - 4095, 12), None);
+        assert_eq!(found[0].page(1 << 20, 12), None);
+    }
+
+    #[test]
+    fn a_page_is_there_whole_or_not_at_all() {
+        let bytes: Vec<u8> = (0..10_000u32).map(|at| at as u8).collect();
+        let image = build(&[("a", 0o100644, 1, &bytes)]);
+        let data_at = image
+            .windows(64)
+            .position(|part| part == &bytes[..64])
+            .unwrap();
+        let pages = |image: &[u8]| {
+            let entry = Archive::new(image).next().unwrap();
+            assert_eq!(entry.size, 10_000);
+            [0, 4096, 8192].map(|at| entry.page(at, 12).map(<[u8]>::len))
+        };
+        assert_eq!(pages(&image), [Some(4096), Some(4096), Some(1808)]);
+        assert_eq!(
+            pages(&image[..data_at + 9_999]),
+            [Some(4096), Some(4096), None]
+        );
+        assert_eq!(
+            pages(&image[..data_at + 8_192]),
+            [Some(4096), Some(4096), None]
+        );
+        assert_eq!(pages(&image[..data_at + 4_095]), [None; 3]);
     }
 }

@@ -77,17 +77,19 @@ impl<A: Arch> System<A> {
         let node = match entry.mode & mode::TYPE {
             mode::DIRECTORY if directory.child(name).is_ok() => return Ok(()),
             mode::DIRECTORY => Node::directory(Origin::Archive, entry.mode, time)?,
+            // A link whose target is cut off leads nowhere.
+            mode::LINK if entry.size != entry.data.len() as u64 => return Ok(()),
             mode::LINK => Node::new(Origin::Archive, 0o777, time, Kind::Link(entry.data.into()))?,
             mode::FILE => match links.get(&entry.ino).filter(|_| entry.nlink > 1) {
-                Some(node) if entry.data.is_empty() => node.clone(),
+                Some(node) if entry.size == 0 => node.clone(),
                 _ => {
-                    let data = FileData::from_archive(self, index, entry.data.len() as u64)?;
+                    let data = FileData::from_archive(self, index, entry.size)?;
                     Node::new(Origin::Archive, entry.mode, time, Kind::File(data))?
                 }
             },
             _ => return Ok(()),
         };
-        if entry.nlink > 1 && matches!(node.kind, Kind::File(_)) && !entry.data.is_empty() {
+        if entry.nlink > 1 && matches!(node.kind, Kind::File(_)) && entry.size != 0 {
             links.insert(entry.ino, node.clone());
         }
         directory.insert(name, node)

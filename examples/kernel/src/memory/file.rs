@@ -115,14 +115,14 @@ pub fn file_of<A: Arch>(request: &Request<A>) -> Option<usize> {
     usize::try_from(request.key()).ok()?.checked_sub(1)
 }
 
-/// Fills a page that was asked for from a file's bytes, and finishes the transfer.
+/// Fills a page that was asked for with its bytes, and finishes the transfer: without any, as a
+/// failed one.
 pub fn finish<A: Arch>(mut request: Request<A>, bytes: Option<&[u8]>) -> TransferKey {
     let key = request.ticket_key();
-    let from = usize::try_from(request.offset()).unwrap_or(usize::MAX);
     match bytes {
         Some(bytes) => {
-            // What lies past the page is ignored, what is not filled reads as zero.
-            request.fill(0, bytes.get(from..).unwrap_or_default());
+            // What is not filled reads as zero.
+            request.fill(0, bytes);
             request.finish(Ok(()));
         }
         None => request.finish(Err(TicketError)),

@@ -15,9 +15,12 @@
 //!
 //! | ticket | what the task does |
 //! |---|---|
-//! | `Start(request)` | hands the request to the [disk](crate::disk), sleeps until it is finished |
+//! | `Start(request)` | hands the request to the [disk](crate::disk), sleeps until it is finished; if it failed: `EIO` |
 //! | `Join(key)` | sleeps until that transfer is finished |
 //! | `Memory` | gives way to others, once; then it counts as out of memory |
+//!
+//! A failed read is `EIO` to read(2), SIGBUS to a program that touched the page, and `EFAULT` to a
+//! call that was given its address.
 //!
 //! The sleep is patient: a transfer always ends, and soon. No lock is held over it.
 
@@ -70,20 +73,27 @@ impl<A: Arch> System<A> {
     /// Sleeps until a ticket is worth asking again.
     ///
     /// # Errors
-    /// `ENOMEM` for a ticket that waits for memory: nothing frees it here.
-    pub fn await_ticket(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
-        let key = match ticket {
+    /// `EIO` for a read that was started here and failed; `ENOMEM` for a ticket that waits for
+    /// memory: nothing frees it here.
+    fn await_ticket(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
+        match ticket {
             Ticket::Start(request) => {
                 let key = request.ticket_key();
-                self.start_read(request);
-                key
+                let number = self.start_read(request)?;
+                self.await_transfer(key);
+                if self.disk.take_failure(number) {
+                    return Err(Errno::EIO);
+                }
             }
-            Ticket::Join(key) => key,
+            Ticket::Join(key) => self.await_transfer(key),
             Ticket::Memory(_) => return Err(Errno::ENOMEM),
-        };
+        }
+        Ok(())
+    }
+
+    fn await_transfer(&self, key: TransferKey) {
         let finished = || (!self.memory.is_pending(key)).then_some(());
         let _ = self.wait_until(Channel::Transfer(key), None, Patience::Patient, finished);
-        Ok(())
     }
 
     /// Waits as a transfer says; answers how far it came. An error counts only where

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use mm_core::addr::VirtAddr;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
+use mm_core::object::Ticket;
 use mm_core::prot::Access;
 
 use super::{Space, Word};
@@ -45,6 +46,8 @@ impl<A: Arch> System<A> {
             FaultOutcome::Resolved(_) => Outcome::Resolved,
             FaultOutcome::Wait(ticket) => match self.await_ticket(ticket) {
                 Ok(()) => Outcome::Retry,
+                // Linux: VM_FAULT_SIGBUS of filemap_fault.
+                Err(Errno::EIO) => Outcome::Signal(SIGBUS, BUS_ADRERR),
                 Err(_) => Outcome::OutOfMemory,
             },
             FaultOutcome::Signal(Signal::SegvMapErr(_)) => Outcome::Signal(SIGSEGV, SEGV_MAPERR),
@@ -63,7 +66,7 @@ impl<A: Arch> System<A> {
         let mut done = 0;
         while done < into.len() {
             let progress = space.inner.read(from(at, done)?, &mut into[done..])?;
-            done += self.after(progress)?;
+            done += self.after(progress).map_err(bad_page)?;
         }
         Ok(())
     }
@@ -76,7 +79,7 @@ impl<A: Arch> System<A> {
         let mut done = 0;
         while done < bytes.len() {
             let progress = space.inner.write(from(at, done)?, &bytes[done..])?;
-            done += self.after(progress)?;
+            done += self.after(progress).map_err(bad_page)?;
         }
         Ok(())
     }
@@ -96,7 +99,7 @@ impl<A: Arch> System<A> {
             let (done, waits) = (progress.done, progress.wait.is_some());
             string.try_reserve(done).map_err(|_| Errno::ENOMEM)?;
             string.extend_from_slice(&piece[..done]);
-            self.after(progress)?;
+            self.after(progress).map_err(bad_page)?;
             // Short without a ticket: the NUL, or a byte that cannot be read.
             if done < piece.len() && !waits {
                 let mut last = [0];
@@ -114,6 +117,14 @@ impl<A: Arch> System<A> {
     /// `EFAULT`, `ENOMEM`.
     pub fn peek_user_word(&self, space: &Space<A>, at: usize) -> Result<Word<A>> {
         Ok(space.inner.load_u32(VirtAddr::new(at))?)
+    }
+
+    /// Sleeps until a page that was peeked at is worth asking for again.
+    ///
+    /// # Errors
+    /// `EFAULT`, `ENOMEM`.
+    pub fn await_user_page(&self, ticket: Ticket<'static, A::Platform>) -> Result<()> {
+        self.await_ticket(ticket).map_err(bad_page)
     }
 
     /// Faults a range in, as far as it goes (MAP_POPULATE).
@@ -138,4 +149,13 @@ impl<A: Arch> System<A> {
 
 fn from(at: usize, done: usize) -> Result<VirtAddr> {
     at.checked_add(done).map(VirtAddr::new).ok_or(Errno::EFAULT)
+}
+
+/// A page that cannot be read is a bad address to a call that copies it.
+fn bad_page(error: Errno) -> Errno {
+    if error == Errno::EIO {
+        Errno::EFAULT
+    } else {
+        error
+    }
 }

@@ -209,7 +209,7 @@ impl<A: Arch> System<A> {
                 Word::<A>::Value(value) => return Ok((futexes, value)),
                 Word::<A>::Wait(ticket) => {
                     drop(futexes);
-                    self.await_ticket(ticket)?;
+                    self.await_user_page(ticket)?;
                 }
             }
         }
