@@ -38,7 +38,7 @@ counters! {
     FaultSpurious = "faults: spurious",
     /// Stack growth.
     FaultGrow = "faults: stack growth",
-    /// Shared file pages made writable by a first store.
+    /// Pages of shared objects, and of devices, made writable by a first store.
     FaultShared = "faults: shared page made writable",
     /// Write faults that copied the page.
     CowCopy = "copy-on-write: copies",

@@ -22,9 +22,10 @@
 
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
+use crate::fault::counted;
 use crate::format::{AttrFlags, Attrs, Entry, NonPresentKind, PageTableFormat, TableOwner};
 use crate::object::{ObjectKind, ObjectView};
-use crate::page::{Kind, Page, PageFlags};
+use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::prot::Prot;
@@ -239,12 +240,11 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
                     return Err(SpaceFlaw::Frame(page, pfn));
                 }
                 rights(self.cx.format(), vma, page, attrs)?;
-                self.frame(handle, page, pfn, Some(attrs), seen)
+                self.frame(handle, page, entry, Some(attrs), seen)
             }
-            Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => match np.pfn() {
-                Some(pfn) => self.frame(handle, page, pfn, None, seen),
-                None => Err(SpaceFlaw::Frame(page, Pfn::new(0))),
-            },
+            Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => {
+                self.frame(handle, page, entry, None, seen)
+            }
             Entry::NonPresent(_) => {
                 seen.other = seen.other.saturating_add(1);
                 Ok(())
@@ -259,31 +259,36 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
         &self,
         handle: Handle<Vma>,
         page: Vpn,
-        pfn: Pfn,
+        entry: Entry,
         attrs: Option<Attrs>,
         seen: &mut SpaceSeen,
     ) -> Result<(), SpaceFlaw> {
         let vma = self.nodes.vma(handle);
+        let Some((pfn, flags)) = entry.frame() else {
+            return Err(SpaceFlaw::Frame(page, Pfn::new(0)));
+        };
         let writable = attrs.is_some_and(|a| a.prot.contains(Prot::WRITE));
-        let device = vma.flags().contains(VmaFlags::PFN_MAP);
-        let record = self.cx.frames().page(pfn);
-        match record.map(Page::kind) {
-            Some(Kind::User) => {}
-            Some(Kind::Zero) => {
-                let dirty = attrs.is_some_and(|a| a.flags.contains(AttrFlags::DIRTY));
-                if writable || dirty || vma.object_raw() != 0 {
-                    return Err(SpaceFlaw::Zero(page));
-                }
-                seen.zero = seen.zero.saturating_add(1);
-                return Ok(());
+        let special = flags.contains(AttrFlags::SPECIAL);
+        if vma.flags().contains(VmaFlags::PFN_MAP) {
+            // Its entries are the device's, one after the other, for ever.
+            if !special || pfn.as_u64() != vma.pgoff_of(page) as u64 {
+                return Err(SpaceFlaw::Frame(page, pfn));
             }
-            _ if device => {
-                seen.other = seen.other.saturating_add(1);
-                return Ok(());
-            }
-            _ => return Err(SpaceFlaw::Frame(page, pfn)),
+            seen.other = seen.other.saturating_add(1);
+            return Ok(());
         }
-        let Some(record) = record else { return Ok(()) };
+        if special {
+            let zero = self.cx.frames().zero_page() == Some(pfn);
+            let written = writable || flags.contains(AttrFlags::DIRTY);
+            if !zero || written || vma.object_raw() != 0 {
+                return Err(SpaceFlaw::Zero(page));
+            }
+            seen.zero = seen.zero.saturating_add(1);
+            return Ok(());
+        }
+        let Some(record) = counted(self.cx, entry) else {
+            return Err(SpaceFlaw::Frame(page, pfn));
+        };
         let anon = record.has(PageFlags::ANON);
         let user = record.user();
         if user.index() != vma.pgoff_of(page) as u64
@@ -376,11 +381,7 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
         let Some((word, level)) = table.translate(page) else {
             return false;
         };
-        match self.cx.format().decode(word, level) {
-            Entry::Leaf { pfn: found, .. } => found == pfn,
-            Entry::NonPresent(np) => np.kind == NonPresentKind::ProtNone && np.pfn() == Some(pfn),
-            Entry::Empty | Entry::Table(_) => false,
-        }
+        self.cx.format().decode(word, level).counted() == Some(pfn)
     }
 }
 

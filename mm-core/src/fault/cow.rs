@@ -1,8 +1,9 @@
 //! A store to a write-protected page.
 //!
 //! ```text
+//!  device ─────────────────────────────────► writable
 //!  shared area ────────────────────────────► dirty, writable     (do_shared_fault, page_mkwrite)
-//!  private, zero page or device ───────────► zeroed / copied own page
+//!  private, zero page ─────────────────────► zeroed own page
 //!  private, cached page ───────────────────► copied own page     (do_cow_fault)
 //!  private, anonymous, EXCLUSIVE ──────────► reuse               (wp_page_reuse)
 //!  private, anonymous, only reference ─────► becomes EXCLUSIVE, reuse
@@ -16,7 +17,7 @@
 
 use super::{Faulting, Resolution, Step, Stop, WordOf, copy_page, counted};
 use crate::addr::Pfn;
-use crate::format::{AdBit, Entry, PageTableFormat};
+use crate::format::{AdBit, AttrFlags, Entry, PageTableFormat};
 use crate::page::{Page, PageFlags, PresentChange};
 use crate::platform::Platform;
 use crate::prot::Prot;
@@ -34,9 +35,17 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         &self,
         leaf: LeafGuard<'_, 'm, P>,
         word: WordOf<P>,
-        pfn: Pfn,
+        entry: Entry,
     ) -> Step<'m, P> {
-        let page = counted(self.cx, pfn);
+        let Some((pfn, flags)) = entry.frame() else {
+            return Err(Stop::Bug);
+        };
+        let zero = self.cx.frames().zero_page() == Some(pfn);
+        if flags.contains(AttrFlags::SPECIAL) && !zero {
+            // Nobody can copy a device: also in a private area stores reach it.
+            return self.make_writable(leaf, Counter::FaultShared);
+        }
+        let page = counted(self.cx, entry);
         if self.vma.flags().contains(VmaFlags::SHARED) {
             drop(leaf);
             return self.write_to_shared(word, pfn);
@@ -53,7 +62,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
                 };
                 self.make_writable(leaf, Counter::CowReuse)
             }
-            _ => self.copy(leaf, word, pfn),
+            _ => self.copy(leaf, word, pfn, page),
         }
     }
 
@@ -104,8 +113,13 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Gives the area a page of its own with the same bytes
     /// (Linux: wp_page_copy).
-    fn copy(&self, leaf: LeafGuard<'_, 'm, P>, word: WordOf<P>, old: Pfn) -> Step<'m, P> {
-        let page = counted(self.cx, old);
+    fn copy(
+        &self,
+        leaf: LeafGuard<'_, 'm, P>,
+        word: WordOf<P>,
+        old: Pfn,
+        page: Option<&Page>,
+    ) -> Step<'m, P> {
         // Keeps the old page while no lock is held.
         let page = page.filter(|_| !cfg!(mm_mutant = "copy_without_reference"));
         if let Some(page) = page {

@@ -108,7 +108,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
         let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
         let word = leaf.word(self.page);
-        match leaf.entry(self.page) {
+        let entry = leaf.entry(self.page);
+        match entry {
             Entry::Empty => {
                 drop(leaf);
                 if flags.intersects(VmaFlags::PFN_MAP) {
@@ -121,9 +122,9 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
                     self.map_object_page()
                 }
             }
-            Entry::Leaf { pfn, attrs } => self.present(leaf, word, pfn, attrs),
+            Entry::Leaf { attrs, .. } => self.present(leaf, word, entry, attrs),
             Entry::NonPresent(np) => match np.kind {
-                NonPresentKind::ProtNone => self.allow_again(leaf, np.pfn()),
+                NonPresentKind::ProtNone => self.allow_again(leaf, entry),
                 NonPresentKind::Guard => Err(Stop::Signal(Signal::SegvMapErr(addr))),
                 NonPresentKind::Swap | NonPresentKind::Migration => Err(Stop::Bug),
             },
@@ -154,7 +155,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         &self,
         leaf: LeafGuard<'_, 'm, P>,
         word: WordOf<P>,
-        pfn: Pfn,
+        entry: Entry,
         attrs: Attrs,
     ) -> Step<'m, P> {
         if attrs.prot.allows(self.access) {
@@ -167,8 +168,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
             return Ok(Resolution::Minor);
         }
         match self.access {
-            Access::Write => self.write_to_protected(leaf, word, pfn),
-            Access::Exec | Access::Read => self.widen(leaf, pfn),
+            Access::Write => self.write_to_protected(leaf, word, entry),
+            Access::Exec | Access::Read => self.widen(leaf, entry),
         }
     }
 
@@ -189,11 +190,12 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// without: execution, until the code in it was made visible.
     // Out of line, so that one path's locals are not part of every fault's frame.
     #[inline(never)]
-    fn widen(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
-        if self.access == Access::Exec && self.hides_code(pfn) {
-            return self.show_code(leaf, pfn);
+    fn widen(&self, leaf: LeafGuard<'_, 'm, P>, entry: Entry) -> Step<'m, P> {
+        let page = counted(self.cx, entry);
+        if self.access == Access::Exec && hides_code(page) {
+            return self.show_code(leaf, entry);
         }
-        let want = self.protected_prot();
+        let want = visible(page, self.protected_prot());
         let format = self.cx.format();
         let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |word| {
             let writable = match format.decode(word, 1) {
@@ -208,18 +210,12 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         Ok(Resolution::Minor)
     }
 
-    /// Returns whether a frame may hold instructions that fetches do not see.
-    fn hides_code(&self, pfn: Pfn) -> bool {
-        counted(self.cx, pfn).is_some_and(|page| !page.has(PageFlags::CODE_CLEAN))
-            && !cfg!(mm_mutant = "hidden_code_is_published")
-    }
-
     /// Makes the instructions in the page of an entry visible; the access is
     /// to be tried again.
     // Out of line, as its callers.
     #[inline(never)]
-    fn show_code(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Pfn) -> Step<'m, P> {
-        let Some(page) = counted(self.cx, pfn) else {
+    fn show_code(&self, leaf: LeafGuard<'_, 'm, P>, entry: Entry) -> Step<'m, P> {
+        let (Some(page), Some(pfn)) = (counted(self.cx, entry), entry.counted()) else {
             return Err(Stop::Retry);
         };
         // Keeps the page while no lock is held.
@@ -234,28 +230,18 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
     /// Enters a page again that was kept while its area allowed nothing.
     // Out of line, so that one path's locals are not part of every fault's frame.
     #[inline(never)]
-    fn allow_again(&self, leaf: LeafGuard<'_, 'm, P>, pfn: Option<Pfn>) -> Step<'m, P> {
-        let Some(pfn) = pfn else {
+    fn allow_again(&self, leaf: LeafGuard<'_, 'm, P>, entry: Entry) -> Step<'m, P> {
+        let Some((pfn, kept)) = entry.frame() else {
             return Err(Stop::Bug);
         };
-        let flags = self.vma.flags();
-        if flags.contains(VmaFlags::EXEC) && self.hides_code(pfn) {
-            return self.show_code(leaf, pfn);
+        if self.vma.flags().contains(VmaFlags::EXEC) && hides_code(counted(self.cx, entry)) {
+            return self.show_code(leaf, entry);
         }
-        let zero = self.cx.frames().zero_page() == Some(pfn);
-        let mut attrs = Attrs::user(self.protected_prot()).with_mem(self.vma.mem());
-        attrs = attrs.with(AttrFlags::ACCESSED);
-        if zero || flags.contains(VmaFlags::PFN_MAP) {
-            attrs = attrs.with(AttrFlags::SPECIAL);
-        }
-        let format = self.cx.format();
-        let word = format.encode_leaf(pfn, attrs, 1).map_err(|_| Stop::Bug)?;
-        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |old| {
-            match format.decode(old, 1) {
-                Entry::NonPresent(np) if np.is_dirty() => format.with_dirty(word, AdBit::Set),
-                _ => word,
-            }
-        });
+        let attrs = Attrs::user(self.protected_prot()).with_mem(self.vma.mem());
+        let attrs = attrs.with(kept | AttrFlags::ACCESSED);
+        let word = self.cx.format().encode_leaf(pfn, attrs, 1);
+        let word = word.map_err(|_| Stop::Bug)?;
+        let _kept = leaf.replace_nonempty(&self.node.tlb, self.page, |_| word);
         drop(leaf);
         Err(Stop::Retry)
     }
@@ -359,23 +345,13 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
 
     /// Makes instructions in a page of an executable area visible. A page that
     /// others know may be written to again before it is entered: see
-    /// [`Self::visible`].
+    /// [`visible`].
     fn sync_if_code(&self, pfn: Pfn) {
         if !self.vma.flags().contains(VmaFlags::EXEC) {
             return;
         }
-        if let Some(page) = counted(self.cx, pfn) {
+        if let Some(page) = self.cx.frames().page(pfn) {
             let _or_without_exec = page.show_code(|| self.cx.platform().sync_code(pfn));
-        }
-    }
-
-    /// Returns the rights that an entry may have now: not to execute what
-    /// fetches do not see. Asked under the table's lock.
-    fn visible(&self, pfn: Pfn, prot: Prot) -> Prot {
-        if prot.contains(Prot::EXEC) && self.hides_code(pfn) {
-            prot.difference(Prot::EXEC)
-        } else {
-            prot
         }
     }
 }
@@ -388,11 +364,27 @@ enum Installed {
     Raced,
 }
 
-/// Returns the record of a page that is counted: user memory.
-fn counted<'m, P: Platform>(cx: &Cx<'m, P>, pfn: Pfn) -> Option<&'m Page> {
-    cx.frames()
-        .page(pfn)
-        .filter(|page| page.kind() == Kind::User)
+/// Returns the record of the page of user memory that an entry of level 1
+/// counts in: none of a device, nor of the zero page.
+pub(crate) fn counted<'m, P: Platform>(cx: &Cx<'m, P>, entry: Entry) -> Option<&'m Page> {
+    let page = cx.frames().page(entry.counted()?);
+    page.filter(|page| page.kind() == Kind::User)
+}
+
+/// Returns whether a page may hold instructions that fetches do not see.
+fn hides_code(page: Option<&Page>) -> bool {
+    page.is_some_and(|page| !page.has(PageFlags::CODE_CLEAN))
+        && !cfg!(mm_mutant = "hidden_code_is_published")
+}
+
+/// Returns the rights that an entry of a page may have now: not to execute what
+/// fetches do not see. Asked under the table's lock.
+pub(crate) fn visible(page: Option<&Page>, prot: Prot) -> Prot {
+    if prot.contains(Prot::EXEC) && hides_code(page) {
+        prot.difference(Prot::EXEC)
+    } else {
+        prot
+    }
 }
 
 /// Copies a page into a fresh one; the zero page is not read.

@@ -12,7 +12,7 @@
 //! the object still has it: see [`super`] for why that is enough against
 //! truncation.
 
-use super::{Faulting, Resolution, Signal, Step, Stop};
+use super::{Faulting, Resolution, Signal, Step, Stop, visible};
 use crate::addr::Vpn;
 use crate::format::AttrFlags;
 use crate::object::{CachedPage, Found, ObjectKind, ObjectView};
@@ -155,11 +155,11 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             let stores = at == self.page && self.access == Access::Write;
             let word = if stores {
                 let prot = self.vma.flags().writable_page_prot();
-                let prot = self.visible(page.pfn(), prot);
+                let prot = visible(Some(page.record()), prot);
                 page.record().code_written();
                 self.encode(page.pfn(), prot, AttrFlags::DIRTY)
             } else {
-                let prot = self.visible(page.pfn(), protected);
+                let prot = visible(Some(page.record()), protected);
                 if prot.is_empty() {
                     // Executable only, and written to just now.
                     continue;

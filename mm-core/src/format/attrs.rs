@@ -15,8 +15,8 @@ bitflags! {
         const ACCESSED = 4;
         /// Was written since the bit was cleared.
         const DIRTY = 8;
-        /// A software mark whose meaning is the owner's ("special" pages that
-        /// have no page record: devices, the zero page).
+        /// A software mark: the entry owns nothing of its frame, whose record, if
+        /// it has one, is somebody else's (devices, the zero page).
         const SPECIAL = 16;
     }
 }

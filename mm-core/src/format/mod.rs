@@ -61,6 +61,33 @@ pub enum Entry {
     NonPresent(NonPresent),
 }
 
+impl Entry {
+    /// Returns the frame that a leaf leads to, or led to before `PROT_NONE`
+    /// took it away, with its state bits.
+    #[inline]
+    pub const fn frame(self) -> Option<(Pfn, AttrFlags)> {
+        match self {
+            Self::Leaf { pfn, attrs } => Some((pfn, attrs.flags)),
+            Self::NonPresent(np) => match (np.kind, np.pfn()) {
+                (NonPresentKind::ProtNone, Some(pfn)) => Some((pfn, np.flags())),
+                _ => None,
+            },
+            Self::Empty | Self::Table(_) => None,
+        }
+    }
+
+    /// Returns the frame of which an entry of level 1 holds a count: every verb
+    /// that shares, copies, reuses or gives back asks here. None for what is
+    /// `SPECIAL`, also where its frame has a record and somebody counts it.
+    #[inline]
+    pub const fn counted(self) -> Option<Pfn> {
+        match self.frame() {
+            Some((pfn, flags)) if !flags.contains(AttrFlags::SPECIAL) => Some(pfn),
+            _ => None,
+        }
+    }
+}
+
 /// Which of accessed and dirty the hardware sets by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HardwareAd {
@@ -121,7 +148,8 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     fn shows_entries_late(self) -> bool {
         false
     }
-    /// Returns the number of bits that [`NonPresent::value`] may use.
+    /// Returns the number of bits that [`NonPresent::value`] may use: three more
+    /// than a frame number has, at least ([`NonPresent::prot_none`]).
     fn nonpresent_bits(self) -> u32;
     /// Returns the number of levels; the root's level.
     fn levels(self) -> u8;

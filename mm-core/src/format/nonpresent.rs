@@ -3,6 +3,7 @@
 //! A format stores the kind in three bits and the value in
 //! `nonpresent_bits` bits, inverted where speculation could follow it.
 
+use super::AttrFlags;
 use crate::addr::Pfn;
 
 /// What a non-present entry stands for.
@@ -16,7 +17,7 @@ pub enum NonPresentKind {
     /// A guard marker: access is SIGSEGV though an area is there (MADV_GUARD_INSTALL).
     Guard = 3,
     /// The page is there but no access is allowed (PROT_NONE). The value is
-    /// the frame, shifted, with the accessed and dirty state.
+    /// the frame, shifted, with the state bits of the leaf that it was.
     ProtNone = 4,
 }
 
@@ -42,32 +43,45 @@ impl NonPresentKind {
     }
 }
 
+/// The state bits that a PROT_NONE entry keeps. What is `SPECIAL` stays so: it
+/// is nobody's to count or to free, whatever may be done with it.
+const KEPT: AttrFlags = AttrFlags::ACCESSED
+    .union(AttrFlags::DIRTY)
+    .union(AttrFlags::SPECIAL);
+const KEPT_SHIFT: u32 = KEPT.bits().trailing_zeros();
+const PFN_SHIFT: u32 = KEPT.bits().count_ones();
+
 impl NonPresent {
-    /// Makes the entry of a page that is kept but may not be accessed.
-    pub const fn prot_none(pfn: Pfn, young: bool, dirty: bool) -> Self {
-        let value = (pfn.as_u64() << 2) | ((dirty as u64) << 1) | young as u64;
+    /// Makes the entry of a page that is kept but may not be accessed; of the
+    /// state bits of its leaf, accessed, dirty and special stay.
+    pub const fn prot_none(pfn: Pfn, flags: AttrFlags) -> Self {
+        let kept = flags.intersection(KEPT).bits() >> KEPT_SHIFT;
         Self {
             kind: NonPresentKind::ProtNone,
-            value,
+            value: (pfn.as_u64() << PFN_SHIFT) | kept as u64,
         }
     }
 
     /// Returns the frame that a PROT_NONE or migration entry names.
     pub const fn pfn(self) -> Option<Pfn> {
         match self.kind {
-            NonPresentKind::ProtNone => Some(Pfn::new(self.value >> 2)),
+            NonPresentKind::ProtNone => Some(Pfn::new(self.value >> PFN_SHIFT)),
             NonPresentKind::Migration => Some(Pfn::new(self.value)),
             NonPresentKind::Swap | NonPresentKind::Guard => None,
         }
     }
 
-    /// Returns whether a PROT_NONE entry's page was accessed.
-    pub const fn is_young(self) -> bool {
-        matches!(self.kind, NonPresentKind::ProtNone) && self.value & 1 != 0
-    }
-
-    /// Returns whether a PROT_NONE entry's page was written.
-    pub const fn is_dirty(self) -> bool {
-        matches!(self.kind, NonPresentKind::ProtNone) && self.value & 2 != 0
+    /// Returns the state bits that a PROT_NONE entry keeps of its leaf.
+    pub const fn flags(self) -> AttrFlags {
+        match self.kind {
+            NonPresentKind::ProtNone => {
+                // The rest of the value is the frame.
+                let kept = (self.value << KEPT_SHIFT) & KEPT.bits() as u64;
+                AttrFlags::from_bits_truncate(kept as u8)
+            }
+            NonPresentKind::Swap | NonPresentKind::Migration | NonPresentKind::Guard => {
+                AttrFlags::empty()
+            }
+        }
     }
 }

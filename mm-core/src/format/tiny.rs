@@ -431,7 +431,9 @@ mod tests {
             let word = f.encode_nonpresent(np).unwrap();
             assert_eq!(f.decode(word, 1), Entry::NonPresent(np));
         }
-        let np = NonPresent::prot_none(Pfn::new(77), true, false);
+        let kept = AttrFlags::ACCESSED | AttrFlags::SPECIAL;
+        let np = NonPresent::prot_none(Pfn::new(77), kept | AttrFlags::USER);
+        assert_eq!((np.pfn(), np.flags()), (Some(Pfn::new(77)), kept));
         assert_eq!(
             f.decode(f.encode_nonpresent(np).unwrap(), 1),
             Entry::NonPresent(np)

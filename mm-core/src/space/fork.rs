@@ -20,7 +20,7 @@
 //! | `WIPE_ON_FORK` | the area, empty |
 //! | shared, or no page of its own yet | the area; its pages come with faults |
 //! | private with pages | the area and its entries, all write-protected |
-//! | device | the area and its entries |
+//! | device | the area and its entries, as they are: what a leaf marks `SPECIAL` nobody counts or copies |
 //!
 //! When something fails, the child is dropped like any space, which gives every
 //! count back; the parent's entries may stay write-protected, which nobody
@@ -28,12 +28,11 @@
 
 use super::AddressSpace;
 use super::upkeep::Nodes;
-use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
-use crate::fault::WordOf;
+use crate::fault::{WordOf, counted, visible};
 use crate::format::{AdBit, Entry, NonPresent, NonPresentKind, PageTableFormat, Run};
-use crate::page::{Kind, Page, PageFlags};
+use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
@@ -173,7 +172,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                     gather,
                     copied: Copied::default(),
                 };
-                let (copied, outcome) = copy.run(part, vma, &child.node().counts);
+                let (copied, outcome) = copy.run(part, &child.node().counts);
                 *shared = shared.saturating_add(copied.anon);
                 self.mm
                     .stats()
@@ -210,13 +209,8 @@ struct LeafCopy<'a, 'c, 'g, 'm, P: Platform> {
 }
 
 impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
-    fn run(
-        mut self,
-        range: PageRange,
-        vma: &Vma,
-        counts: &Counts,
-    ) -> (Copied, Result<(), OutOfMemory>) {
-        let outcome = self.copy(range, vma);
+    fn run(mut self, range: PageRange, counts: &Counts) -> (Copied, Result<(), OutOfMemory>) {
+        let outcome = self.copy(range);
         // Before the child's table is unlocked: from then on a truncation finds
         // the entries, and takes them from the counts.
         counts.anon.add(self.copied.anon);
@@ -224,36 +218,35 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
         (self.copied, outcome)
     }
 
-    fn copy(&mut self, range: PageRange, vma: &Vma) -> Result<(), OutOfMemory> {
+    fn copy(&mut self, range: PageRange) -> Result<(), OutOfMemory> {
         let format = self.cx.format();
         for page in range.iter() {
             let word = self.old.word(page);
-            let (pfn, np) = match format.decode(word, 1) {
-                Entry::Leaf { pfn, .. } => (pfn, false),
-                Entry::NonPresent(np) if np.kind == NonPresentKind::ProtNone => match np.pfn() {
-                    Some(pfn) => (pfn, true),
-                    None => continue,
-                },
-                // Empty; guards are copied, swap and migration come later.
+            let entry = format.decode(word, 1);
+            match entry {
                 Entry::NonPresent(np) if np.kind == NonPresentKind::Guard => {
                     let _owed = self.new.install(page, word);
                     continue;
                 }
-                _ => continue,
-            };
-            self.share(pfn)?;
-            if !np && !vma.flags().contains(VmaFlags::PFN_MAP) {
+                // Empty; swap and migration come later.
+                _ if entry.frame().is_none() => continue,
+                _ => {}
+            }
+            // What nobody counts (a device, the zero page) is entered as it is.
+            let counted = counted(self.cx, entry);
+            if let Some(counted) = counted {
+                self.share(counted)?;
                 self.protect(page);
             }
             // Again: hardware may have marked it dirty, protect took WRITE.
             let word = self.old.word(page);
-            let word = if np {
-                word
-            } else {
+            let word = if matches!(entry, Entry::Leaf { .. }) {
                 // Alone: not all of a run need be copied.
-                format.with_run(format.with_young(word, AdBit::Clear), Run::Single)
+                let word = format.with_run(format.with_young(word, AdBit::Clear), Run::Single);
+                self.without_hidden_code(counted, word)
+            } else {
+                word
             };
-            let word = self.without_hidden_code(pfn, word);
             // The child's CPUs have not run it: nothing invalid is remembered.
             let _owed = self.new.install(page, word);
         }
@@ -262,35 +255,25 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
 
     /// Returns an entry of the child without the right to execute what fetches
     /// do not see yet; the first fetch faults and gets it.
-    fn without_hidden_code(&self, pfn: Pfn, word: WordOf<P>) -> WordOf<P> {
+    fn without_hidden_code(&self, counted: Option<&Page>, word: WordOf<P>) -> WordOf<P> {
         let format = self.cx.format();
-        let Entry::Leaf { attrs, .. } = format.decode(word, 1) else {
+        let Entry::Leaf { pfn, attrs } = format.decode(word, 1) else {
             return word;
         };
-        let page = self.cx.frames().page(pfn);
-        let hidden = page.is_some_and(|p| p.kind() == Kind::User && !p.has(PageFlags::CODE_CLEAN));
-        let hidden = hidden && !cfg!(mm_mutant = "fork_publishes_hidden_code");
-        if !hidden || !attrs.prot.contains(Prot::EXEC) {
+        let published = cfg!(mm_mutant = "fork_publishes_hidden_code");
+        let prot = visible(counted.filter(|_| !published), attrs.prot);
+        if prot == attrs.prot {
             return word;
         }
-        let prot = attrs.prot.difference(Prot::EXEC);
         if prot.is_empty() {
-            let kept = NonPresent::prot_none(pfn, false, format.is_dirty(word));
+            let kept = NonPresent::prot_none(pfn, attrs.flags);
             return format.encode_nonpresent(kept).unwrap_or(word);
         }
         format.with_prot(word, prot, 1).unwrap_or(word)
     }
 
     /// Counts the child's entry.
-    fn share(&mut self, pfn: Pfn) -> Result<(), OutOfMemory> {
-        let Some(page) = self
-            .cx
-            .frames()
-            .page(pfn)
-            .filter(|p| p.kind() == Kind::User)
-        else {
-            return Ok(());
-        };
+    fn share(&mut self, page: &Page) -> Result<(), OutOfMemory> {
         get_both(page)?;
         if page.has(PageFlags::ANON) {
             #[cfg(not(mm_mutant = "exclusive_after_fork"))]

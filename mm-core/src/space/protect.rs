@@ -25,8 +25,8 @@ use super::upkeep::Nodes;
 use crate::addr::VirtAddr;
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::format::{AdBit, AttrFlags, Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat};
-use crate::page::{Kind, PageFlags};
+use crate::fault::{counted, visible};
+use crate::format::{Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat};
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
@@ -156,13 +156,12 @@ struct Rights {
     /// Stores are allowed by the area.
     writable: bool,
     mem: crate::prot::MemType,
-    special: bool,
 }
 
 impl Rights {
     fn of(vma: &Vma) -> Self {
         let flags = vma.flags();
-        let tracking = if vma.object_raw() == 0 || flags.contains(VmaFlags::PFN_MAP) {
+        let tracking = if vma.object_raw() == 0 {
             DirtyTracking::None
         } else {
             DirtyTracking::ByFault
@@ -171,7 +170,6 @@ impl Rights {
             protected: flags.page_prot(tracking),
             writable: flags.contains(VmaFlags::WRITE),
             mem: vma.mem(),
-            special: flags.contains(VmaFlags::PFN_MAP),
         }
     }
 
@@ -183,24 +181,19 @@ impl Rights {
         word: <P::Format as PageTableFormat>::Word,
     ) -> <P::Format as PageTableFormat>::Word {
         let format = cx.format();
-        match format.decode(word, 1) {
+        let entry = format.decode(word, 1);
+        match entry {
             Entry::Leaf { pfn, attrs } => {
                 let mut prot = self.protected;
                 if self.writable {
                     prot |= attrs.prot & Prot::WRITE;
                 }
-                let code_clean = cfg!(mm_mutant = "protect_publishes_hidden_code")
-                    || attrs.prot.contains(Prot::EXEC)
-                    || cx.frames().page(pfn).is_none_or(|page| {
-                        page.kind() != Kind::User || page.has(PageFlags::CODE_CLEAN)
-                    });
-                if !code_clean {
-                    prot = prot.difference(Prot::EXEC);
+                let published = cfg!(mm_mutant = "protect_publishes_hidden_code");
+                if !attrs.prot.contains(Prot::EXEC) && !published {
+                    prot = visible(counted(cx, entry), prot);
                 }
                 if prot.is_empty() {
-                    let young = attrs.flags.contains(AttrFlags::ACCESSED);
-                    let dirty = attrs.flags.contains(AttrFlags::DIRTY);
-                    let kept = NonPresent::prot_none(pfn, young, dirty);
+                    let kept = NonPresent::prot_none(pfn, attrs.flags);
                     return format.encode_nonpresent(kept).unwrap_or(word);
                 }
                 format.with_prot(word, prot, 1).unwrap_or(word)
@@ -211,15 +204,8 @@ impl Rights {
                 if prot.is_empty() {
                     return word;
                 }
-                let zero = cx.frames().zero_page() == Some(pfn);
-                let mut attrs = Attrs::user(prot).with_mem(self.mem);
-                if zero || self.special {
-                    attrs = attrs.with(AttrFlags::SPECIAL);
-                }
-                let leaf = format.encode_leaf(pfn, attrs, 1).unwrap_or(word);
-                let state = |set: bool| if set { AdBit::Set } else { AdBit::Clear };
-                let leaf = format.with_young(leaf, state(np.is_young()));
-                format.with_dirty(leaf, state(np.is_dirty()))
+                let attrs = Attrs::user(prot).with_mem(self.mem).with(np.flags());
+                format.encode_leaf(pfn, attrs, 1).unwrap_or(word)
             }
             _ => word,
         }

@@ -11,7 +11,7 @@ bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct MapFlags: u32 {
         /// Stores are seen by everyone who maps the object. Without it the
-        /// mapping is private: stores go to copies.
+        /// mapping is private: stores go to copies (but see [`Backing::Device`]).
         const SHARED = 1;
         /// Exactly at the address; what was there is unmapped.
         const FIXED = 1 << 1;
@@ -40,7 +40,18 @@ pub enum Backing<'a, 'm, P: Platform> {
         /// The offset in bytes.
         offset: u64,
     },
-    /// Device memory, mapped at once and never counted.
+    /// Device memory, mapped at once and never counted, not even where the
+    /// frames are RAM of the kernel's: they stay the caller's, who keeps them
+    /// until the last mapping is gone, also a fork's child's.
+    ///
+    /// Stores reach the device from a private area too, at once or after a
+    /// protect, and a fork's child has the same device. Linux copies such a page
+    /// on a store (`remap_pfn_range` of a private writable area, which must then
+    /// be linear, so that copies are told from the device by their frames); we
+    /// do not, as the frames may be out of reach of [`PhysMemory`], and to copy
+    /// registers is nobody's wish.
+    ///
+    /// [`PhysMemory`]: crate::platform::PhysMemory
     Device {
         /// The first frame.
         pfn: Pfn,

@@ -134,15 +134,15 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     fn with_rights(&self, old: FormatWord<P>, prot: Prot, level: u8) -> FormatWord<P> {
         let format = self.table.cx.format();
         match format.decode(old, level) {
-            Entry::Leaf { pfn, .. } if prot == Prot::NONE => {
-                let np = NonPresent::prot_none(pfn, format.is_young(old), format.is_dirty(old));
+            Entry::Leaf { pfn, attrs } if prot == Prot::NONE => {
+                let np = NonPresent::prot_none(pfn, attrs.flags);
                 format.encode_nonpresent(np).unwrap_or(old)
             }
             Entry::Leaf { .. } => format.with_prot(old, prot, level).unwrap_or(old),
             Entry::NonPresent(np) if prot != Prot::NONE && np.kind == NonPresentKind::ProtNone => {
                 let mut attrs = self.attrs(prot);
-                attrs.flags.set(AttrFlags::ACCESSED, np.is_young());
-                attrs.flags.set(AttrFlags::DIRTY, np.is_dirty());
+                let state = AttrFlags::ACCESSED | AttrFlags::DIRTY;
+                attrs.flags = attrs.flags.difference(state) | np.flags();
                 np.pfn()
                     .and_then(|pfn| format.encode_leaf(pfn, attrs, 1).ok())
                     .unwrap_or(old)

@@ -26,7 +26,7 @@
 //! | `User` | level 1, also PROT_NONE | one reference and one map count |
 //! | `Kernel` | level 1 | one reference |
 //! | `Zero`, others, no record | any | nothing |
-//! | any | `SPECIAL`, or a block above level 1 | nothing |
+//! | any | `SPECIAL`, also PROT_NONE, or a block above level 1 | nothing |
 //!
 //! A gather is made before any guard is taken. It never allocates under a
 //! lock: when its batch is full, [`TlbGather::push`] says so, the caller drops
@@ -469,17 +469,11 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if !owns(entry, level) {
             return;
         }
-        match entry {
-            Entry::Leaf { pfn, .. } => {
-                self.release_page(pfn, format.is_dirty(word), format.is_young(word));
-            }
-            Entry::NonPresent(np) => match np.pfn() {
-                Some(pfn) => self.release_page(pfn, np.is_dirty(), np.is_young()),
-                None => {
-                    self.released.swap_entries = self.released.swap_entries.saturating_add(1);
-                }
-            },
-            Entry::Empty | Entry::Table(_) => {}
+        if let Some((pfn, flags)) = entry.frame() {
+            let (dirty, young) = (AttrFlags::DIRTY, AttrFlags::ACCESSED);
+            self.release_page(pfn, flags.contains(dirty), flags.contains(young));
+        } else {
+            self.released.swap_entries = self.released.swap_entries.saturating_add(1);
         }
     }
 
@@ -523,11 +517,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
 #[inline]
 fn owns(entry: Entry, level: u8) -> bool {
     match entry {
-        Entry::Leaf { attrs, .. } => level == 1 && !attrs.flags.contains(AttrFlags::SPECIAL),
-        Entry::NonPresent(np) => {
-            matches!(np.kind, NonPresentKind::ProtNone | NonPresentKind::Swap)
-        }
-        Entry::Empty | Entry::Table(_) => false,
+        Entry::NonPresent(np) if np.kind == NonPresentKind::Swap => true,
+        _ => level == 1 && entry.counted().is_some(),
     }
 }
 

@@ -170,7 +170,7 @@ fn non_present<M: Mode>(format: Paging<M>) {
     );
     // Every frame can be kept under PROT_NONE.
     let last = Pfn::new((1 << M::PPN_BITS) - 1);
-    let kept = NonPresent::prot_none(last, true, true);
+    let kept = NonPresent::prot_none(last, AttrFlags::all());
     assert!(format.encode_nonpresent(kept).is_ok());
 }
 

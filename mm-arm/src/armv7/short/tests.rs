@@ -268,7 +268,7 @@ fn non_present_entries_are_not_empty_and_hardware_faults_on_them() {
             (NonPresentKind::Swap, (1 << VALUE_BITS) - 1),
             (NonPresentKind::Guard, 0),
             (NonPresentKind::Migration, 0xf_ffff),
-            (NonPresentKind::ProtNone, 0x3f_ffff),
+            (NonPresentKind::ProtNone, 0x7f_ffff),
         ] {
             let entry = NonPresent { kind, value };
             let word = f.encode_nonpresent(entry).unwrap();
@@ -287,7 +287,7 @@ fn non_present_entries_are_not_empty_and_hardware_faults_on_them() {
         };
         assert_eq!(f.encode_nonpresent(big), Err(FormatError::PayloadTooBig));
     }
-    let highest = NonPresent::prot_none(Pfn::new(0xf_ffff), true, true);
+    let highest = NonPresent::prot_none(Pfn::new(0xf_ffff), AttrFlags::all());
     assert!(PLAIN.encode_nonpresent(highest).is_ok());
 }
 

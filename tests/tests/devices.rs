@@ -1,0 +1,155 @@
+//! Frames of devices in user areas: nobody's to count, copy or free.
+//!
+//! Their leaves are marked `SPECIAL`, and stay so whatever is done with them:
+//! protected to nothing and back, forked, stored to, unmapped. The record that
+//! such a frame may have is somebody else's: here the kernel's, who allocated
+//! it and shows it to programs.
+
+use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::fault::{Fault, FaultOutcome, Mode};
+use mm_core::format::{AttrFlags, Entry};
+use mm_core::page::Kind;
+use mm_core::prot::{Access, MemType, Prot};
+use mm_core::space::{Backing, MapFlags, MapRequest};
+use mm_core::stats::Counter;
+use mm_testkit::format::AnyFormat;
+use mm_testkit::machine::on_every_machine;
+use mm_testkit::platform::TestPlatform;
+use mm_testkit::world::{Space, World};
+
+type Request = MapRequest<'static, 'static, TestPlatform<AnyFormat>>;
+
+/// A frame outside of all RAM.
+const OUTSIDE: Pfn = Pfn::new(0x4000);
+
+fn device(pfn: Pfn, len: usize, prot: Prot) -> Request {
+    let mem = MemType::WriteBack;
+    MapRequest {
+        backing: Backing::Device { pfn, mem },
+        ..MapRequest::anonymous(len, prot)
+    }
+}
+
+fn entry(s: &Space, at: VirtAddr) -> Entry {
+    s.entry(at.vpn(s.mm().frames().page_shift()))
+}
+
+/// The frame and rights of a leaf that nobody counts; some hardware executes
+/// what may be loaded.
+fn special(s: &Space, at: VirtAddr) -> (Pfn, Prot) {
+    match entry(s, at) {
+        Entry::Leaf { pfn, attrs } if attrs.flags.contains(AttrFlags::SPECIAL) => {
+            (pfn, attrs.prot & Prot::RW)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn access(
+    s: &Space,
+    addr: VirtAddr,
+    access: Access,
+) -> FaultOutcome<'static, TestPlatform<AnyFormat>> {
+    let mode = Mode::User;
+    s.fault(&Fault { addr, access, mode })
+}
+
+/// The kernel's frame, whose only reference is the kernel's.
+fn assert_kernels(w: &World, ram: Pfn, what: &str) {
+    let page = w.mm().frames().page(ram).unwrap();
+    assert_eq!((page.kind(), page.refs()), (Kind::Kernel, 1), "{what}");
+}
+
+#[test]
+fn a_device_that_was_prot_none_stays_the_kernels() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let cx = w.mm().cx();
+        let ram = w.mm().frames().alloc(&cx, 0).unwrap();
+        for flags in [MapFlags::SHARED, MapFlags::empty()] {
+            let s = w.space();
+            let at = s.map(&device(ram, page, Prot::RW).with(flags)).unwrap();
+            w.poke(0, &s, at.as_usize(), 1).unwrap();
+            s.protect(at, page, Prot::NONE).unwrap();
+            let child = s.fork().unwrap();
+            w.check([&s, &child]).unwrap();
+            child.unmap(at, page).unwrap();
+            assert_kernels(&w, ram, "a fork's child unmapped it");
+            // Back at once where the rights say it all, else by a fault.
+            s.protect(at, page, Prot::EXEC).unwrap();
+            assert!(matches!(
+                access(&s, at, Access::Exec),
+                FaultOutcome::Resolved(_)
+            ));
+            assert_eq!(special(&s, at).0, ram);
+            s.protect(at, page, Prot::NONE).unwrap();
+            s.protect(at, page, Prot::READ).unwrap();
+            assert_eq!(special(&s, at).0, ram);
+            assert_eq!(w.peek(0, &s, at.as_usize()), Ok(1));
+            s.protect(at, page, Prot::NONE).unwrap();
+            w.check([&s, &child]).unwrap();
+            s.unmap(at, page).unwrap();
+            assert_kernels(&w, ram, "munmap freed a frame that the kernel uses");
+            drop((s, child));
+        }
+        w.mm().frames().free(&cx, ram).unwrap();
+        drop(cx);
+        w.assert_empty();
+    });
+}
+
+/// Outside of RAM there is nothing that could be read and copied.
+#[test]
+fn a_store_to_a_private_device_copies_nothing() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        let at = s.map(&device(OUTSIDE, page, Prot::READ)).unwrap();
+        for _ in 0..2 {
+            s.protect(at, page, Prot::RW).unwrap();
+            let outcome = access(&s, at, Access::Write);
+            assert!(matches!(outcome, FaultOutcome::Resolved(_)), "{outcome:?}");
+            assert_eq!(special(&s, at), (OUTSIDE, Prot::RW));
+            assert_eq!(s.counts().anon.get(), 0);
+            w.check([&s]).unwrap();
+            s.protect(at, page, Prot::NONE).unwrap();
+        }
+        assert_eq!(w.mm().stats().get(Counter::CowCopy), 0);
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// A device is one for all who map it, also privately; nothing of it is left.
+#[test]
+fn a_private_device_is_the_same_before_and_after_a_fork() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let cx = w.mm().cx();
+        let ram = w.mm().frames().alloc(&cx, 0).unwrap();
+        let s = w.space();
+        let at = s.map(&device(ram, page, Prot::READ)).unwrap();
+        s.protect(at, page, Prot::RW).unwrap();
+        w.poke(0, &s, at.as_usize(), 1).unwrap();
+        let child = s.fork().unwrap();
+        w.poke(1, &child, at.as_usize(), 2).unwrap();
+        assert_eq!(w.peek(0, &s, at.as_usize()), Ok(2));
+        assert_eq!(
+            (special(&s, at), special(&child, at)),
+            ((ram, Prot::RW), (ram, Prot::RW))
+        );
+        w.check([&s, &child]).unwrap();
+        for s in [&s, &child] {
+            s.protect(at, page, Prot::NONE).unwrap();
+            s.protect(at, page, Prot::READ).unwrap();
+        }
+        drop((s, child));
+        assert_kernels(&w, ram, "two spaces are gone");
+        w.mm().frames().free(&cx, ram).unwrap();
+        drop(cx);
+        w.assert_empty();
+    });
+}
