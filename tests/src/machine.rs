@@ -17,8 +17,10 @@ use mm_arm::aarch64::{Granule, Page4K, Page16K, Page64K, Stage1};
 use mm_arm::armv7::registers::DACR_CLIENTS;
 use mm_arm::armv7::short::{Hardware, Short};
 use mm_arm::lpae::Lpae;
+use mm_core::addr::Pfn;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny};
-use mm_core::format::{HardwareAd, PageTableFormat, WordCell};
+use mm_core::format::{Attrs, HardwareAd, PageTableFormat, WordCell};
+use mm_core::prot::Prot;
 use mm_core::sync::{AtomicU32, AtomicU64};
 use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
 use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
@@ -65,6 +67,17 @@ impl Machine {
     /// Returns the end of user space, in bytes.
     pub fn user_end(&self) -> usize {
         self.format.user_end().as_usize() << self.format.page_shift()
+    }
+
+    /// Returns the highest frame that a page's entry can name.
+    pub fn last_frame(&self) -> Pfn {
+        let names = |frame: u64| {
+            let attrs = Attrs::user(Prot::RW);
+            self.format.encode_leaf(Pfn::new(frame), attrs, 1).is_ok()
+        };
+        // Frame numbers are bits, from 0 on.
+        let bits = (1..u64::BITS).take_while(|&n| names((1 << n) - 1));
+        Pfn::new((1 << bits.last().expect("a bit")) - 1)
     }
 
     /// Makes a world of this machine: see [`World::new`].

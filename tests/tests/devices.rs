@@ -6,7 +6,8 @@
 //! it and shows it to programs.
 
 use mm_core::addr::{Pfn, VirtAddr};
-use mm_core::fault::{Fault, FaultOutcome, Mode};
+use mm_core::error::MmError;
+use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::{AttrFlags, Entry};
 use mm_core::page::Kind;
 use mm_core::prot::{Access, MemType, Prot};
@@ -99,6 +100,31 @@ fn a_device_that_was_prot_none_stays_the_kernels() {
     });
 }
 
+/// What is mapped with no rights at all comes when there are some.
+#[test]
+fn a_device_may_be_mapped_before_it_is_allowed() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        let pages = 3;
+        let at = s.map(&device(OUTSIDE, pages * page, Prot::NONE)).unwrap();
+        let outcome = access(&s, at, Access::Read);
+        assert!(matches!(
+            outcome,
+            FaultOutcome::Signal(Signal::SegvAccErr(_))
+        ));
+        s.protect(at, pages * page, Prot::RW).unwrap();
+        for i in 0..pages {
+            let at = VirtAddr::new(at.as_usize() + i * page);
+            assert_eq!(special(&s, at).0, OUTSIDE.saturating_add(i as u64));
+        }
+        w.check([&s]).unwrap();
+        drop(s);
+        w.assert_empty();
+    });
+}
+
 /// Outside of RAM there is nothing that could be read and copied.
 #[test]
 fn a_store_to_a_private_device_copies_nothing() {
@@ -150,6 +176,33 @@ fn a_private_device_is_the_same_before_and_after_a_fork() {
         assert_kernels(&w, ram, "two spaces are gone");
         w.mm().frames().free(&cx, ram).unwrap();
         drop(cx);
+        w.assert_empty();
+    });
+}
+
+/// One further, the number would begin at zero: frames of the kernel's.
+#[test]
+fn a_device_past_the_last_frame_is_refused() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        let last = machine.last_frame();
+        for prot in [Prot::RW, Prot::NONE] {
+            assert_eq!(
+                s.map(&device(last, 2 * page, prot)),
+                Err(MmError::NotSupported)
+            );
+            assert_eq!(s.areas().count(), 0);
+            let at = s.map(&device(last, page, prot)).unwrap();
+            match entry(&s, at) {
+                Entry::Leaf { pfn, .. } => assert_eq!(pfn, last),
+                Entry::NonPresent(np) => assert_eq!(np.pfn(), Some(last)),
+                other => panic!("{other:?}"),
+            }
+            s.unmap(at, page).unwrap();
+        }
+        drop(s);
         w.assert_empty();
     });
 }

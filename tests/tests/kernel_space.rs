@@ -208,6 +208,9 @@ fn devices(m: &Machine) {
     }
     let bad = kernel.map_device(&cx, Pfn::new(1 << 50), 1, MemType::Device);
     assert!(matches!(bad, Err(MmError::Invalid(_))), "{bad:?}");
+    // The second frame's number would be zero.
+    let bad = kernel.map_device(&cx, m.last_frame(), 2, MemType::Device);
+    assert!(matches!(bad, Err(MmError::Invalid(_))), "{bad:?}");
     assert!(matches!(
         kernel.vmap(&cx, &[], Prot::READ),
         Err(MmError::Invalid(_))

@@ -14,19 +14,19 @@
 use super::busy::{Going, Writing};
 use super::upkeep::Nodes;
 use super::{AddressSpace, Backing, Layout, MapFlags, MapRequest};
-use crate::addr::{VirtAddr, Vpn};
+use crate::addr::{Pfn, VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::fault::WordOf;
-use crate::format::{AttrFlags, Attrs, PageTableFormat};
+use crate::format::{AttrFlags, Attrs, NonPresent, PageTableFormat};
 use crate::object::PagerFacts;
 use crate::platform::Platform;
 use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
 use crate::sync::Context;
+use crate::table::LeafGuard;
 use crate::tlb::MapFlush;
 use crate::tree::{Direction, GapRequest};
-use crate::vma::{DirtyTracking, Edit, NewVma, Plan, VmaFlags, VmaSpec};
+use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec};
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Maps an area and returns its address (mmap(2)).
@@ -69,7 +69,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                     )?,
                 )
             }
-            Backing::Device { pfn, mem } => (None, self.spec(request, pfn.as_usize(), 0, *mem)?),
+            Backing::Device { pfn, mem } => {
+                let first = usize::try_from(pfn.as_u64()).map_err(|_| MmError::NotSupported)?;
+                (None, self.spec(request, first, 0, *mem)?)
+            }
         };
         let (mut layout, range) = self.write_placed(&cx, request, pages)?;
         let anonymous = object.is_none() && !spec.flags.contains(VmaFlags::PFN_MAP);
@@ -141,21 +144,19 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Ok(going);
             }
         }
-        let word = if device {
-            self.device_word(cx, &new.spec)?
-        } else {
-            None
-        };
+        if device {
+            self.check_device(cx, &new.spec, range.pages())?;
+        }
         let mut edit = Edit::reserve(&node.vmas, &nodes, plan)?;
-        if word.is_some() {
+        if device {
             self.keep_tables(cx, range)?;
         }
         edit.mark();
         if removed > 0 {
             self.zap_now(cx, range);
         }
-        if let Some(word) = word {
-            self.enter_device(cx, range, &new.spec, word);
+        if device {
+            self.enter_device(cx, range, &new.spec);
         }
         let done = edit.commit();
         self.count(&delta);
@@ -312,33 +313,30 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Ok(())
     }
 
-    /// Returns the entry of the first page of a device, or `None` where it
-    /// allows nothing.
-    // Out of line: few mappings are of devices.
-    #[inline(never)]
-    fn device_word(&self, cx: &Cx<'m, P>, spec: &VmaSpec) -> Result<Option<WordOf<P>>, MmError> {
-        let prot = spec.flags.page_prot(DirtyTracking::None) | (spec.flags.prot() & Prot::WRITE);
-        if prot.is_empty() {
-            return Ok(None);
+    /// Refuses a device whose frames have no entries: after the last frame that
+    /// a format can name would come the first.
+    fn check_device(&self, cx: &Cx<'m, P>, spec: &VmaSpec, pages: usize) -> Result<(), MmError> {
+        let last = spec.pgoff.checked_add(pages.saturating_sub(1));
+        let last = Pfn::new(last.ok_or(MmError::NotSupported)? as u64);
+        let mut attrs = device_attrs(spec);
+        if attrs.prot.is_empty() {
+            // As it will be when it is allowed something.
+            attrs.prot = Prot::READ;
         }
-        let attrs = Attrs::user(prot)
-            .with(AttrFlags::SPECIAL | AttrFlags::ACCESSED | AttrFlags::DIRTY)
-            .with_mem(spec.mem);
-        let first = crate::addr::Pfn::new(spec.pgoff as u64);
-        let word = cx.format().encode_leaf(first, attrs, 1);
-        word.map(Some).map_err(|_| MmError::NotSupported)
+        let word = cx.format().encode_leaf(last, attrs, 1);
+        word.map(drop).map_err(|_| MmError::NotSupported)
     }
 
     /// Enters the frames of a device into tables that were kept for them.
     // Out of line: few mappings are of devices.
     #[inline(never)]
-    fn enter_device(&self, cx: &Cx<'m, P>, range: PageRange, spec: &VmaSpec, mut word: WordOf<P>) {
-        let format = cx.format();
-        if spec.flags.contains(VmaFlags::EXEC) {
+    fn enter_device(&self, cx: &Cx<'m, P>, range: PageRange, spec: &VmaSpec) {
+        let attrs = device_attrs(spec);
+        let mut pfn = Pfn::new(spec.pgoff as u64);
+        if attrs.prot.contains(Prot::EXEC) {
             // Nobody counts these frames: whatever is there now.
-            let first = crate::addr::Pfn::new(spec.pgoff as u64);
             for nth in 0..range.pages() as u64 {
-                cx.platform().sync_code(first.saturating_add(nth));
+                cx.platform().sync_code(pfn.saturating_add(nth));
             }
         }
         let table = self.table(cx);
@@ -348,12 +346,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let part = leaf.range().intersect(left);
             debug_assert_eq!(part.start(), left.start(), "the table was kept");
             leaf.record().keep_no_longer();
-            let entered = leaf.install_run(part.start(), part.pages(), word);
-            debug_assert_eq!(entered, part.pages(), "the range was unmapped before");
+            let entered = enter_frames(cx.format(), &leaf, part, pfn, attrs);
+            debug_assert_eq!(entered, part.pages(), "the frames fit, the range is empty");
             owed = owed.join(leaf.map_flush(part));
-            for _ in part.iter() {
-                word = format.next_page(word, 1);
-            }
+            pfn = pfn.saturating_add(part.pages() as u64);
             left = left.from(part.end());
         }
         debug_assert!(left.is_empty(), "the tables were kept");
@@ -363,6 +359,37 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub(super) fn stack_guard(&self, layout: &Layout) -> usize {
         super::SpaceLimits::pages(layout.limits.stack_guard, self.shift())
     }
+}
+
+/// Returns how the frames of a device are entered: writable at once also where
+/// the area is private, as nobody can copy them.
+fn device_attrs(spec: &VmaSpec) -> Attrs {
+    Attrs::user(spec.flags.writable_page_prot())
+        .with(AttrFlags::SPECIAL | AttrFlags::ACCESSED | AttrFlags::DIRTY)
+        .with_mem(spec.mem)
+}
+
+/// Enters frames from `first` on into one table, those that may not be accessed
+/// as `PROT_NONE` entries; returns how many.
+fn enter_frames<P: Platform>(
+    format: P::Format,
+    leaf: &LeafGuard<'_, '_, P>,
+    part: PageRange,
+    first: Pfn,
+    attrs: Attrs,
+) -> usize {
+    if !attrs.prot.is_empty() {
+        let word = format.encode_leaf(first, attrs, 1);
+        return word.map_or(0, |word| leaf.install_run(part.start(), part.pages(), word));
+    }
+    let frames = (0..part.pages() as u64).map(|nth| first.saturating_add(nth));
+    let words = frames
+        .map(|pfn| format.encode_nonpresent(NonPresent::prot_none(pfn, attrs.flags)))
+        .map_while(Result::ok);
+    let entered = part.iter().zip(words).map(|(page, word)| {
+        let _hardware_sees_nothing = leaf.install(page, word);
+    });
+    entered.count()
 }
 
 /// Returns the rights that the mapping may ever get: what is asked for, as far

@@ -29,6 +29,7 @@ impl<P: Platform> CursorMut<'_, '_, P> {
     pub fn map(&mut self, first: Pfn, attrs: Attrs) -> Result<MapFlush, TableError> {
         let whole = self.range;
         self.check_reach(whole)?;
+        self.check_frames(first, attrs)?;
         let result = self.map_run(first, attrs);
         self.settle_map(whole, result)
     }
@@ -59,6 +60,18 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             return Ok(());
         }
         Err(Self::error(last, Why::OutOfReach))
+    }
+
+    /// Refuses frames past the last one that the format can name: after that
+    /// would come the first.
+    fn check_frames(&self, first: Pfn, attrs: Attrs) -> Result<(), TableError> {
+        let Some(more) = self.range.pages().checked_sub(1) else {
+            return Ok(());
+        };
+        let last = first.saturating_add(more as u64);
+        let word = self.table.cx.format().encode_leaf(last, attrs, 1);
+        word.map(drop)
+            .map_err(|e| Self::error(self.range.end().saturating_sub(1), Why::Format(e)))
     }
 
     fn map_run(&mut self, first: Pfn, attrs: Attrs) -> Result<(), TableError> {
