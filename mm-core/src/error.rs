@@ -34,6 +34,8 @@ pub enum MmError {
     NoGap(usize),
     /// A limit (areas, bytes of address space) would be exceeded.
     Limit,
+    /// The limit of locked memory would be exceeded (mmap(2), `RLIMIT_MEMLOCK`).
+    LockLimit,
     /// No frame or node was left.
     OutOfMemory,
     /// A user address could not be accessed.
@@ -52,6 +54,7 @@ impl MmError {
         match self {
             Self::NotPermitted(_) => 1, // EPERM
             Self::Io => 5,              // EIO
+            Self::LockLimit => 11,      // EAGAIN
             Self::Unmapped(_) | Self::NoGap(_) | Self::Limit | Self::OutOfMemory => 12, // ENOMEM
             Self::OutOfRange(_) => 12,
             Self::Denied(_) => 13,    // EACCES

@@ -11,7 +11,7 @@ use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::{AttrFlags, Entry};
 use mm_core::page::Kind;
 use mm_core::prot::{Access, MemType, Prot};
-use mm_core::space::{Backing, MapFlags, MapRequest};
+use mm_core::space::{Advice, Backing, MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::format::AnyFormat;
 use mm_testkit::machine::on_every_machine;
@@ -201,6 +201,43 @@ fn a_device_past_the_last_frame_is_refused() {
                 other => panic!("{other:?}"),
             }
             s.unmap(at, page).unwrap();
+        }
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// The library cannot reach what is no RAM, and says so at once.
+#[test]
+fn user_copies_do_not_touch_devices_outside_of_ram() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        let at = s.map(&device(OUTSIDE, page, Prot::RW)).unwrap();
+        let mut bytes = [0; 4];
+        let bad = Some(MmError::Fault(at));
+        assert_eq!(s.read(at, &mut bytes).err(), bad);
+        assert_eq!(s.write(at, &bytes).err(), bad);
+        assert_eq!(s.load_u32(at).err(), bad);
+        let faults = w.mm().stats().get(Counter::FaultSpurious);
+        assert_eq!(faults, 0, "a fault makes no RAM of it");
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// madvise(2): only private anonymous memory can be wiped.
+#[test]
+fn a_device_is_not_wiped_on_fork() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let s = w.space();
+        for flags in [MapFlags::SHARED, MapFlags::empty()] {
+            let at = s.map(&device(OUTSIDE, page, Prot::RW).with(flags)).unwrap();
+            let wiped = s.advise(at, page, Advice::WipeOnFork);
+            assert_eq!(wiped, Err(MmError::Invalid(at)));
         }
         drop(s);
         w.assert_empty();

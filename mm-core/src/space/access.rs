@@ -41,6 +41,15 @@ trait Visit {
     );
 }
 
+/// What came of the visit of a page.
+enum Visited {
+    Done,
+    /// The entry does not allow it: a fault says whether the area does.
+    NotAllowed,
+    /// It does, but leads out of the family's RAM: a device's.
+    NotMemory,
+}
+
 struct CopyOut<'a>(&'a mut [u8]);
 struct CopyIn<'a>(&'a [u8]);
 
@@ -249,8 +258,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     ) -> Result<Option<crate::object::Ticket<'m, P>>, MmError> {
         let page = addr.vpn(self.shift());
         for _ in 0..TURNS {
-            if self.visit_present(cx, page, offset, done, len, visit) {
-                return Ok(None);
+            match self.visit_present(cx, page, offset, done, len, visit) {
+                Visited::Done => return Ok(None),
+                Visited::NotMemory => return Err(MmError::Fault(addr)),
+                Visited::NotAllowed => {}
             }
             match self.fault_page(cx, page, visit.access(), addr) {
                 FaultOutcome::Resolved(_) => {}
@@ -264,7 +275,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Err(MmError::Fault(addr))
     }
 
-    /// Visits a page whose entry allows it; false when it does not.
+    /// Visits a page if its entry allows it.
     fn visit_present(
         &self,
         cx: &Cx<'m, P>,
@@ -273,25 +284,25 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         done: usize,
         len: usize,
         visit: &mut impl Visit,
-    ) -> bool {
+    ) -> Visited {
         let access = visit.access();
         let Some(leaf) = self.table(cx).lock_leaf(page) else {
-            return false;
+            return Visited::NotAllowed;
         };
         let Entry::Leaf { pfn, attrs } = leaf.entry(page) else {
-            return false;
+            return Visited::NotAllowed;
         };
         if !attrs.flags.contains(AttrFlags::USER) || !attrs.prot.allows(access) {
-            return false;
+            return Visited::NotAllowed;
         }
         let Some(record) = cx.frames().page(pfn) else {
-            return false;
+            return Visited::NotMemory;
         };
         #[cfg(mm_mutant = "user_copy_without_lock")]
         let leaf = {
             drop(leaf);
             let Some(leaf) = self.table(cx).lock_leaf(page) else {
-                return false;
+                return Visited::NotAllowed;
             };
             leaf
         };
@@ -311,7 +322,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             #[cfg(not(mm_mutant = "user_copy_is_not_shown"))]
             cx.platform().sync_code(pfn);
         }
-        true
+        Visited::Done
     }
 }
 

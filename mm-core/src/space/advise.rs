@@ -50,7 +50,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Errors
     /// `Invalid` for an unaligned address or a range that wraps, and where the
     /// advice does not fit the area (`DontNeed` of locked or device memory,
-    /// `WipeOnFork` of files): the part before stays advised. `Unmapped` at
+    /// `WipeOnFork` of files or devices): the part before stays advised. `Unmapped` at
     /// the first hole, after all mapped parts were advised; what another thread
     /// is unmapping is one. `Limit`,
     /// `OutOfMemory`: nothing has changed.
@@ -175,7 +175,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
     match advice {
         Advice::DontNeed => !flags.intersects(VmaFlags::LOCKED | VmaFlags::PFN_MAP),
-        Advice::WipeOnFork => object == 0 && !flags.contains(VmaFlags::SHARED),
+        Advice::WipeOnFork => {
+            object == 0 && !flags.intersects(VmaFlags::SHARED | VmaFlags::PFN_MAP)
+        }
         Advice::DoFork => !flags.contains(VmaFlags::IO),
         _ => true,
     }

@@ -141,14 +141,25 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let counts = &self.node().counts;
         let limits = &layout.limits;
         let pages = |bytes| super::SpaceLimits::pages(bytes, self.shift());
-        for (have, more, most) in [
-            (counts.areas.get(), delta.areas, limits.areas),
-            (counts.total.get(), delta.pages, pages(limits.address_space)),
-            (counts.data.get(), delta.data, pages(limits.data)),
-            (counts.locked.get(), delta.locked, pages(limits.locked)),
+        let (limit, locks) = (MmError::Limit, MmError::LockLimit);
+        for (have, more, most, error) in [
+            (counts.areas.get(), delta.areas, limits.areas, limit),
+            (
+                counts.total.get(),
+                delta.pages,
+                pages(limits.address_space),
+                limit,
+            ),
+            (counts.data.get(), delta.data, pages(limits.data), limit),
+            (
+                counts.locked.get(),
+                delta.locked,
+                pages(limits.locked),
+                locks,
+            ),
         ] {
             if more > 0 && have.saturating_add_signed(more) > most {
-                return Err(MmError::Limit);
+                return Err(error);
             }
         }
         Ok(())
