@@ -28,6 +28,9 @@ echo "== threads: glibc, fixed addresses, one address space for all"
 echo "== shared-futex: glibc, processes that wait in shared memory"
 /usr/bin/shared-futex || fails=$((fails + 1))
 
+echo "== memory-calls: glibc, what is locked, populated and advised"
+/usr/bin/memory-calls || fails=$((fails + 1))
+
 if [ -x /usr/bin/registers ]; then
     echo "== registers: glibc, signals and faults by the dozen"
     /usr/bin/registers || fails=$((fails + 1))

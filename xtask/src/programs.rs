@@ -28,6 +28,9 @@ const THREADS: &str = "threads";
 /// The program whose processes wait for each other in memory that they share.
 const SHARED_FUTEX: &str = "shared-futex";
 
+/// The program that asks for memory to be locked, populated and advised.
+const MEMORY_CALLS: &str = "memory-calls";
+
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
@@ -142,7 +145,7 @@ impl Programs {
         for program in [debian::MKSH, debian::LDCONFIG] {
             initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
         }
-        for name in [THREADS, SHARED_FUTEX, REGISTERS] {
+        for name in [THREADS, SHARED_FUTEX, MEMORY_CALLS, REGISTERS] {
             if c_source(arch, name).is_none() {
                 say(&format!(
                     "NOT RUN: there is no {name}.c for {}",

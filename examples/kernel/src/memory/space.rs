@@ -4,6 +4,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm_core::addr::VirtAddr;
+use mm_core::format::Entry;
 use mm_core::prot::Prot;
 use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
@@ -177,6 +178,24 @@ impl<A: Arch> Space<A> {
             here = area.range.end().addr(page_shift::<A>()).as_usize();
         }
         Ok(())
+    }
+
+    /// Answers whether all that is mapped in a range is private memory without a file.
+    #[must_use]
+    pub fn is_private_anonymous(&self, at: usize, length: usize) -> bool {
+        let areas = self.inner.areas();
+        let shift = page_shift::<A>();
+        areas
+            .skip_while(|area| area.range.end().addr(shift).as_usize() <= at)
+            .take_while(|area| area.range.start().addr(shift).as_usize() < at + length)
+            .all(|area| area.key.is_none() && !area.flags.contains(VmaFlags::SHARED))
+    }
+
+    /// Answers whether a page is in the space's table.
+    #[must_use]
+    pub fn is_present(&self, at: usize) -> bool {
+        let page = VirtAddr::new(at).vpn(page_shift::<A>());
+        !matches!(self.inner.entry(page), Entry::Empty)
     }
 
     /// Writes the text of /proc/self/maps (proc(5)); `path` names the files of the disk.

@@ -127,23 +127,24 @@ impl<A: Arch> System<A> {
         self.await_ticket(ticket).map_err(bad_page)
     }
 
-    /// Faults a range in, as far as it goes (MAP_POPULATE).
-    pub fn populate(&self, space: &Space<A>, at: usize, length: usize) {
+    /// Faults a range in, as far as it goes (MAP_POPULATE); answers whether that was all of it.
+    pub fn populate(&self, space: &Space<A>, at: usize, length: usize) -> bool {
         const PIECE: usize = 1 << 20;
         let mut done = 0;
         while done < length {
             self.breathe();
             let piece = PIECE.min(length - done);
             let Ok(progress) = space.inner.populate(VirtAddr::new(at + done), piece) else {
-                return;
+                return false;
             };
             let waits = progress.wait.is_some();
             match self.after(progress) {
-                Ok(0) if !waits => return,
+                Ok(0) if !waits => return false,
                 Ok(n) => done += n,
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
+        true
     }
 }
 

@@ -7,6 +7,7 @@ use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags};
 
 use super::Call;
+use super::resident::checked;
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
 use crate::fs::device::Device;
@@ -160,7 +161,17 @@ impl<A: Arch> Call<'_, A> {
         let advice = match advice {
             // WILLNEED, FREE (keeping the pages is allowed), COLD, PAGEOUT and the huge
             // page hints change nothing that a program can see.
-            3 | 8 | 14 | 15 | 20 | 21 => Advice::Normal,
+            advice @ (3 | 8 | 14 | 15 | 20 | 21) => {
+                const FREE: usize = 8;
+                let space = self.space()?;
+                let length = checked::<A>(at, length)?;
+                if advice == FREE && !space.is_private_anonymous(at, length) {
+                    return Err(Errno::EINVAL);
+                }
+                return space.check_mapped(at, length).map(|()| 0);
+            }
+            22 => return self.populate_for(at, length, FaultAccess::Read),
+            23 => return self.populate_for(at, length, FaultAccess::Write),
             0 => Advice::Normal,
             1 => Advice::Random,
             2 => Advice::Sequential,
@@ -174,19 +185,6 @@ impl<A: Arch> Call<'_, A> {
             _ => return Err(Errno::EINVAL),
         };
         self.space()?.advise(at, length, advice).map(|()| 0)
-    }
-
-    /// Moving and growing comes with a later version of the library; libc copies then.
-    #[expect(clippy::unused_self, reason = "the dispatcher's shape")]
-    pub(super) fn mremap(
-        &self,
-        _at: usize,
-        _old: usize,
-        _new: usize,
-        _flags: usize,
-        _to: usize,
-    ) -> Result {
-        Err(Errno::ENOSYS)
     }
 
     pub(super) fn msync(&self, at: usize, length: usize, flags: usize) -> Result {

@@ -17,6 +17,7 @@ pub mod paths;
 pub mod poll;
 pub mod process;
 pub mod record;
+pub mod resident;
 pub mod signals;
 pub mod stat;
 pub mod terminal;
@@ -57,7 +58,7 @@ pub fn enter<A: Arch>(task: &Arc<Task<A>>, frame: &mut A::Frame) -> Left {
     };
     let result = match names::lookup(A::SYSCALL_ABI, number) {
         Some(name) => call.run(name, arguments),
-        None => call.other(number),
+        None => call.other(),
     };
     match result {
         Ok(value) => frame.set_return(value as isize),
@@ -79,7 +80,7 @@ fn as_word(value: u64) -> Result {
 pub const AT_FDCWD: usize = -100_i32 as usize;
 
 impl<A: Arch> Call<'_, A> {
-    fn other(&mut self, number: usize) -> Result {
+    fn other(&mut self) -> Result {
         match self.frame.private_syscall() {
             PrivateSyscall::Return(value) if value < 0 => Err(Errno(value.unsigned_abs() as i32)),
             PrivateSyscall::Return(value) => Ok(value as usize),
@@ -87,18 +88,22 @@ impl<A: Arch> Call<'_, A> {
                 self.put_words(address, [value]).map(|()| 0)
             }
             PrivateSyscall::SyncCode { start, end } => self.sync_code(start, end),
-            PrivateSyscall::Unknown => {
-                let mut unknown = self.system.unknown.lock();
-                if !unknown.contains(&number) && unknown.len() < unknown.capacity() {
-                    unknown.push(number);
-                    self.system.log(format_args!(
-                        "no syscall {number} (asked by {})",
-                        self.task.process.name()
-                    ));
-                }
-                Err(Errno::ENOSYS)
-            }
+            PrivateSyscall::Unknown => Err(self.not_offered()),
         }
+    }
+
+    /// Answers the error of a call that this kernel does not have, and says so once for each.
+    fn not_offered(&self) -> Errno {
+        let number = self.frame.syscall_number();
+        let mut unknown = self.system.unknown.lock();
+        if !unknown.contains(&number) && unknown.len() < unknown.capacity() {
+            unknown.push(number);
+            self.system.log(format_args!(
+                "no syscall {number} (asked by {})",
+                self.task.process.name()
+            ));
+        }
+        Errno::ENOSYS
     }
 
     #[rustfmt::skip]
@@ -178,7 +183,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Utimensat => self.utimensat(a, b, (c, Form::Word), d),
             Name::Utimensat64 => self.utimensat(a, b, (c, Form::Wide), d),
             Name::Umask => self.umask(a),
-            // Memory: memory.rs
+            // Memory: memory.rs, resident.rs
             Name::Mmap => self.mmap(a, b, c, d, e, f as u64),
             // In units of 4 KiB, whatever the page size is.
             Name::Mmap2 => self.mmap(a, b, c, d, e, (f as u64) << 12),
@@ -186,11 +191,15 @@ impl<A: Arch> Call<'_, A> {
             Name::Mprotect => self.mprotect(a, b, c),
             Name::Brk => self.brk(a),
             Name::Madvise => self.madvise(a, b, c),
-            Name::Mremap => self.mremap(a, b, c, d, e),
+            // Moving and growing comes with a later version of the library; libc copies then.
+            Name::Mremap | Name::Membarrier => Err(self.not_offered()),
             Name::Msync => self.msync(a, b, c),
-            Name::Mincore => Err(Errno::ENOSYS),
-            Name::Mlock | Name::Munlock => Ok(0),
-            Name::Membarrier => Err(Errno::ENOSYS),
+            Name::Mincore => self.mincore(a, b, c),
+            Name::Mlock => self.mlock(a, b, 0),
+            Name::Mlock2 => self.mlock(a, b, c),
+            Name::Munlock => self.munlock(a, b),
+            Name::Mlockall => self.mlockall(a),
+            Name::Munlockall => Ok(0),
             // Processes and threads: process.rs, futex.rs, identity.rs
             Name::Fork => self.fork(),
             Name::Vfork => self.vfork(),
