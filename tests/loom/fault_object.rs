@@ -7,6 +7,9 @@
 //!   when the object has grown again.
 //! - `fork_and_truncate`: a child has every page that its parent has and that was
 //!   not cut off, though a truncation takes the child's table for an empty one.
+//! - `store_and_clean`: after writeback has cleaned a page of a file, what was
+//!   stored is in its copy, or the page is dirty again; it is dirty while an
+//!   entry allows stores.
 //! - `unmap_and_truncate`, `exit_and_truncate` (H7): a page is taken once, by the
 //!   one or by the other.
 //! - `unmap_and_walk` (G4), `exit_and_walk` (H14): who walks from a page meets
@@ -24,12 +27,16 @@ use machine::{Machine, be_cpu};
 use mm_core::Mm;
 use mm_core::addr::Vpn;
 use mm_core::format::Entry;
-use mm_core::object::{ObjectRef, PagerFacts};
+use mm_core::object::{ObjectRef, PagerFacts, Ticket};
 use mm_core::page::Page;
+use mm_core::platform::PhysMemory;
 use mm_core::prot::{Access, Prot};
 use mm_core::rmap::walk;
 use mm_core::space::MapRequest;
-use scene::{Done, PAGE, Space, access, both, empty, on_machine, scene, store, va, within};
+use scene::{
+    Done, PAGE, Space, access, allows_stores, both, empty, on_machine, poke, scene, store, va,
+    within,
+};
 use std::ops::ControlFlow;
 
 type File = ObjectRef<'static, Machine>;
@@ -128,6 +135,45 @@ fn fork_and_truncate() {
             other => panic!("the page is lost: {other:?}"),
         }
         assert_eq!(child.counts().anon.get(), 1);
+    });
+}
+
+/// A file of one page, which is read in.
+fn file(mm: &'static Mm<Machine>) -> File {
+    let file = mm.new_object(PagerFacts::file(1, PAGE as u64)).unwrap();
+    match file.read(0, &mut [0; 4]).wait {
+        Some(Ticket::Start(io)) => io.finish(Ok(())),
+        other => panic!("{other:?}"),
+    }
+    file
+}
+
+#[test]
+fn store_and_clean() {
+    on_machine("store_and_clean", 2, 48, |mm| {
+        let (s, file) = (empty(mm), file(mm));
+        let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
+        s.map(&shared).unwrap();
+        // Dirty, and without WRITE.
+        assert!(poke(&s, 1, 5));
+        s.protect(va(1), PAGE, Prot::READ).unwrap();
+        s.protect(va(1), PAGE, Prot::RW).unwrap();
+        let (stored, copy) = both(
+            &s,
+            |s| poke(&s, 1, 7),
+            |_| {
+                let cx = mm.cx();
+                let view = file.view(&cx);
+                let (_, page) = view.next_dirty(0).unwrap();
+                assert!(view.clean(&page));
+                let mut copy = [0; 4];
+                mm.frames().memory().read(page.pfn(), 0, &mut copy);
+                u32::from_ne_bytes(copy)
+            },
+        );
+        assert!(stored);
+        let dirty = file.view(&mm.cx()).next_dirty(0).is_some();
+        assert!(dirty || (copy == 7 && !allows_stores(&s, 1)), "{copy}");
     });
 }
 

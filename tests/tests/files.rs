@@ -372,3 +372,70 @@ fn h17_a_shared_byte_has_one_name_in_every_space_and_a_private_one_has_none() {
         w.assert_empty();
     });
 }
+
+#[test]
+fn stores_after_a_page_was_cleaned_are_found_by_writeback() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let file = w.file(1, &vec![1; 3 * page]);
+        let s = w.space();
+        let at = s
+            .map(&MapRequest::shared(&file, 0, 3 * page, Prot::RW))
+            .unwrap();
+        let at = at.as_usize();
+        let next = || {
+            file.view(&w.mm().cx())
+                .next_dirty(0)
+                .map(|(pgoff, _)| pgoff)
+        };
+        let clean = || {
+            let cx = w.mm().cx();
+            let (_, dirty) = file.view(&cx).next_dirty(0).unwrap();
+            assert!(file.view(&cx).clean(&dirty));
+        };
+        // On two CPUs, each of which remembers that it may store.
+        for round in 0..3 {
+            for cpu in 0..2 {
+                w.poke(cpu, &s, at + page, round).unwrap();
+            }
+            assert_eq!(next(), Some(1), "round {round}");
+            clean();
+            assert_eq!(next(), None, "round {round}");
+        }
+        w.poke(1, &s, at + page, 7).unwrap();
+        assert_eq!(next(), Some(1));
+        drop((s, file));
+        w.assert_empty();
+    });
+}
+
+#[test]
+fn a_page_unmapped_dirty_is_found_by_writeback() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let file = w.file(1, &vec![1; 3 * page]);
+        let s = w.space();
+        let at = s
+            .map(&MapRequest::shared(&file, 0, 3 * page, Prot::RW))
+            .unwrap();
+        w.poke(0, &s, at.as_usize(), 7).unwrap();
+        let cx = w.mm().cx();
+        let view = file.view(&cx);
+        s.protect(at, 3 * page, Prot::READ).unwrap();
+        let (pgoff, dirty) = view.next_dirty(0).unwrap();
+        assert_eq!(pgoff, 0);
+        assert!(view.clean(&dirty));
+        drop(dirty);
+        // The entry says still that it was stored through.
+        s.unmap(at, 3 * page).unwrap();
+        if let Some((_, again)) = view.next_dirty(0) {
+            assert!(view.clean(&again));
+        }
+        assert!(view.next_dirty(0).is_none());
+        assert_eq!(file.write(0, &[9; 8]).done, 8);
+        let found = view.next_dirty(0).map(|(pgoff, _)| pgoff);
+        assert_eq!(found, Some(0), "a write(2) that writeback never sees");
+    });
+}

@@ -47,8 +47,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
         let page = counted(self.cx, entry);
         if self.vma.flags().contains(VmaFlags::SHARED) {
-            drop(leaf);
-            return self.write_to_shared(word, pfn);
+            return self.write_to_shared(leaf, word, pfn, page);
         }
         match page {
             Some(page) if page.has(PageFlags::ANON) && is_only_owner(page) => {
@@ -66,28 +65,35 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         }
     }
 
-    /// Marks a page of a shared area dirty, then lets it be written to
-    /// (Linux: do_page_mkwrite).
-    fn write_to_shared(&self, word: WordOf<P>, pfn: Pfn) -> Step<'m, P> {
-        // Kept until the entry is writable: the same word is the same page then.
-        let mut _kept = None;
+    /// Marks a page of a shared area dirty and lets it be written to (Linux:
+    /// do_page_mkwrite), both under the table's lock: whoever cleans the page in
+    /// between would find the entry without WRITE, and not hear of the stores.
+    fn write_to_shared(
+        &self,
+        leaf: LeafGuard<'_, 'm, P>,
+        word: WordOf<P>,
+        pfn: Pfn,
+        page: Option<&Page>,
+    ) -> Step<'m, P> {
         if let Some(view) = self.object() {
-            let pgoff = self.vma.pgoff_of(self.page) as u64;
-            // Truncated meanwhile: the entry goes too.
-            let page = view.find_page(pgoff).filter(|page| page.pfn() == pfn);
-            let page = page.ok_or(Stop::Retry)?;
-            page.record().code_written();
-            view.set_dirty(&page);
-            _kept = Some(page);
+            // The entry keeps it.
+            let page = page.ok_or(Stop::Bug)?;
+            page.code_written();
+            if !view.dirty_held(pfn, page) {
+                // Truncated meanwhile: the entry goes too.
+                drop(leaf);
+                return Err(Stop::Retry);
+            }
         }
-        let leaf = self
-            .table
-            .lock_leaf(self.page)
-            .filter(|leaf| self.is_still(leaf, word));
-        match leaf {
-            Some(leaf) => self.make_writable(leaf, Counter::FaultShared),
-            None => Err(Stop::Retry),
-        }
+        #[cfg(mm_mutant = "dirty_without_lock")]
+        let leaf = {
+            drop(leaf);
+            let leaf = self.table.lock_leaf(self.page);
+            leaf.filter(|leaf| self.is_still(leaf, word))
+                .ok_or(Stop::Retry)?
+        };
+        debug_assert!(self.is_still(&leaf, word), "the table is locked");
+        self.make_writable(leaf, Counter::FaultShared)
     }
 
     /// Adds the right to write, and to execute only where it is there: what is

@@ -102,9 +102,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
     ) -> Result<(), Stop<'m, P>> {
         let stores = self.access == Access::Write;
         let mut pages = Pages::new();
-        if stores {
-            view.set_dirty(&page);
-        } else if !self.vma.flags().contains(VmaFlags::RAND_READ) {
+        if !stores && !self.vma.flags().contains(VmaFlags::RAND_READ) {
             for near in self.window().iter().filter(|&near| near != self.page) {
                 let found = view.find_page(self.vma.pgoff_of(near) as u64);
                 if let Some(found) = found.filter(|_| pages.remaining_capacity() > 1) {
@@ -171,6 +169,10 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
                 && page.is_held_by(view);
             let Ok(word) = word else { continue };
             if free && page.record().user().add_maps(1).is_ok() {
+                if stores {
+                    // Under the table's lock, and counted: see `object::dirty`.
+                    view.set_dirty(page);
+                }
                 let _entered = slot.take().map(CachedPage::into_pfn);
                 owed = owed.join(leaf.install(at, word));
                 installed = installed.saturating_add(1);

@@ -39,6 +39,7 @@ mod dirty;
 mod io;
 mod mapping;
 mod node;
+mod protect;
 mod radix;
 mod reference;
 mod size;

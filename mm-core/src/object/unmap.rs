@@ -21,7 +21,7 @@ use crate::tree::Resolve;
 use crate::vma::Vma;
 
 /// The areas of the machine.
-struct Areas<'m, P: Platform>(&'m crate::mm::Mm<P>);
+pub(super) struct Areas<'m, P: Platform>(pub(super) &'m crate::mm::Mm<P>);
 
 impl<P: Platform> Resolve<Vma> for Areas<'_, P> {
     fn get(&self, handle: Handle<Vma>) -> &Vma {

@@ -34,7 +34,6 @@ use crate::fault::{WordOf, counted, visible};
 use crate::format::{AdBit, Entry, NonPresent, NonPresentKind, PageTableFormat, Run};
 use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
-use crate::prot::Prot;
 use crate::range::PageRange;
 use crate::stats::Counter;
 use crate::table::LeafGuard;
@@ -287,22 +286,11 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
 
     /// Takes WRITE from the parent's entry.
     fn protect(&mut self, page: crate::addr::Vpn) {
-        let format = self.cx.format();
-        let replaced = self
-            .old
-            .replace_nonempty(self.gather.tlb(), page, |w| write_protect::<P>(format, w));
-        if replaced.is_some_and(|(old, new)| old != new) {
+        if self.old.write_protect(self.gather.tlb(), page) {
             #[cfg(not(mm_mutant = "fork_without_flush"))]
             self.gather
                 .flush_range(PageRange::new(page, page.saturating_add(1)));
         }
-    }
-}
-
-fn write_protect<P: Platform>(format: P::Format, word: WordOf<P>) -> WordOf<P> {
-    match format.decode(word, 1) {
-        Entry::Leaf { attrs, .. } if attrs.prot.contains(Prot::WRITE) => format.write_protect(word),
-        _ => word,
     }
 }
 

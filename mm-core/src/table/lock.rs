@@ -7,6 +7,7 @@ use crate::cx::Cx;
 use crate::format::{Cell, Entry, HardwareAd, PageTableFormat, Word};
 use crate::page::{TableLock, TableRecord};
 use crate::platform::Platform;
+use crate::prot::Prot;
 use crate::range::PageRange;
 use crate::sync::{Class, Rank};
 use crate::tlb::{MapFlush, SpaceTlb};
@@ -290,6 +291,20 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
             });
         }
         self.replace_slot(slot, &mut change)
+    }
+
+    /// Takes WRITE from a level-1 leaf; returns whether it had it. Then a flush
+    /// is owed.
+    #[must_use = "a flush is owed"]
+    pub(crate) fn write_protect(&self, tlb: &SpaceTlb, page: Vpn) -> bool {
+        let format = self.cx.format();
+        let replaced = self.replace_nonempty(tlb, page, |word| match format.decode(word, 1) {
+            Entry::Leaf { attrs, .. } if attrs.prot.contains(Prot::WRITE) => {
+                format.write_protect(word)
+            }
+            _ => word,
+        });
+        replaced.is_some_and(|(old, new)| old != new)
     }
 
     /// Replaces one word, by index and whatever run it is part of. An entry

@@ -483,7 +483,6 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         };
         let counter = match page.kind() {
             Kind::User => {
-                page.user().sub_maps(1);
                 let anon = page.has(PageFlags::ANON);
                 // An anonymous page that is about to be freed has no use for them.
                 if !anon || page.refs() > 1 {
@@ -495,6 +494,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
                         page.set(news);
                     }
                 }
+                // Last: a page that nobody maps has heard of all stores.
+                page.user().sub_maps(1);
                 if anon {
                     &mut self.released.anon_pages
                 } else {

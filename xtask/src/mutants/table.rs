@@ -92,6 +92,8 @@ pub const ROWS: &[Row] = rows! {
     map_past_the_end               Loom  "loom_object" "copy_and_truncate";
     map_what_was_dropped           Loom  "loom_object" "load_and_regrow";
     pass_over_freed_table          Loom  "loom_object" "fork_and_truncate";
+    dirty_without_lock             Loom  "loom_object" "store_and_clean";
+    clean_after_protect            Loom  "loom_object" "store_and_clean";
     publish_without_fence          Loom  "loom_table" "activate_and_flush";
     activate_without_fence         Loom  "loom_table" "activate_and_flush";
     switch_without_fence           Loom  "loom_tags" "flush_and_rollover";

@@ -247,7 +247,8 @@ impl Index {
             .map(|(pgoff, pfn)| take(pgoff, pfn))
     }
 
-    /// Marks a page dirty or clean, if it is (still) in the index.
+    /// Marks a page dirty or clean, if it is (still) in the index; returns
+    /// whether it is.
     ///
     /// # Locks
     /// Takes `Radix`; `change` runs inside when the page is there.
@@ -258,11 +259,11 @@ impl Index {
         pgoff: u64,
         pfn: Pfn,
         change: impl FnOnce() -> Mark,
-    ) {
+    ) -> bool {
         let _held = self.lock.lock(cx, 0);
         let mut path = Path::new();
         if self.descend(nodes, pgoff, &mut path) != Some(pfn) {
-            return;
+            return false;
         }
         match change() {
             Mark::Dirty => {
@@ -279,7 +280,9 @@ impl Index {
                     }
                 }
             }
+            Mark::Kept => {}
         }
+        true
     }
 
     /// Walks down to a page; `path` gets the nodes and slots, root first.
@@ -450,6 +453,8 @@ pub(super) enum Mark {
     Dirty,
     /// As the pager holds it.
     Clean,
+    /// As it is marked.
+    Kept,
 }
 
 /// log2 of the pages that a slot of this level spans.
