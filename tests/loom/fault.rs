@@ -211,7 +211,8 @@ fn cow_and_fork() {
         };
         let mut loaded = None;
         be_cpu(2);
-        s.switch(&mut loaded, |_| mm.platform().remember(pfn));
+        // SAFETY: there is no hardware that walks.
+        unsafe { s.switch(&mut loaded, |_| mm.platform().remember(pfn)) };
         be_cpu(0);
         let (stored, child) = both(&s, |s| store(&s, 2), |s| s.fork().unwrap());
         assert_eq!(stored, Done::Done);

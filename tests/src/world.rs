@@ -27,7 +27,7 @@ use mm_core::format::PageTableFormat;
 use mm_core::object::{ObjectRef, PagerFacts, Progress, Ticket, TicketError};
 use mm_core::platform::PhysMemory;
 use mm_core::prot::Access;
-use mm_core::space::{Active, AddressSpace, SpaceLimits};
+use mm_core::space::{Active, AddressSpace, Root, SpaceLimits};
 use mm_core::sync::NoContext;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -253,14 +253,17 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     pub fn run(&self, cpu: usize, space: &Space<F>) {
         let mut slot = self.loaded[cpu].lock().unwrap();
         on_cpu(cpu, || {
-            space.switch(&mut slot, |root| {
+            let load = |root: Root| {
                 let root_pfn = root.table.pfn(self.page_shift());
                 let loaded = Loaded {
                     root: root_pfn,
                     asid: root.asid,
                 };
                 self.tlbs.load_tagged(cpu, Some(loaded), root.remembered);
-            });
+            };
+            // SAFETY: the slot is the CPU's, the root is loaded, and `idle` takes it
+            // from the CPU before it drops what is in the slot.
+            unsafe { space.switch(&mut slot, load) };
         });
         self.tlbs.take_back(cpu);
     }

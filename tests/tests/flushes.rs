@@ -28,6 +28,7 @@ use mm_core::prot::Prot;
 use mm_core::range::PageRange;
 use mm_core::space::{Advice, MapRequest};
 use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, World};
 
 fn world(machine: &Machine) -> World {
@@ -327,5 +328,29 @@ fn f4_who_was_not_told_catches_up_before_a_user_runs() {
         w.check([&s, &other]).unwrap();
         drop((s, other));
         w.assert_empty();
+    });
+}
+
+/// What another CPU has loaded, or this one of another machine, says nothing.
+#[test]
+fn a_cpu_loads_what_only_another_has_loaded() {
+    on_every_machine(|machine| {
+        let (w, other) = (machine.world(1024, 2, 1), machine.world(1024, 2, 1));
+        let (s, same) = (w.space(), other.space());
+        assert_eq!(s.id(), same.id(), "else nothing is tested");
+        let mut loaded = None;
+        let mut loads = Vec::new();
+        for (space, cpu) in [(&s, 0), (&s, 0), (&s, 1), (&s, 1), (&same, 1), (&s, 1)] {
+            let before = loads.len();
+            let load = |_| loads.push(cpu);
+            // SAFETY: no simulated CPU walks a root here: none was told of it.
+            on_cpu(cpu, || unsafe { space.switch(&mut loaded, load) });
+            assert!(loads.len() <= before + 1);
+        }
+        assert_eq!(loads, [0, 1, 1, 1]);
+        drop(loaded);
+        drop((s, same));
+        w.assert_empty();
+        other.assert_empty();
     });
 }

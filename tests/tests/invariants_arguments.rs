@@ -337,6 +337,17 @@ fn b1_populate_refuses_and_stops_where_faults_would() {
             .unwrap();
         assert_eq!(run(f.as_usize(), 8 * page), Ok(4 * page));
         assert_eq!(run(f.as_usize() + 5 * page, page), Err(14));
+        // What stopped it is said with what was done.
+        let stopped = |at: usize, len: usize| {
+            let progress = s.populate(va(at), len).unwrap();
+            assert!(progress.wait.is_none());
+            (progress.done, progress.error)
+        };
+        let hole = MmError::Unmapped(va(b + 32 * page));
+        assert_eq!(stopped(b + 30 * page, 4 * page), (2 * page, Some(hole)));
+        let end = MmError::Fault(va(f.as_usize() + 4 * page));
+        assert_eq!(stopped(f.as_usize(), 8 * page), (4 * page, Some(end)));
+        assert_eq!(stopped(f.as_usize(), 4 * page), (4 * page, None));
         drop((s, file));
         w.assert_empty();
     });

@@ -91,6 +91,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "mm-core/src/platform/mod.rs",
         "a platform is believed: the trait is unsafe to implement",
     ),
+    (
+        "mm-core/src/space/active.rs",
+        "which root a CPU has loaded is the kernel's word",
+    ),
     ("mm-arm/src/armv7/native.rs", "instructions"),
     ("mm-arm/src/armv7/short.rs", "implements the format's trait"),
     ("mm-riscv/src/native.rs", "instructions"),

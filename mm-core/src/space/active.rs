@@ -34,7 +34,8 @@ pub struct Root {
     pub remembered: Remembered,
 }
 
-/// Proof that a CPU has a space loaded; keeps its root alive.
+/// A CPU's word that it has a space loaded; keeps its root alive. See the
+/// contract of [`AddressSpace::switch`] for when it may be dropped.
 pub struct Active<'m, P: Platform> {
     mm: &'m Mm<P>,
     handle: Handle<SpaceNode>,
@@ -56,13 +57,21 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// tag when [`Root::remembered`] says that it is stale. Nothing is loaded
     /// when the space is loaded already and no flush was missed.
     ///
+    /// # Safety
+    /// `loaded` is what this CPU's last switch left there: `None` when the root
+    /// register holds a root that the library knows nothing of. `load` does load
+    /// the root. An [`Active`] is dropped (or taken out of here) only after the
+    /// CPU has loaded another root than its own: it is what keeps the tables that
+    /// hardware walks from being freed.
+    ///
     /// # Locks
     /// Preemption must be off. Takes `(Pool, MAX)` when the space needs a new
     /// tag; and the space that is left may be freed here: `Pool` and `Buddy`.
-    pub fn switch(&self, loaded: &mut Option<Active<'m, P>>, load: impl FnOnce(Root)) {
+    #[expect(unsafe_code, reason = "what a CPU has loaded is the kernel's word")]
+    pub unsafe fn switch(&self, loaded: &mut Option<Active<'m, P>>, load: impl FnOnce(Root)) {
         let cx = self.mm.cx();
         let node = self.node();
-        if let Some(active) = loaded.as_mut().filter(|a| a.handle == self.handle) {
+        if let Some(active) = loaded.as_mut().filter(|active| active.is_of(self)) {
             if active.mode == Runs::KernelThreads {
                 let root = self.root_to_load(&cx);
                 if root.remembered == Remembered::Stale || root.asid != active.asid {
@@ -104,6 +113,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 }
 
 impl<P: Platform> Active<'_, P> {
+    /// Returns whether this CPU has that space loaded.
+    fn is_of(&self, space: &AddressSpace<'_, P>) -> bool {
+        self.handle == space.handle
+            && core::ptr::eq(self.mm, space.mm)
+            && self.cpu == self.mm.platform().cpu()
+    }
+
     /// Returns the number of the loaded space.
     pub fn id(&self) -> u32 {
         self.handle.into_raw()

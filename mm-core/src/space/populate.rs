@@ -14,7 +14,7 @@ use crate::vma::VmaFlags;
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Makes the pages of a byte range present, as a load or (for private
     /// writable areas) a store would. `done` counts bytes; call again from
-    /// there after waiting.
+    /// there after waiting. What stopped it there is in `error`.
     ///
     /// # Errors
     /// `Invalid` for a bad range; when nothing could be done: `Unmapped` over
@@ -51,7 +51,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             };
             match stopped {
                 Some(error) if done == 0 => return Err(error),
-                Some(_) => break,
+                Some(error) => {
+                    return Ok(Progress {
+                        done,
+                        wait: None,
+                        error: Some(error),
+                    });
+                }
                 None => done = done.saturating_add(size),
             }
         }

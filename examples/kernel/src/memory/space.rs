@@ -83,8 +83,13 @@ impl<A: Arch> Space<A> {
     }
 
     /// Makes this the space that the running CPU has loaded.
-    pub fn switch(&self, loaded: &mut Option<Active<A>>, load: impl FnOnce(Root)) {
-        self.inner.switch(loaded, load);
+    ///
+    /// # Safety
+    /// As for the library's [`AddressSpace::switch`](mm_core::space::AddressSpace::switch).
+    #[expect(unsafe_code, reason = "the library's has conditions")]
+    pub unsafe fn switch(&self, loaded: &mut Option<Active<A>>, load: impl FnOnce(Root)) {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.switch(loaded, load) };
     }
 
     /// Maps zero-filled memory.

@@ -350,17 +350,17 @@ impl<A: Arch> System<A> {
     /// Loads the page table of a task's space, unless it is loaded already.
     #[expect(
         unsafe_code,
-        reason = "Arch::load_root has conditions; they hold by Active"
+        reason = "Arch::load_root and a switch have conditions"
     )]
     pub fn activate(&self, task: &Task<A>) {
         let Some(space) = task.process.space() else {
             return;
         };
+        let mut loaded = self.this_cpu().active.lock();
         // SAFETY: the root is of a space of this machine, whose kernel half is like all
-        // others', and the `Active` that replaces the last one keeps it alive.
-        space.switch(&mut self.this_cpu().active.lock(), |root| unsafe {
-            self.arch.load_root(root)
-        });
+        // others', and the `Active` that replaces the last one keeps it alive. It is this
+        // CPU's, is touched here and in `forget_space` only, and the root is loaded.
+        unsafe { space.switch(&mut loaded, |root| self.arch.load_root(root)) };
     }
 
     /// Gives up the last space's page table once no task is left.
