@@ -48,7 +48,7 @@ impl<'m, P: Platform> CachedPage<'_, 'm, P> {
 
     /// Hands the reference over to whoever drops it otherwise: an entry of a
     /// page table, a transfer.
-    pub fn into_pfn(self) -> Pfn {
+    pub(crate) fn into_pfn(self) -> Pfn {
         let pfn = self.pfn;
         core::mem::forget(self);
         pfn
@@ -58,7 +58,7 @@ impl<'m, P: Platform> CachedPage<'_, 'm, P> {
     /// installs a page asks under the lock of its page table. A truncation that
     /// is not over finds the entry later; of one that is over, the size may have
     /// grown again, but the page it dropped stays marked.
-    pub fn is_held_by(&self, view: ObjectView<'_, '_, P>) -> bool {
+    pub(crate) fn is_held_by(&self, view: ObjectView<'_, '_, P>) -> bool {
         // In this order: who sees the grown size sees the mark.
         let reaches = view.reaches(self.page.user().index());
         let reaches = reaches || cfg!(mm_mutant = "map_past_the_end");

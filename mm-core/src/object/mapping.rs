@@ -28,7 +28,7 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes `ObjectMap`.
-    pub fn lock_map(self) -> ObjectMap<'c, 'm, P> {
+    pub(crate) fn lock_map(self) -> ObjectMap<'c, 'm, P> {
         ObjectMap {
             mapped: self.object.map.write(self.cx, self.key()),
         }

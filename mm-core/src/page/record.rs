@@ -153,7 +153,7 @@ impl Page {
 
     /// Gives the frame a new use: sets kind and order, clears all flags. Only
     /// the owner of the whole frame may (the allocator, or who just allocated).
-    pub fn reset(&self, kind: Kind, order: u8) {
+    pub(crate) fn reset(&self, kind: Kind, order: u8) {
         let order = (u32::from(order) << ORDER_SHIFT) & ORDER_MASK;
         self.state.store(kind as u32 | order, Ordering::Release);
     }
@@ -236,7 +236,7 @@ impl Page {
     }
 
     /// Sets the number of references of a frame that nobody else knows.
-    pub fn set_refs(&self, n: u32) {
+    pub(crate) fn set_refs(&self, n: u32) {
         self.refs.store(n, Ordering::Release);
     }
 
@@ -302,14 +302,6 @@ impl Page {
         #[cfg(not(mm_mutant = "last_put_without_acquire"))]
         crate::sync::fence_acquire(&self.refs);
         true
-    }
-
-    /// Replaces one reference by none if it is the only one: freezes the page
-    /// for removal.
-    pub fn freeze_refs(&self, expected: u32) -> bool {
-        self.refs
-            .compare_exchange(expected, 0, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
     }
 
     /// Returns the view of a page of user memory.
@@ -435,7 +427,7 @@ impl<'a> TableRecord<'a> {
     }
 
     /// Changes the number of live entries; under the table's lock.
-    pub fn set_live(self, n: u32) {
+    pub(crate) fn set_live(self, n: u32) {
         self.0.word(0).store(n, Ordering::Relaxed);
     }
 
@@ -478,13 +470,8 @@ impl<'a> TableRecord<'a> {
         self.0.word(3).load(Ordering::Relaxed)
     }
 
-    /// Returns the word that names a deposited table (PFN, zero for none).
-    pub fn deposit(self) -> &'a AtomicU32 {
-        self.0.word(4)
-    }
-
     /// Returns the word that chains detached tables in a gather.
-    pub fn gather_link(self) -> &'a AtomicU32 {
+    pub(crate) fn gather_link(self) -> &'a AtomicU32 {
         self.0.word(5)
     }
 

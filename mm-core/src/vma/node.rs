@@ -331,7 +331,7 @@ impl Vma {
     ///
     /// # Locks
     /// The space lock for writing; takes the mark after it.
-    pub fn write_mark(&self, cx: &impl Context) {
+    pub(crate) fn write_mark(&self, cx: &impl Context) {
         let rank = Rank::new(Class::Vma, 0);
         cx.acquire(rank);
         self.mark.mark(cx);
@@ -340,7 +340,7 @@ impl Vma {
     }
 
     /// Removes the write mark.
-    pub fn unmark(&self) {
+    pub(crate) fn unmark(&self) {
         self.mark.unmark();
     }
 
@@ -351,7 +351,7 @@ impl Vma {
 
     /// Notes that the area is being zapped without the space lock: it stays in
     /// the tree, faults on it find nothing, and it goes after the flush.
-    pub fn set_dying(&self) {
+    pub(crate) fn set_dying(&self) {
         self.mark.set_dying();
     }
 
@@ -362,7 +362,7 @@ impl Vma {
 
     /// Notes that another area comes in the place of the dying one, so that
     /// faults wait for it.
-    pub fn set_replaced(&self) {
+    pub(crate) fn set_replaced(&self) {
         self.mark.set_replaced();
     }
 
