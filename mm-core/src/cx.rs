@@ -52,7 +52,9 @@ impl<'m, P: Platform> Cx<'m, P> {
     /// that can be found now is freed.
     ///
     /// # Locks
-    /// None may be waited for while pinned except inner ones; pins do not nest.
+    /// None may be waited for while pinned except inner ones. Pins of one CPU do
+    /// not nest, whichever `Cx` they are of: who holds one calls no verb, whose
+    /// own pin would end this one, and whose grace period would wait for it.
     pub fn pin(&self) -> Pin<'_, 'm, P> {
         debug_assert!(!self.pinned.get(), "epoch pins do not nest");
         let stays = Stays::begin(self);

@@ -6,7 +6,7 @@
 //! words 2..8      by kind:
 //!
 //!   User     maps     owner    index lo   index hi   lru prev  lru next
-//!   Table    live     level    linked at  space      deposit   gather link
+//!   Table    live     level    linked at  space      -         gather link
 //!   Slab     live     free     prev       next       pool      -
 //!   Free     -        -        -          -          prev      next
 //!   Cached   -        -        -          -          -         next
