@@ -60,9 +60,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Safety
     /// `loaded` is what this CPU's last switch left there: `None` when the root
     /// register holds a root that the library knows nothing of. `load` does load
-    /// the root. An [`Active`] is dropped (or taken out of here) only after the
-    /// CPU has loaded another root than its own: it is what keeps the tables that
-    /// hardware walks from being freed.
+    /// the root. An [`Active`] is dropped only after the CPU has loaded another root
+    /// than its own: it keeps the tables that hardware walks from being freed.
     ///
     /// # Locks
     /// Preemption must be off. Takes `(Pool, MAX)` when the space needs a new
