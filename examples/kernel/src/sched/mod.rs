@@ -348,10 +348,7 @@ impl<A: Arch> System<A> {
     }
 
     /// Loads the page table of a task's space, unless it is loaded already.
-    #[expect(
-        unsafe_code,
-        reason = "Arch::load_root and a switch have conditions"
-    )]
+    #[expect(unsafe_code, reason = "Arch::load_root and a switch have conditions")]
     pub fn activate(&self, task: &Task<A>) {
         let Some(space) = task.process.space() else {
             return;
