@@ -22,6 +22,7 @@
 #![cfg(mm_watched)]
 
 use mm_testkit::machine::{Machine, machines};
+use mm_testkit::platform::move_to;
 use mm_testkit::random::Random;
 use mm_testkit::scene::{SHARED, Scene, Step};
 use mm_testkit::stripe::EAGER;
@@ -168,6 +169,8 @@ fn steps(dice: &mut Random) -> Vec<Step> {
 
 /// Plays the verbs of one seed; the turns are the scheduler's.
 fn play(machine: &Machine, seed: u64) {
+    // Which CPU the host's thread was last is not the seed's.
+    move_to(0);
     let mut dice = Random::new(seed);
     let cpus = 2 + dice.below(3) as usize;
     let (steps, pages) = (steps(&mut dice), 1 + dice.below(5) as usize);
@@ -182,6 +185,7 @@ fn play(machine: &Machine, seed: u64) {
             scope.spawn(move || scene.live(life, count, steps));
         }
     });
+    move_to(0);
     scene.end(lives);
 }
 
