@@ -150,7 +150,7 @@ fn file(mm: &'static Mm<Machine>) -> File {
 
 #[test]
 fn store_and_clean() {
-    on_machine("store_and_clean", 2, 48, |mm| {
+    on_machine(48, |mm| {
         let (s, file) = (empty(mm), file(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();

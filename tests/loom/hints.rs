@@ -3,15 +3,17 @@
 //! unmapped meanwhile.
 #![cfg(loom)]
 
+mod explore;
 mod machine;
 mod scene;
 
+use explore::at_most;
 use machine::{Machine, be_cpu};
-use scene::{Done, PAGE, both, explore, scene, store, va};
+use scene::{Done, PAGE, both, scene, store, va};
 
 #[test]
 fn remember_and_drain() {
-    explore("remember_and_drain", 2, || {
+    at_most(3, || {
         Machine::with_cpus(64, 2, |mm| {
             let s = scene(mm);
             let found = |s: scene::Space| {

@@ -163,15 +163,15 @@ fn link_and_walk() {
     at_most(3, || {
         let space = Arc::new(Space::new());
         Machine::dirty(&space.frames);
-        let mapper = {
+        let walker = {
             let space = Arc::clone(&space);
             thread::spawn(move || {
                 be_cpu(1);
-                space.map(9);
+                space.is_mapped(9)
             })
         };
-        space.is_mapped(9);
-        mapper.join().unwrap();
+        space.map(9);
+        walker.join().unwrap();
         assert!(space.is_mapped(9));
     });
 }

@@ -189,6 +189,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.transfers.swap(0, Ordering::SeqCst)
     }
 
+    #[cfg(not(loom))]
     /// Counts a transfer.
     ///
     /// # Errors

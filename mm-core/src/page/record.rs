@@ -408,8 +408,6 @@ impl<'a> TableRecord<'a> {
     /// Starts the record of a table that was just allocated: no live entry; the
     /// allocator's reference is its one sharer.
     pub fn init(self, level: u8, order: u8, space: u32) {
-        #[cfg(mm_mutant = "table_before_it_forgot")]
-        self.0.reset(Kind::Table, order);
         self.0.word(0).store(0, Ordering::Relaxed);
         self.0.word(1).store(u32::from(level), Ordering::Relaxed);
         self.0.word(2).store(0, Ordering::Relaxed);
@@ -417,7 +415,6 @@ impl<'a> TableRecord<'a> {
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
         // Last, with release: see `spans`.
-        #[cfg(not(mm_mutant = "table_before_it_forgot"))]
         self.0.reset(Kind::Table, order);
     }
 

@@ -37,28 +37,56 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             return None;
         }
         let format = self.cx.format();
-        let found = self.descend(pin, page, 1);
-        let word = format.load(found.words, format.index(page, found.level));
-        (word != Word::ZERO).then_some((word, found.level))
+        let mut found = self.top();
+        loop {
+            // The very word that the way down ends at: read once more, it might lead to a table
+            // that was linked meanwhile.
+            let word = format.load(found.words, format.index(page, found.level));
+            match self.below(pin, &found, word) {
+                Some(below) => found = below,
+                None => return (word != Word::ZERO).then_some((word, found.level)),
+            }
+        }
     }
 
     /// Goes down to the table of `target` level on the way to a page.
-    pub(super) fn descend(&self, _pin: &Pin<'_, '_, P>, page: Vpn, target: u8) -> Found<'m, P> {
+    pub(super) fn descend(&self, pin: &Pin<'_, '_, P>, page: Vpn, target: u8) -> Found<'m, P> {
         let format = self.cx.format();
-        let mut pfn = self.root;
-        let mut level = format.levels();
-        loop {
-            let words = self.words(pfn, level);
-            if level <= target {
-                return Found { pfn, level, words };
+        let mut found = self.top();
+        while found.level > target {
+            let word = format.load(found.words, format.index(page, found.level));
+            match self.below(pin, &found, word) {
+                Some(below) => found = below,
+                None => break,
             }
-            match format.decode(format.load(words, format.index(page, level)), level) {
-                Entry::Table(next) => {
-                    pfn = next;
-                    level = level.saturating_sub(1);
-                }
-                _ => return Found { pfn, level, words },
-            }
+        }
+        found
+    }
+
+    fn top(&self) -> Found<'m, P> {
+        let level = self.cx.format().levels();
+        Found {
+            pfn: self.root,
+            level,
+            words: self.words(self.root, level),
+        }
+    }
+
+    /// Returns the table that a word of a table leads to.
+    fn below(
+        &self,
+        _pin: &Pin<'_, '_, P>,
+        above: &Found<'m, P>,
+        word: <P::Format as PageTableFormat>::Word,
+    ) -> Option<Found<'m, P>> {
+        let level = above.level.checked_sub(1).filter(|level| *level > 0)?;
+        match self.cx.format().decode(word, above.level) {
+            Entry::Table(pfn) => Some(Found {
+                pfn,
+                level,
+                words: self.words(pfn, level),
+            }),
+            _ => None,
         }
     }
 

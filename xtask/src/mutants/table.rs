@@ -125,6 +125,7 @@ pub const ROWS: &[Row] = rows! {
     harvest_without_flush          Loom  "loom_dirty" "harvest";
 
     // Rules 15, 16: what CPUs remember, and what they owe.
+    forgotten_too_early          Loom "loom_hints" "remember_and_drain";
     hints_outlive_slabs          Kit "hints" "what_was_drained_is_not_followed";
     batch_outlives_space         Kit "hints" "counts_do_not_outlive_their_space";
 
