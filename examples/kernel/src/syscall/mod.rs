@@ -142,6 +142,8 @@ impl<A: Arch> Call<'_, A> {
             Name::Getdents64 => self.getdents64(a, b, c),
             Name::Truncate => self.truncate(a, wide(1)),
             Name::Ftruncate => self.ftruncate(a, wide(1)),
+            Name::TruncateWord => self.truncate(a, b as isize as i64 as u64),
+            Name::FtruncateWord => self.ftruncate(a, b as isize as i64 as u64),
             Name::Flock | Name::Fsync | Name::Fdatasync | Name::Fadvise => self.file(a).map(|_| 0),
             Name::Sync => Ok(0),
             // Names: paths.rs, stat.rs

@@ -53,6 +53,7 @@ names! {
     // Of Arm only.
     Sigreturn, Llseek, Mmap2, Fcntl64, Sendfile64, Statfs64, Fstatfs64, ClockGettime64,
     ClockGetres64, ClockNanosleep64, Utimensat64, Pselect6Time64, PpollTime64, FutexTime64,
+    TruncateWord, FtruncateWord,
 }
 
 numbers! { x86_64:
@@ -116,7 +117,8 @@ numbers! { arm:
     Access = 33, Sync = 36, Kill = 37, Rename = 38, Mkdir = 39, Rmdir = 40, Dup = 41,
     Pipe = 42, Times = 43, Brk = 45, Ioctl = 54, Fcntl = 55, Setpgid = 57, Umask = 60,
     Dup2 = 63, Getppid = 64, Getpgrp = 65, Setsid = 66, Setrlimit = 75, Getrusage = 77,
-    Gettimeofday = 78, Symlink = 83, Readlink = 85, Munmap = 91, Fchmod = 94,
+    Gettimeofday = 78, Symlink = 83, Readlink = 85, Munmap = 91, TruncateWord = 92,
+    FtruncateWord = 93, Fchmod = 94,
     Setitimer = 104, Wait4 = 114, Sysinfo = 116, Fsync = 118, Sigreturn = 119,
     Clone = 120, Uname = 122, Mprotect = 125, Getpgid = 132, Fchdir = 133, Llseek = 140, Select = 142, Flock = 143,
     Msync = 144, Readv = 145, Writev = 146, Getsid = 147, Fdatasync = 148, Mlock = 150,
