@@ -217,8 +217,8 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.has_interruption.store(true, Ordering::SeqCst);
     }
 
-    /// Runs `f` just before preemption is forbidden for the `nth` time from now
-    /// (one is the next): as if the verb were preempted there. No inner lock is held
+    /// Runs `f` just before preemption is forbidden, or a flush begins where it is allowed, for
+    /// the `nth` time from now (one is the next): as if the verb were preempted there. No inner lock is held
     /// and no epoch is pinned, but outer locks may be.
     pub fn preempt_nth(&self, nth: u64, f: impl FnOnce() + Send + 'static) {
         *self.at_preemption.lock().unwrap() = Some((nth, Box::new(f)));
@@ -234,6 +234,14 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// Returns how many turns all wait loops have taken.
     pub fn relaxes(&self) -> u64 {
         self.relaxes.load(Ordering::Relaxed)
+    }
+
+    /// A place where another CPU may come first, unless preemption is off.
+    fn may_be_preempted(&self) {
+        let allowed = || self.preemption[CPU.get()].load(Ordering::SeqCst) == 0;
+        if self.has_preemption.load(Ordering::Relaxed) && allowed() {
+            self.preempted();
+        }
     }
 
     fn preempted(&self) {
@@ -363,10 +371,7 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         CPU.get()
     }
     fn preempt_off(&self) {
-        let allowed = || self.preemption[CPU.get()].load(Ordering::SeqCst) == 0;
-        if self.has_preemption.load(Ordering::Relaxed) && allowed() {
-            self.preempted();
-        }
+        self.may_be_preempted();
         self.preemption[CPU.get()].fetch_add(1, Ordering::SeqCst);
     }
     fn preempt_on(&self) {
@@ -386,6 +391,7 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         Some(&self.asids)
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
+        self.may_be_preempted();
         if self.has_interruption.load(Ordering::Relaxed) {
             let interruption = self.at_flush.lock().unwrap().take();
             if let Some(f) = interruption {

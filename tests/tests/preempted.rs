@@ -14,6 +14,7 @@ use mm_core::platform::MAX_CPUS;
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_testkit::machine::{machines, on_every_machine};
+use mm_testkit::mmu::Leaf;
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{File, Space, Stopped, World};
 use std::sync::Arc;
@@ -210,17 +211,22 @@ const VERBS: &[Verb] = &[
     }),
 ];
 
-/// Runs `a` on one CPU and `b` in the middle of it on another; returns whether
-/// `a` has an nth place.
-fn meet(c: &Scene, a: &Verb, b: &Verb, nth: u64, how: &str) -> bool {
-    let platform = c.w.platform();
+/// Runs `one` on a CPU and `other` on another in the middle of it: at the nth place where it may
+/// be preempted. Without such a place `other` does not run.
+fn beside<R: Send, S: Send>(
+    w: &World,
+    nth: u64,
+    one: impl FnOnce() -> R,
+    other: impl FnOnce() -> S + Send,
+) -> (R, Option<S>) {
+    let platform = w.platform();
     let (begin, begun) = channel::<()>();
     let ended = Arc::new(AtomicBool::new(false));
-    let (one, other) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let done = ended.clone();
         let other = scope.spawn(move || {
             // Closed: the place was not reached.
-            let outcome = begun.recv().ok().map(|()| (b.run)(c, 1));
+            let outcome = begun.recv().ok().map(|()| on_cpu(1, other));
             done.store(true, Ordering::SeqCst);
             outcome
         });
@@ -234,11 +240,17 @@ fn meet(c: &Scene, a: &Verb, b: &Verb, nth: u64, how: &str) -> bool {
                 std::thread::yield_now();
             }
         });
-        let one = on_cpu(0, || (a.run)(c, 0));
+        let one = on_cpu(0, one);
         // Drops the sender, too, if it was not used.
         platform.preempt_no_more();
         (one, other.join().expect("the other verb"))
-    });
+    })
+}
+
+/// Runs `a` on one CPU and `b` in the middle of it on another; returns whether
+/// `a` has an nth place.
+fn meet(c: &Scene, a: &Verb, b: &Verb, nth: u64, how: &str) -> bool {
+    let (one, other) = beside(&c.w, nth, || (a.run)(c, 0), || (b.run)(c, 1));
     let Some(other) = other else {
         return false;
     };
@@ -301,5 +313,60 @@ fn every_verb_is_preempted_everywhere_by_every_other() {
             }
         }
         assert!(met > 100, "only {met} meetings");
+    });
+}
+
+/// Who takes rights away rewrites the entries first and flushes then. Until the flush others may
+/// find those entries: what they take of them must be flushed by them.
+#[test]
+fn what_is_taken_beside_a_protect_is_remembered_by_nobody() {
+    const OWN: usize = 2;
+    const SHARED: usize = 2 * PAGES + 1;
+    let takers: [(&str, usize, fn(&Scene)); 3] = [
+        ("forget", OWN, |c| {
+            c.s.advise(c.range(OWN), c.page, Advice::DontNeed).unwrap();
+        }),
+        ("cut", SHARED, |c| cut(c, 1, &c.shared, 1)),
+        ("clean", SHARED, |c| {
+            let cx = c.w.mm().cx();
+            let view = c.shared.view(&cx);
+            let (_, page) = view.next_dirty(1).expect("it was stored to");
+            assert!(view.clean(&page));
+        }),
+    ];
+    on_every_machine(|machine| {
+        let w = Arc::new(machine.world(512, 3, 1));
+        let (mut key, mut met) = (0, 0);
+        for (prot, (name, n, take)) in [Prot::NONE, Prot::READ]
+            .into_iter()
+            .flat_map(|prot| takers.map(|taker| (prot, taker)))
+        {
+            for nth in 1.. {
+                key += 2;
+                let c = Scene::new(&w, key, false);
+                w.poke(2, &c.s, c.at(n), 3).unwrap();
+                let page = VirtAddr::new(c.at(n)).vpn(w.page_shift());
+                let taken = || {
+                    take(&c);
+                    w.tlbs().remembered(2, page)
+                };
+                let ((), left) = beside(&w, nth, || protect(&c, 0, (n, 1), prot), taken);
+                let Some(left) = left else { break };
+                met += 1;
+                if machine.name.starts_with("x86_64, 4") {
+                    let cx = w.mm().cx();
+                    eprintln!("{name} {prot:?} {nth} left {} ", left.len());
+                    drop(cx);
+                }
+                let used = |leaf: &Leaf| name != "clean" || leaf.rights.user.write;
+                assert!(
+                    !left.iter().any(used),
+                    "{name} beside protect {prot:?}, preempted at {nth}: {left:?}"
+                );
+                w.check([&c.s]).unwrap();
+            }
+        }
+        w.assert_empty();
+        assert!(met > 10, "only {met} meetings");
     });
 }

@@ -1,5 +1,8 @@
-//! Taking the right to write to a page from every space that maps it
-//! (Linux: page_mkclean).
+//! Taking the right to write to a page, and what says that it was used, from
+//! every space that maps it (Linux: page_mkclean).
+//!
+//! An entry that lost WRITE a moment ago may still be stored through until its
+//! verb's flush. It has DIRTY then, so it is flushed here, too.
 //!
 //! An area that enters the map later has no entries yet, or copies of entries
 //! that were visited: fork copies none of shared areas, and those of private
@@ -8,14 +11,15 @@
 use super::cache::CachedPage;
 use super::node::ObjectView;
 use super::unmap::Areas;
-use crate::format::{Entry, TableOwner};
+use crate::format::TableOwner;
 use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::table::PageTable;
 use crate::tree::Resolve;
 
 impl<'m, P: Platform> ObjectView<'_, 'm, P> {
-    /// Lets the next store to a page fault, wherever it is mapped.
+    /// Lets the next store to a page fault, wherever it is mapped, and takes DIRTY
+    /// from all entries.
     ///
     /// # Locks
     /// Takes `ObjectMap` shared, and table locks inside; flushes.
@@ -37,8 +41,7 @@ impl<'m, P: Platform> ObjectView<'_, 'm, P> {
             let Some(leaf) = table.lock_leaf(at) else {
                 continue;
             };
-            let leads_here = matches!(leaf.entry(at), Entry::Leaf { pfn, .. } if pfn == page.pfn());
-            if leads_here && leaf.write_protect(&node.tlb, at) {
+            if leaf.take_dirty(&node.tlb, at, page.pfn()) {
                 node.tlb.flush_page(self.cx, at);
             }
         }

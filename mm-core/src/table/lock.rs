@@ -4,7 +4,7 @@ use super::PageTable;
 use super::walk::Found;
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
-use crate::format::{Cell, Entry, HardwareAd, PageTableFormat, Word};
+use crate::format::{AdBit, AttrFlags, Cell, Entry, HardwareAd, NonPresent, PageTableFormat, Word};
 use crate::page::{TableLock, TableRecord};
 use crate::platform::Platform;
 use crate::prot::Prot;
@@ -303,6 +303,29 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
                 format.write_protect(word)
             }
             _ => word,
+        });
+        replaced.is_some_and(|(old, new)| old != new)
+    }
+
+    /// Takes WRITE and DIRTY from the entry of a page, if it leads to this frame, also where no
+    /// access is allowed; returns whether it had one of them. Then a flush is owed: who takes rights
+    /// away may not have come to its own yet, and a store through what a CPU remembers has left DIRTY.
+    #[must_use = "a flush is owed"]
+    pub(crate) fn take_dirty(&self, tlb: &SpaceTlb, page: Vpn, of: Pfn) -> bool {
+        let format = self.cx.format();
+        let replaced = self.replace_nonempty(tlb, page, |word| {
+            let entry = format.decode(word, 1);
+            if entry.counted() != Some(of) {
+                return word;
+            }
+            match entry {
+                Entry::NonPresent(np) => {
+                    let kept = np.flags().difference(AttrFlags::DIRTY);
+                    let clean = NonPresent::prot_none(of, kept);
+                    format.encode_nonpresent(clean).unwrap_or(word)
+                }
+                _ => format.with_dirty(format.write_protect(word), AdBit::Clear),
+            }
         });
         replaced.is_some_and(|(old, new)| old != new)
     }

@@ -171,7 +171,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
         if owns(entry, taken.level()) && !self.store(taken.word()) {
             return Err(Full { taken });
         }
-        if matches!(entry, Entry::Leaf { .. }) {
+        // Also without rights: who took them away may not have flushed yet.
+        if entry.frame().is_some() {
             self.flush_range(taken.pages());
         }
         taken.consume();
@@ -222,7 +223,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             let word = leaf.clear_slot(here, word);
             taken = taken.saturating_add(1);
             let entry = format.decode(word, 1);
-            if matches!(entry, Entry::Leaf { .. }) {
+            // Also without rights: who took them away may not have flushed yet.
+            if entry.frame().is_some() {
                 present = Some((present.map_or(here, |(first, _)| first), here));
             }
             if owns(entry, 1) {
