@@ -63,6 +63,7 @@ int main(int count, char **arguments)
     for (int at = 0; at < GOOD * PAGE; at++)
         wrong += bytes[at] != at / PAGE + 1;
     check("wrong bytes before it", wrong, 0);
+    check("a read across", answer(pread(file, bytes, PAGE, GOOD * PAGE - 100)), 100);
     check("a read of it", answer(read(file, bytes, PAGE)), -EIO);
     check("the same again", answer(read(file, bytes, PAGE)), -EIO);
     check("a read behind it", answer(pread(file, bytes, 1, (PAGES - 1) * PAGE)), -EIO);

@@ -112,19 +112,26 @@ pub fn features() -> &'static Features {
 pub fn init(id: usize) -> bool {
     let cpu = &CPUS.0[id];
     cpu.id.set(id);
+    // SAFETY: the record is this CPU's; the lock of the log asks whose it is.
+    unsafe {
+        asm!("msr tpidr_el1, {}", in(reg) cpu as *const PerCpu, options(nostack, preserves_flags));
+    }
     let own = read_features();
     let features = FEATURES.call_once(|| own);
+    if own != *features {
+        // Before anything is switched on that this CPU may not have.
+        log::warn!("cpu {id}: {own:?}, but the first has {features:?}");
+        return false;
+    }
     let sctlr = read_register!("sctlr_el1") & !registers::SCTLR_SPAN;
-    // SAFETY: the record is this CPU's; FP belongs to programs (the kernel is compiled without);
+    // SAFETY: FP belongs to programs (the kernel is compiled without);
     // SPAN is cleared only where PAN exists, and no user page is touched by its address.
     unsafe {
         asm!(
-            "msr tpidr_el1, {cpu}",
             "msr tpidrro_el0, xzr",
             "msr cpacr_el1, {fp}",
             "msr mdscr_el1, xzr",
             "isb",
-            cpu = in(reg) cpu as *const PerCpu,
             fp = in(reg) 3_u64 << 20,
             options(nostack, preserves_flags)
         );
@@ -138,10 +145,7 @@ pub fn init(id: usize) -> bool {
                 options(nostack, preserves_flags));
         }
     }
-    if own != *features {
-        log::warn!("cpu {id}: {own:?}, but the first has {features:?}");
-    }
-    own == *features
+    true
 }
 
 /// Tells the log.

@@ -96,8 +96,8 @@ impl<A: Arch> System<A> {
         let _ = self.wait_until(Channel::Transfer(key), None, Patience::Patient, finished);
     }
 
-    /// Waits as a transfer says; answers how far it came. An error counts only where
-    /// nothing was done: asked again for the rest, the transfer answers it first.
+    /// Waits as a transfer says; answers how far it came. An error, also one of the wait, counts only
+    /// where nothing was done: asked again for the rest, the transfer answers it first.
     fn after(&self, progress: Progress<'static, A::Platform>) -> Result {
         match progress {
             Progress {
@@ -109,7 +109,10 @@ impl<A: Arch> System<A> {
                 done,
                 wait: Some(ticket),
                 ..
-            } => self.await_ticket(ticket).map(|()| done),
+            } => match self.await_ticket(ticket) {
+                Err(error) if done == 0 => Err(error),
+                _ => Ok(done),
+            },
             Progress { done, .. } => Ok(done),
         }
     }
