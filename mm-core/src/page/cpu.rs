@@ -60,6 +60,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    const EMPTY: Self = Self {
+        space: 0,
+        change: PresentChange { anon: 0, file: 0 },
+    };
+
     /// How many pages stay behind at most. In models none are left unfolded for
     /// long.
     const MOST: u32 = if cfg!(loom) { 1 } else { 64 };
@@ -125,19 +130,36 @@ const _: () = assert!(size_of::<CpuNode>() == 512);
 impl Node for CpuNode {
     const NAME: &'static str = "cpu";
 
+    #[cfg(not(loom))]
+    fn new() -> Self {
+        // Copied from a constant: built on the stack, several of its size would stand there.
+        const {
+            CpuNode {
+                hints: Hints::new(),
+                present: Mutex::new(Class::Present, Batch::EMPTY),
+                frames: Mutex::new(Class::FrameCache, Magazines::new()),
+                free: AtomicU32::new(0),
+                slot: Slot::new(),
+                used: Tally::new(0),
+                allocations: Tally::new(0),
+                frees: Tally::new(0),
+                pools: [const { NodeCache::new() }; POOLS],
+                counts: Counts::new(),
+            }
+        }
+    }
+
+    #[cfg(loom)]
     fn new() -> Self {
         Self {
             hints: Hints::new(),
-            present: Mutex::new(Class::Present, Batch::default()),
+            present: Mutex::new(Class::Present, Batch::EMPTY),
             frames: Mutex::new(Class::FrameCache, Magazines::new()),
             free: AtomicU32::new(0),
             slot: Slot::new(),
             used: Tally::new(0),
             allocations: Tally::new(0),
             frees: Tally::new(0),
-            #[cfg(not(loom))]
-            pools: [const { NodeCache::new() }; POOLS],
-            #[cfg(loom)]
             pools: core::array::from_fn(|_| NodeCache::new()),
             counts: Counts::new(),
         }

@@ -64,6 +64,17 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
+    #[cfg(not(loom))]
+    /// Makes hints to nothing.
+    pub(super) const fn new() -> Self {
+        Self {
+            areas: [const { [const { AtomicU32::new(0) }; WAYS] }; SETS],
+            leaves: [const { AtomicU32::new(0) }; LEAVES],
+            misses: AtomicU32::new(0),
+        }
+    }
+
+    #[cfg(loom)]
     /// Makes hints to nothing.
     pub(super) fn new() -> Self {
         Self {

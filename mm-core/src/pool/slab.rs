@@ -45,7 +45,7 @@ pub struct Pool<T: Node> {
     live: Tally,
     slabs: Tally,
     /// Which of a CPU's caches is this pool's; none when too large.
-    number: usize,
+    number: u8,
     nodes: PhantomData<fn() -> T>,
 }
 
@@ -53,13 +53,13 @@ impl<T: Node> Pool<T> {
     #[cfg(not(loom))]
     /// Makes a pool without slabs, whose free nodes all CPUs share.
     pub const fn new() -> Self {
-        Self::numbered(usize::MAX)
+        Self::numbered(u8::MAX)
     }
 
     #[cfg(not(loom))]
     /// Makes a pool without slabs. Each CPU has free nodes at hand when
     /// `number` is below 6; no other pool of the machine has the same number.
-    pub const fn numbered(number: usize) -> Self {
+    pub const fn numbered(number: u8) -> Self {
         const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() >= 16) }
         Self {
             lists: Mutex::new(Class::Pool, Lists::new()),
@@ -73,12 +73,12 @@ impl<T: Node> Pool<T> {
     #[cfg(loom)]
     /// Makes a pool without slabs, whose free nodes all CPUs share.
     pub fn new() -> Self {
-        Self::numbered(usize::MAX)
+        Self::numbered(u8::MAX)
     }
 
     #[cfg(loom)]
     /// Makes a pool without slabs; see the other side of the facade.
-    pub fn numbered(number: usize) -> Self {
+    pub fn numbered(number: u8) -> Self {
         Self {
             lists: Mutex::new(Class::Pool, Lists::new()),
             live: Tally::new(0),
@@ -229,7 +229,7 @@ impl<T: Node> Pool<T> {
     pub fn live<P: Platform>(&self, frames: &Frames<P>) -> usize {
         frames
             .cpu_nodes()
-            .filter_map(|(_, cpu)| cpu.pool(self.number))
+            .filter_map(|(_, cpu)| cpu.pool(self.number.into()))
             .map(|near| near.live.load(Ordering::Relaxed))
             .fold(self.live.load(Ordering::Relaxed), usize::wrapping_add)
     }
@@ -302,7 +302,7 @@ impl<T: Node> Pool<T> {
     /// Takes a node that some CPU has at hand.
     fn take_at_hand<P: Platform>(&self, cx: &Cx<'_, P>) -> Option<Handle<T>> {
         for (cpu, node) in cx.frames().cpu_nodes() {
-            let near = node.pool(self.number)?;
+            let near = node.pool(self.number.into())?;
             let mut nodes = near.nodes.lock(cx, cpu);
             let taken = nodes.take(|n| self.link(cx, n));
             if let Some(handle) = taken.and_then(Handle::from_raw) {
@@ -345,7 +345,7 @@ impl<T: Node> Pool<T> {
     /// Gives back what all CPUs have at hand: for a drain.
     fn unload<P: Platform>(&self, cx: &Cx<'_, P>) {
         for (cpu, node) in cx.frames().cpu_nodes() {
-            let Some(near) = node.pool(self.number) else {
+            let Some(near) = node.pool(self.number.into()) else {
                 return;
             };
             let mut nodes = near.nodes.lock(cx, cpu);
@@ -362,7 +362,7 @@ impl<T: Node> Pool<T> {
         here: &OnCpu<'_, Cx<'m, P>>,
     ) -> Option<(u32, &'m NodeCache)> {
         let (cpu, node) = cx.frames().this_cpu(here)?;
-        Some((cpu, node.pool(self.number)?))
+        Some((cpu, node.pool(self.number.into())?))
     }
 
     /// Reads the link of a free node.
