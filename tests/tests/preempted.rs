@@ -322,7 +322,8 @@ fn every_verb_is_preempted_everywhere_by_every_other() {
 fn what_is_taken_beside_a_protect_is_remembered_by_nobody() {
     const OWN: usize = 2;
     const SHARED: usize = 2 * PAGES + 1;
-    let takers: [(&str, usize, fn(&Scene)); 3] = [
+    type Taker = (&'static str, usize, fn(&Scene));
+    let takers: [Taker; 3] = [
         ("forget", OWN, |c| {
             c.s.advise(c.range(OWN), c.page, Advice::DontNeed).unwrap();
         }),
