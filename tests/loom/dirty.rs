@@ -238,16 +238,17 @@ fn harvest() {
     for format in [PLAIN, RUNS[0], RUNS[1]] {
         at_most(3, move || {
             let space = Arc::new(Space::new(format, 2, 0));
-            let hardware = {
+            // The harvest in the second thread: in the first, loom never put its loads off.
+            let harvester = {
                 let space = Arc::clone(&space);
                 thread::spawn(move || {
                     be_cpu(1);
-                    let first = space.store();
-                    space.store() || first
+                    harvest_one(&space)
                 })
             };
-            let seen = harvest_one(&space);
-            let stored = hardware.join().unwrap();
+            let first = space.store();
+            let stored = space.store() || first;
+            let seen = harvester.join().unwrap();
             let again = harvest_one(&space);
             assert!(!stored || seen || again, "a store is lost");
             // Nothing is remembered as noted that is not.
