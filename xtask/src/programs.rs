@@ -19,6 +19,12 @@ pub const HELLO: &str = "hello";
 /// Where that program stands in the kernel's file system.
 pub const HELLO_PATH: &str = "/usr/bin/hello";
 
+/// The program that takes all memory, as it must be started to have fork fail for want of it, and
+/// the memory of a machine on which nothing else runs out before, in MiB.
+pub const NO_MEMORY: &str = "/usr/bin/memory-hog fork";
+pub const SMALL_MEMORY: u32 = 48;
+const MEMORY_HOG: &str = "memory-hog";
+
 /// The program whose output on Linux is the oracle for its output on our kernel.
 pub const ORACLE: &str = "bad-maps";
 
@@ -169,9 +175,14 @@ impl Programs {
         add_script(archive, SMP)
     }
 
+    /// Puts the program that takes all memory into `archive`.
+    pub fn add_memory_hog(&self, archive: &mut Archive) -> Result<()> {
+        initramfs::add_program(archive, &self.path(MEMORY_HOG)).map(drop)
+    }
+
     /// Puts everything that the script of bad input needs into `archive`.
     pub fn add_bad_input(&self, archive: &mut Archive, arch: Arch, busybox: &Path) -> Result<()> {
-        for name in [ORACLE, "bad-pointers", "memory-hog"] {
+        for name in [ORACLE, "bad-pointers", MEMORY_HOG] {
             initramfs::add_program(archive, &self.path(name))?;
         }
         c_program(arch, BAD_DISK, &self.dir)?;

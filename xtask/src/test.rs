@@ -131,6 +131,11 @@ fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
             programs.add_smp(&mut archive, arch)?;
             Some(programs)
         }
+        Start::Program(programs::NO_MEMORY) => {
+            let programs = programs::build(arch)?;
+            programs.add_memory_hog(&mut archive)?;
+            Some(programs)
+        }
         Start::Program(programs::HELLO_PATH) => {
             let programs = programs::build(arch)?;
             initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
@@ -261,6 +266,14 @@ fn setups() -> Vec<(String, Setup)> {
             ..PLAIN
         };
         all.push((format!("boot smp, {}", arch.name()), smp));
+        let small = Setup {
+            arch,
+            start: Start::Program(programs::NO_MEMORY),
+            expect: Expect::Summary,
+            memory: programs::SMALL_MEMORY,
+            ..PLAIN
+        };
+        all.push((format!("boot no memory for fork, {}", arch.name()), small));
         for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
             let setup = Setup {
                 arch,
