@@ -96,7 +96,7 @@ pub unsafe fn tlb_features() -> TlbFeatures {
 ///
 /// # Safety
 /// Ring 0, and the value is right for the register: EFER (0xc000_0080) with
-/// NXE, PAT (0x277) with [`crate::paging::PAT_VALUE`].
+/// NXE as the format's [`crate::paging::NoExecute`] says, PAT (0x277) with [`crate::paging::PAT_VALUE`].
 pub unsafe fn write_msr(msr: u32, value: u64) {
     let low = value & 0xffff_ffff;
     let high = value >> 32;

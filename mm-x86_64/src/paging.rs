@@ -18,7 +18,9 @@
 //! | write-combining | 1 0 0 | WC |
 //!
 //! The first four are what the PAT holds at reset; a kernel that uses
-//! write-combining loads [`PAT_VALUE`] first. NX is always used: set EFER.NXE.
+//! write-combining loads [`PAT_VALUE`] first. EFER.NXE must be as the format's
+//! [`NoExecute`] says: while it is clear, bit 63 is reserved, no entry has it,
+//! and every page that is present can be fetched from.
 //! CR0.WP must be set, else the kernel writes through write-protected entries.
 //! A readable right is implied by present; write-only and exec-only mappings
 //! are readable too, as on Linux/x86 without protection keys.
@@ -94,16 +96,47 @@ impl Depth for Probed {
     }
 }
 
+/// Whether EFER.NXE is set: else bit 63 of an entry is reserved.
+///
+/// CPUID.80000001H:EDX bit 20 says whether a CPU has it. The first 64-bit
+/// CPUs of Intel have not, and firmware can hide it (SDM 3A, 4.1.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NoExecute {
+    /// Pages without [`Prot::EXEC`] cannot be fetched from.
+    #[default]
+    On,
+    /// Every page that can be read can be executed: an area without
+    /// [`Prot::EXEC`] too, once its page is there.
+    Off,
+}
+
 /// The long-mode format of a depth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Paging<D: Depth> {
     depth: D,
+    no_execute: NoExecute,
 }
 
 impl<D: Depth> Paging<D> {
-    /// Makes the format.
+    /// Makes the format for CPUs with EFER.NXE set.
     pub const fn new(depth: D) -> Self {
-        Self { depth }
+        Self {
+            depth,
+            no_execute: NoExecute::On,
+        }
+    }
+
+    /// Makes the format for CPUs whose EFER.NXE is as said, the same on all.
+    pub const fn with_no_execute(depth: D, no_execute: NoExecute) -> Self {
+        Self { depth, no_execute }
+    }
+
+    /// The bit that forbids fetches, or zero.
+    const fn no_exec(self) -> u64 {
+        match self.no_execute {
+            NoExecute::On => NO_EXEC,
+            NoExecute::Off => 0,
+        }
     }
 }
 
@@ -180,7 +213,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
         }
         Entry::Leaf {
             pfn: Pfn::new((word & FRAME & !block_mask(level)) >> 12),
-            attrs: leaf_attrs(word, level, NO_EXEC),
+            attrs: leaf_attrs(word, level, self.no_exec()),
         }
     }
 
@@ -192,7 +225,7 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
         if addr & block_mask(level) != 0 {
             return Err(FormatError::Misaligned(pfn));
         }
-        Ok(addr | leaf_bits(attrs, level, NO_EXEC)?)
+        Ok(addr | leaf_bits(attrs, level, self.no_exec())?)
     }
 
     fn encode_table(self, pfn: Pfn, _level: u8, owner: TableOwner) -> Result<u64, FormatError> {
@@ -242,7 +275,8 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn with_prot(self, word: u64, prot: Prot, _level: u8) -> Result<u64, FormatError> {
-        Ok(edit(word, WRITABLE | NO_EXEC, rights(prot, NO_EXEC)?))
+        let no_exec = self.no_exec();
+        Ok(edit(word, WRITABLE | no_exec, rights(prot, no_exec)?))
     }
 }
 

@@ -9,8 +9,9 @@ use mm_core::range::PageRange;
 use mm_core::table::{CursorMut, PageTable};
 use mm_core::tlb::{SpaceTlb, TlbGather};
 use mm_testkit::machine::{Machine, machines, on_every_machine};
-use mm_testkit::mmu::{Leaf, Mode, Roots};
+use mm_testkit::mmu::{Leaf, LongModeWalker, Mode, Roots};
 use mm_testkit::platform::TestPlatform;
+use mm_x86_64::{FourLevel, NoExecute, Paging};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -111,44 +112,59 @@ const SETTLED: AttrFlags = AttrFlags::ACCESSED
 /// not, as pages and as blocks of every size.
 #[test]
 fn hardware_does_what_the_format_decodes() {
-    on_every_machine(|m| {
-        for level in leaf_levels(m) {
-            for bits in 1..8 {
-                for flags in [
-                    AttrFlags::USER,
-                    AttrFlags::USER | AttrFlags::GLOBAL,
-                    AttrFlags::empty(),
-                    AttrFlags::GLOBAL,
-                ] {
-                    let prot = Prot::from_bits_truncate(bits);
-                    let attrs = Attrs {
-                        prot,
-                        flags: flags | SETTLED,
-                        mem: MemType::WriteBack,
-                    };
-                    let Some((_, read, seen)) = mapped(m, level, attrs) else {
-                        continue;
-                    };
-                    let what = format!("level {level}, {prot} {flags:?} is {read:?}: {seen:x?}");
-                    let allowed = ACCESSES.map(|a| read.prot.allows(a));
-                    assert!(read.prot.contains(prot), "{what}");
-                    if flags.contains(AttrFlags::USER) {
-                        assert_eq!(seen.user, allowed, "{what}");
-                    } else {
-                        assert_eq!(seen.user, [false; 3], "{what}");
-                        assert_eq!(seen.kernel[1], allowed[1], "{what}");
-                        // The tables of programs may keep the kernel from fetching.
-                        assert!(!seen.kernel[2] || allowed[2], "{what}");
-                        assert!(seen.kernel[0] || !prot.contains(Prot::READ), "{what}");
-                    }
-                    assert_eq!(read.flags, attrs.flags, "{what}");
-                    let global = seen.leaf.map(|leaf| leaf.global);
-                    let want = flags.contains(AttrFlags::GLOBAL);
-                    assert!(global.is_none_or(|is| is == want), "{what}");
+    on_every_machine(does_what_the_format_decodes);
+}
+
+/// The same for a CPU that cannot forbid fetches: there bit 63 is reserved, and
+/// one entry with it would answer no access.
+#[test]
+fn hardware_without_no_execute_does_what_the_format_decodes() {
+    let machine = Machine::new(
+        "x86_64, no NX",
+        Paging::with_no_execute(FourLevel, NoExecute::Off),
+        LongModeWalker::new(4).without_no_execute(),
+    );
+    assert!(!machine.format().forbids_exec());
+    does_what_the_format_decodes(&machine);
+}
+
+fn does_what_the_format_decodes(m: &Machine) {
+    for level in leaf_levels(m) {
+        for bits in 1..8 {
+            for flags in [
+                AttrFlags::USER,
+                AttrFlags::USER | AttrFlags::GLOBAL,
+                AttrFlags::empty(),
+                AttrFlags::GLOBAL,
+            ] {
+                let prot = Prot::from_bits_truncate(bits);
+                let attrs = Attrs {
+                    prot,
+                    flags: flags | SETTLED,
+                    mem: MemType::WriteBack,
+                };
+                let Some((_, read, seen)) = mapped(m, level, attrs) else {
+                    continue;
+                };
+                let what = format!("level {level}, {prot} {flags:?} is {read:?}: {seen:x?}");
+                let allowed = ACCESSES.map(|a| read.prot.allows(a));
+                assert!(read.prot.contains(prot), "{what}");
+                if flags.contains(AttrFlags::USER) {
+                    assert_eq!(seen.user, allowed, "{what}");
+                } else {
+                    assert_eq!(seen.user, [false; 3], "{what}");
+                    assert_eq!(seen.kernel[1], allowed[1], "{what}");
+                    // The tables of programs may keep the kernel from fetching.
+                    assert!(!seen.kernel[2] || allowed[2], "{what}");
+                    assert!(seen.kernel[0] || !prot.contains(Prot::READ), "{what}");
                 }
+                assert_eq!(read.flags, attrs.flags, "{what}");
+                let global = seen.leaf.map(|leaf| leaf.global);
+                let want = flags.contains(AttrFlags::GLOBAL);
+                assert!(global.is_none_or(|is| is == want), "{what}");
             }
         }
-    });
+    }
 }
 
 /// Types that the format tells apart reach hardware as unlike numbers, the

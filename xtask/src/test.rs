@@ -228,9 +228,11 @@ const EVERYWHERE: [(&str, Start, Expect); 7] = [
 const SMP_CPUS: u32 = 4;
 
 /// The demo on other CPUs than the usual one: architecture, name, QEMU's CPU, kernel options.
-const VARIANTS: [(Arch, &str, Option<&str>, &str); 6] = [
-    // Without SMEP, SMAP, PCID and NX pages of 1 GiB: the kernel must not count on them.
+const VARIANTS: [(Arch, &str, Option<&str>, &str); 7] = [
+    // Without SMEP, SMAP, PCID and pages of 1 GiB: the kernel must not count on them.
     (Arch::X86_64, "plain CPU", Some("qemu64"), ""),
+    // Nor on NX, as which bit 63 of an entry is reserved.
+    (Arch::X86_64, "no NX", Some("qemu64,-nx"), ""),
     // Without hardware updates of accessed and dirty bits, and without range flushes.
     (Arch::Aarch64, "plain CPU", Some("cortex-a57"), ""),
     // The deepest mode that satp takes, with runs, memory types and split fences.

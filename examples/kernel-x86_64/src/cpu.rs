@@ -157,11 +157,8 @@ pub fn features() -> &'static Features {
 }
 
 /// Loads segments and stacks, switches features on. Runs once on each CPU. Answers whether it has
-/// what the first one has, no less and no more: one CR4, one XSAVE area, one way to flush for all.
-///
-/// # Panics
-///
-/// When the first CPU has no NX.
+/// what the first one has, no less and no more: one CR4, one XSAVE area, one way to flush for all,
+/// one meaning of the tables' bit 63.
 #[must_use]
 pub fn init(id: usize) -> bool {
     let cpu = &CPUS.0[id];
@@ -174,12 +171,6 @@ pub fn init(id: usize) -> bool {
         log::warn!("cpu {id}: {own:?}, but the first has {features:?}");
         return false;
     }
-    // All but the first 64-bit CPUs have it.
-    assert!(
-        features.no_execute,
-        "this CPU has no NX, and the kernel's table says of every page whether it may be executed: \
-         give the machine a CPU with it (QEMU: without `-nx`)"
-    );
     log::info!(
         "cpu {id}: NX {}, SMEP {}, SMAP {}, PCID {}, FP state {} bytes ({})",
         on(features.no_execute),

@@ -7,6 +7,8 @@
 //! 0xffff_ffff_8000_0000   the kernel image: code read-execute, constants read, data read-write
 //! ```
 //!
+//! On a CPU without NX whatever is mapped can be executed, by programs too, but nothing else differs.
+//!
 //! Nothing stands in the lower half: a stray null pointer in the kernel is a fault.
 
 use core::ops::Range;

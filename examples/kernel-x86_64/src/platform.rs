@@ -17,7 +17,7 @@ use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use mm_x86_64::native;
-use mm_x86_64::{FourLevel, Paging};
+use mm_x86_64::{FourLevel, NoExecute, Paging};
 use spin::Once;
 
 use crate::memory::{DIRECT_MAP, Facts, MAX_REGIONS};
@@ -51,6 +51,7 @@ static HEAP: FrameHeap<Pc> = FrameHeap::new(|| HEAP_FRAMES.get());
 /// A PC with a direct map of all RAM.
 pub struct Pc {
     memory: DirectMap,
+    format: Paging<FourLevel>,
 }
 
 // SAFETY: `init` gives the family only RAM that the firmware calls usable, without what the
@@ -61,7 +62,7 @@ unsafe impl Platform for Pc {
     type Memory = DirectMap;
 
     fn format(&self) -> Self::Format {
-        Paging::new(FourLevel)
+        self.format
     }
 
     fn memory(&self) -> &DirectMap {
@@ -121,15 +122,16 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     // SAFETY: the boot table maps all RAM at DIRECT_MAP, and so does the kernel's table after
     // it; `usable` leaves out what somebody uses.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
+    let format = format();
     init_cpu();
     // SAFETY: ring 0.
     let tlb = unsafe { native::tlb_features() };
     ASIDS.set_bits(tlb.asid_bits());
     shootdown::init(tlb);
-    let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory }));
+    let heap = HEAP_FRAMES.call_once(|| Frames::new(Pc { memory, format }));
     // SAFETY: as above.
     let memory = unsafe { DirectMap::new(DIRECT_MAP, PAGE_SHIFT) };
-    let mm = MM.init(Pc { memory });
+    let mm = MM.init(Pc { memory, format });
     let (frames, cx) = (mm.frames(), mm.cx());
     let (regions, count) = reserve(facts);
     let mut heap_needs = (HEAP_BYTES >> PAGE_SHIFT) as u64;
@@ -148,6 +150,16 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
     assert!(zero.is_ok(), "no memory for the zero page");
     log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
     mm
+}
+
+/// The entries of these CPUs: [`cpu::init`] has set EFER.NXE where there is one, the same on all.
+fn format() -> Paging<FourLevel> {
+    let no_execute = if cpu::features().no_execute {
+        NoExecute::On
+    } else {
+        NoExecute::Off
+    };
+    Paging::with_no_execute(FourLevel, no_execute)
 }
 
 fn give(frames: &'static Frames<Pc>, start: Pfn, count: u64) {

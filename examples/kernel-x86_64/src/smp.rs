@@ -161,9 +161,15 @@ trampoline_start:               /* cs = TRAMPOLINE / 16, ip = 0 */
     mov cr4, eax
     mov eax, offset boot_root
     mov cr3, eax
+    mov eax, 0x80000001
+    cpuid
+    mov ebx, edx
+    shr ebx, 9                  /* CPUID's NX is bit 20, EFER's NXE bit 11 */
+    and ebx, 0x800              /* NXE, which the kernel's table needs where there is NX */
     mov ecx, 0xc0000080         /* EFER */
     rdmsr
-    or eax, 0x900               /* LME; NXE, which the kernel's table needs */
+    or eax, 0x100               /* LME */
+    or eax, ebx
     wrmsr
     mov eax, 0x80010033         /* PG, WP, NE, ET, MP, PE; not CD, not NW */
     mov cr0, eax

@@ -252,8 +252,11 @@ fn from_apic(vector: u8) -> Interrupt {
     }
 }
 
+/// What a page fault's error code says. Where no page can be closed to fetches (no NX), a fetch is
+/// a load: without SMEP the CPU does not tell them apart (SDM volume 3, 4.7), and an area must not
+/// answer otherwise before its page is there than after.
 fn fault_access(error: usize) -> FaultAccess {
-    if error & FETCH_ERROR != 0 {
+    if error & FETCH_ERROR != 0 && cpu::features().no_execute {
         FaultAccess::Execute
     } else if error & WRITE_ERROR != 0 {
         FaultAccess::Write

@@ -175,6 +175,39 @@ fn impossible_leaves_are_refused() {
     assert_eq!(F.encode_leaf(big, a, 1), Err(FormatError::PfnTooBig(big)));
 }
 
+/// Bit 63 is reserved while EFER.NXE is clear: a word that has it faults on
+/// every access.
+#[test]
+fn without_no_execute_no_word_has_bit_63() {
+    let format = Paging::with_no_execute(FourLevel, NoExecute::Off);
+    for level in 1..=3u8 {
+        for bits in 1..8u8 {
+            let prot = Prot::from_bits_truncate(bits);
+            let word = format
+                .encode_leaf(Pfn::new(0), Attrs::user(prot), level)
+                .unwrap();
+            assert_eq!(word >> 63, 0, "{prot} at level {level}: {word:#x}");
+            let on = F.encode_leaf(Pfn::new(0), Attrs::user(prot), level);
+            assert_eq!(on.unwrap() & !NO_EXEC, word, "nothing else differs");
+            let Entry::Leaf { attrs, .. } = format.decode(word, level) else {
+                panic!("{word:#x} is no leaf")
+            };
+            assert_eq!(attrs.prot, prot | Prot::RX, "what it is to the CPU");
+            for other in 1..8u8 {
+                let other = Prot::from_bits_truncate(other);
+                let edited = format.with_prot(word, other, level).unwrap();
+                let made = format.encode_leaf(Pfn::new(0), Attrs::user(other), level);
+                assert_eq!(Ok(edited), made, "{prot} to {other}");
+            }
+            assert_eq!(
+                format.with_prot(word, Prot::NONE, level),
+                Err(FormatError::Rights)
+            );
+        }
+    }
+    assert_eq!(Paging::new(FourLevel), Paging::default());
+}
+
 #[test]
 fn geometry_is_48_and_57_bits() {
     let five = Paging::new(FiveLevel);

@@ -15,6 +15,8 @@ pub struct LongModeWalker {
     pub levels: u8,
     /// MAXPHYADDR in bits.
     pub phys_bits: u32,
+    /// EFER.NXE: while it is clear, bit 63 is reserved (4.5.4, tables 4-15 to 4-20).
+    pub no_execute: bool,
 }
 
 impl LongModeWalker {
@@ -23,6 +25,15 @@ impl LongModeWalker {
         Self {
             levels,
             phys_bits: 46,
+            no_execute: true,
+        }
+    }
+
+    /// Makes the same CPU without EFER.NXE.
+    pub const fn without_no_execute(self) -> Self {
+        Self {
+            no_execute: false,
+            ..self
         }
     }
 }
@@ -82,6 +93,9 @@ impl Walker for LongModeWalker {
             let mut reserved = 0x000f_ffff_ffff_ffff & !((1u64 << self.phys_bits) - 1);
             if at.level >= 4 {
                 reserved |= 0x80;
+            }
+            if !self.no_execute {
+                reserved |= 1 << 63;
             }
             if is_leaf && at.level > 1 {
                 // 4-MByte-style low address bits: 20:13 or 29:13 (12 is PAT).
