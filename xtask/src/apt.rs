@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -17,6 +18,9 @@ pub fn is_debian() -> bool {
 /// # Errors
 /// On another system, without the right to install, or when apt fails: with the line to type.
 pub fn install(packages: &[&str], why: &str) -> Result<()> {
+    // Of two suites that run side by side one waits: the other may install the same.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<&str> = packages
         .iter()
         .copied()

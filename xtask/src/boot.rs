@@ -1,6 +1,6 @@
 //! Boots a kernel in QEMU and watches it: output as it comes, a time limit, the exit status.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use crate::apt;
 use crate::command::{self, say};
 use crate::kernel::Arch;
+use crate::voice;
 
 /// A machine to start.
 pub struct Machine<'a> {
@@ -197,9 +198,7 @@ fn follow(child: &mut Child, limit: Duration) -> Result<(String, bool)> {
         match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(mut bytes) => {
                 bytes.retain(|byte| *byte != b'\r');
-                let mut console = std::io::stdout().lock();
-                console.write_all(&bytes)?;
-                console.flush()?;
+                voice::write(&bytes);
                 output.extend_from_slice(&bytes);
             }
             Err(RecvTimeoutError::Timeout) => break true,
@@ -207,7 +206,7 @@ fn follow(child: &mut Child, limit: Duration) -> Result<(String, bool)> {
         }
     };
     if !output.ends_with(b"\n") {
-        println!();
+        voice::print("\n");
     }
     Ok((
         String::from_utf8_lossy(&output).replace('\r', ""),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::command::{self, cargo, run, say};
 use crate::kernel::Arch;
-use crate::suites::{Counts, Suites};
+use crate::suites::{Counts, Job, Suites};
 use crate::toolchain::{self, Std};
 use crate::{frames, kernel, links, paths, recursion, sources};
 
@@ -42,12 +42,14 @@ pub fn command(options: &Options) -> Result<()> {
     };
     all(&mut suites, &wanted);
     if options.targets {
-        targets(&mut suites, &wanted);
+        let jobs = targets(&mut suites, &wanted);
+        suites.run_side_by_side(jobs);
     }
     suites.finish()
 }
 
 type Check = fn() -> Result<()>;
+type KernelCheck = fn(Arch) -> Result<()>;
 
 /// Runs every check that needs no other target; a check is a failure or it counts nothing.
 pub fn all(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
@@ -64,36 +66,36 @@ pub fn all(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
     }
 }
 
-/// Builds the libraries for the bare-metal targets, one suite each.
-pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
-    for arch in Arch::ALL {
-        let name = format!("clippy, {}", arch.name());
-        if !wanted(&name) {
-            continue;
-        }
-        if kernel::is_there(arch) {
-            suites.run(&name, || kernel::lint(arch).map(|()| Counts::default()));
-        } else {
-            suites.absent(&name, arch.package());
-        }
-    }
-    for arch in Arch::ALL {
-        let name = format!("stack frames, {}", arch.name());
-        if !wanted(&name) {
-            continue;
-        }
-        if kernel::is_there(arch) {
-            suites.run(&name, || stack_frames(arch).map(|()| Counts::default()));
-        } else {
-            suites.absent(&name, arch.package());
+/// What is compiled for other machines, one suite each: kernels are linted and their stack frames
+/// measured, the libraries are built for every bare-metal target.
+pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) -> Vec<Job<'static>> {
+    let of_kernels: [(&str, KernelCheck); 2] =
+        [("clippy", kernel::lint), ("stack frames", stack_frames)];
+    let mut jobs = Vec::new();
+    for (what, check) in of_kernels {
+        for arch in Arch::ALL {
+            let name = format!("{what}, {}", arch.name());
+            if !wanted(&name) {
+                continue;
+            }
+            if kernel::is_there(arch) {
+                jobs.push(Job::new(name, move || {
+                    check(arch).map(|()| Counts::default())
+                }));
+            } else {
+                suites.absent(&name, arch.package());
+            }
         }
     }
     for target in TARGETS {
         let name = format!("build {target}");
         if wanted(&name) {
-            suites.run(&name, || libraries(target).map(|()| Counts::default()));
+            jobs.push(Job::new(name, move || {
+                libraries(target).map(|()| Counts::default())
+            }));
         }
     }
+    jobs
 }
 
 fn layering() -> Result<()> {

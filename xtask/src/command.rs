@@ -6,15 +6,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::voice;
+
 /// Prints one progress line, so that the reader can tell it from what the programs print.
 pub fn say(line: &str) {
-    println!("xtask: {line}");
-    let _ = std::io::stdout().flush();
+    voice::print(&format!("xtask: {line}\n"));
 }
 
 /// Returns the cargo of the toolchain that runs this program, to be started in the root.
@@ -74,6 +74,12 @@ fn quoted(word: &OsStr) -> String {
 
 /// Runs a command whose output goes where ours goes.
 pub fn run(command: &mut Command) -> Result<()> {
+    if voice::is_kept() {
+        if !listen(command)?.success {
+            bail!("{} failed", text(command));
+        }
+        return Ok(());
+    }
     say(&text(command));
     let status = command
         .status()
@@ -131,18 +137,7 @@ pub struct Heard {
     pub success: bool,
 }
 
-/// Lines by which one can tell why the commands that were listened to failed.
-static TELLING: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Returns the telling lines that were heard since the last call.
-pub fn telling() -> Vec<String> {
-    TELLING
-        .lock()
-        .map(|mut lines| std::mem::take(&mut *lines))
-        .unwrap_or_default()
-}
-
-/// Runs a command, shows its output line by line, and also returns it.
+/// Runs a command, shows its output line by line, keeps the telling lines, and returns the output.
 pub fn listen(command: &mut Command) -> Result<Heard> {
     say(&text(command));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -150,16 +145,18 @@ pub fn listen(command: &mut Command) -> Result<Heard> {
         .spawn()
         .with_context(|| format!("cannot start {}", text(command)))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let voice = voice::current();
     let output = std::thread::scope(|scope| {
-        let errors = scope.spawn(|| {
+        let errors = scope.spawn(move || {
+            voice::adopt(voice);
             if let Some(stderr) = stderr {
-                let _shown = follow(stderr, |line| eprint!("{line}"));
+                let _shown = follow(stderr, voice::print);
             }
         });
         let mut output = String::new();
         if let Some(stdout) = stdout {
             follow(stdout, |line| {
-                print!("{line}");
+                voice::print(line);
                 output.push_str(line);
             })?;
         }
@@ -183,9 +180,7 @@ fn follow(from: impl Read, mut hand_on: impl FnMut(&str)) -> std::io::Result<()>
         let text = String::from_utf8_lossy(&line);
         hand_on(&text);
         if after_panic || tells(&text) {
-            if let Ok(mut telling) = TELLING.lock() {
-                telling.push(text.trim_end().to_string());
-            }
+            voice::tell(text.trim_end());
         }
         after_panic = text.contains("panicked at");
         line.clear();

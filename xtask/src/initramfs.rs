@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -101,7 +102,11 @@ impl Drop for Written {
 
 /// Writes the archive where QEMU can read it.
 pub fn write(archive: &Archive) -> Result<Written> {
-    let path = paths::product("boot")?.join(format!("initramfs-{}.cpio", std::process::id()));
+    // Two machines may be booted side by side, and two of these programs may run.
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let name = format!("initramfs-{}-{number}.cpio", std::process::id());
+    let path = paths::product("boot")?.join(name);
     fs::write(&path, archive.bytes())?;
     Ok(Written { path })
 }

@@ -1,6 +1,7 @@
 //! Builds the example kernel of an architecture.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -95,7 +96,20 @@ pub fn is_there(arch: Arch) -> bool {
 
 /// Builds the kernel and returns the file that the machine's loader takes: the ELF file, or on
 /// Arm, where QEMU passes the device tree to Linux' own forms only, a flat image of it.
+///
+/// A program builds it once: a machine that is started meanwhile may be reading the file.
 pub fn build(arch: Arch) -> Result<PathBuf> {
+    static BUILT: Mutex<Vec<(Arch, PathBuf)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, file)) = built.iter().find(|(of, _)| *of == arch) {
+        return Ok(file.clone());
+    }
+    let file = build_anew(arch)?;
+    built.push((arch, file.clone()));
+    Ok(file)
+}
+
+fn build_anew(arch: Arch) -> Result<PathBuf> {
     let elf = build_for(arch, Purpose::Boot)?;
     match arch {
         Arch::X86_64 | Arch::Riscv64 => Ok(elf),
@@ -116,7 +130,8 @@ pub fn lint(arch: Arch) -> Result<()> {
         .args(["--release", "--manifest-path"])
         .arg(manifest(arch)?)
         .arg("--target-dir")
-        .arg(paths::product("kernel-clippy")?)
+        // Of its own, so that two architectures need not wait for each other.
+        .arg(paths::product("kernel-clippy")?.join(arch.name()))
         .args(["--", "-D", "warnings"]);
     command::run(&mut clippy)
 }

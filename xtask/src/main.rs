@@ -46,6 +46,7 @@ mod suites;
 mod test;
 mod toolchain;
 mod verdict;
+mod voice;
 
 use std::process::ExitCode;
 

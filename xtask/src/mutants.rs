@@ -20,7 +20,7 @@ use table::{ROWS, Row, Tool};
 
 use crate::command::{self, Ended, say};
 use crate::suites::{Counts, Suites};
-use crate::{loom, paths, soak};
+use crate::{loom, paths, soak, voice};
 
 /// How long a test may take: one that a mutant lets wait for ever proves nothing.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -178,7 +178,7 @@ pub fn wrapper(mutant: &str) -> Result<PathBuf> {
 
 fn print_log(log: &Path) -> Result<()> {
     let text = std::fs::read(log).with_context(|| format!("{}", log.display()))?;
-    print!("{}", String::from_utf8_lossy(&text));
+    voice::write(&text);
     Ok(())
 }
 

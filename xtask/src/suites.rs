@@ -1,10 +1,14 @@
 //! The suites of a run: each is timed, none is skipped silently, and the table at the end tells all.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::command::{Heard, say, telling};
+use crate::command::{Heard, say};
+use crate::voice::{self, Voice};
 
 /// What one suite counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -86,58 +90,130 @@ impl std::fmt::Display for Told {
 
 impl std::error::Error for Told {}
 
+/// Runs a suite; an error becomes one failure with its text as remark.
+fn row(name: &str, body: impl FnOnce() -> Result<Counts>) -> Row {
+    let start = Instant::now();
+    drop(voice::telling());
+    let (counts, remark) = match body() {
+        Ok(counts) => (counts, String::new()),
+        Err(error) => {
+            say(&format!("{name}: {error:#}"));
+            (
+                Counts {
+                    failed: 1,
+                    ..Counts::default()
+                },
+                first_line(&format!("{error:#}")),
+            )
+        }
+    };
+    let telling = voice::telling();
+    Row {
+        name: name.to_string(),
+        counts,
+        took: start.elapsed(),
+        remark,
+        telling: if counts.failed == 0 {
+            Vec::new()
+        } else {
+            telling
+        },
+    }
+}
+
+/// As [`row`], and says that it begins and how it ended.
+fn told_row(name: &str, body: impl FnOnce() -> Result<Counts>) -> Row {
+    say(&format!("---- {name}"));
+    let row = row(name, body);
+    let verdict = if row.counts.failed == 0 {
+        "ok"
+    } else {
+        "FAILED"
+    };
+    let seconds = row.took.as_secs_f64();
+    say(&format!("---- {name}: {verdict} after {seconds:.1} s"));
+    row
+}
+
+/// A suite that may run beside others: it uses one processor, and nothing that another one changes.
+pub struct Job<'a> {
+    name: String,
+    body: Box<dyn FnOnce() -> Result<Counts> + Send + 'a>,
+}
+
+impl<'a> Job<'a> {
+    /// Names a suite and what it does.
+    pub fn new(name: String, body: impl FnOnce() -> Result<Counts> + Send + 'a) -> Self {
+        let body = Box::new(body);
+        Self { name, body }
+    }
+}
+
 /// The suites that ran so far.
-#[derive(Default)]
 pub struct Suites {
     rows: Vec<Row>,
+    began: Instant,
+}
+
+impl Default for Suites {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            began: Instant::now(),
+        }
+    }
 }
 
 impl Suites {
     /// Runs one suite and keeps its counts; an error becomes one failure with its text as remark.
     pub fn run(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
-        say(&format!("---- {name}"));
-        self.run_quietly(name, body);
-        if let Some(row) = self.rows.last() {
-            let verdict = if row.counts.failed == 0 {
-                "ok"
-            } else {
-                "FAILED"
-            };
-            say(&format!(
-                "---- {name}: {verdict} after {:.1} s",
-                row.took.as_secs_f64()
-            ));
-        }
+        self.rows.push(told_row(name, body));
     }
 
     /// Runs one of many small suites: only an error is told before the table.
     pub fn run_quietly(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
-        let start = Instant::now();
-        drop(telling());
-        let (counts, remark) = match body() {
-            Ok(counts) => (counts, String::new()),
-            Err(error) => {
-                say(&format!("{name}: {error:#}"));
-                (
-                    Counts {
-                        failed: 1,
-                        ..Counts::default()
-                    },
-                    first_line(&format!("{error:#}")),
-                )
+        self.rows.push(row(name, body));
+    }
+
+    /// Runs suites side by side, as many as there are processors. Each is said to begin, and what
+    /// it has to say follows as a whole when it has ended.
+    pub fn run_side_by_side(&mut self, jobs: Vec<Job>) {
+        let lanes = thread::available_parallelism().map_or(1, usize::from);
+        self.run_in_lanes(jobs, lanes);
+    }
+
+    fn run_in_lanes(&mut self, jobs: Vec<Job>, lanes: usize) {
+        if lanes == 1 {
+            for job in jobs {
+                self.run(&job.name, job.body);
             }
+            return;
+        }
+        let todo: Mutex<VecDeque<(usize, Job)>> =
+            Mutex::new(jobs.into_iter().enumerate().collect());
+        let done = Mutex::new(Vec::new());
+        let next = || {
+            todo.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front()
         };
-        self.rows.push(Row {
-            name: name.to_string(),
-            counts,
-            took: start.elapsed(),
-            remark,
-            telling: if counts.failed == 0 {
-                Vec::new()
-            } else {
-                telling()
-            },
+        thread::scope(|scope| {
+            for _ in 0..lanes {
+                scope.spawn(|| {
+                    voice::adopt(Voice::kept());
+                    while let Some((at, Job { name, body })) = next() {
+                        voice::to_terminal(format!("xtask: .... {name} begins\n").as_bytes());
+                        let row = told_row(&name, body);
+                        voice::to_terminal(&voice::take_kept());
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        done.push((at, row));
+                    }
+                });
+            }
         });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(at, _)| *at);
+        self.rows.extend(done.into_iter().map(|(_, row)| row));
     }
 
     /// Notes a suite that cannot run because the tree does not hold it yet.
@@ -165,15 +241,14 @@ impl Suites {
             .unwrap_or(0)
             .max(5);
         let mut sum = Counts::default();
-        let mut took = Duration::ZERO;
         println!();
         println!("{:width$}  passed  failed  ignored  minutes", "suite");
         for row in &self.rows {
             line(&row.name, width, row.counts, row.took, &row.remark);
             sum.add(row.counts);
-            took += row.took;
         }
-        line("total", width, sum, took, "");
+        // By the clock: suites that ran side by side took their minutes at once.
+        line("total", width, sum, self.began.elapsed(), "");
         println!();
         let names: Vec<&str> = self
             .rows
@@ -221,7 +296,7 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, Heard, count};
+    use super::{Counts, Heard, Job, Suites, count};
 
     fn heard(output: &str, success: bool) -> Heard {
         Heard {
@@ -244,6 +319,37 @@ mod tests {
                 ignored: 1
             }
         );
+    }
+
+    #[test]
+    fn suites_side_by_side_stand_in_the_table_in_their_order_with_their_own_faults() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let first = move || {
+            // Ends only while the second one runs beside it.
+            receiver.recv()?;
+            crate::voice::tell("first's reason");
+            anyhow::bail!("broken")
+        };
+        let second = move || {
+            sender.send(())?;
+            Ok(Counts::passed(2))
+        };
+        let mut suites = Suites::default();
+        let jobs = vec![
+            Job::new("first".to_string(), first),
+            Job::new("second".to_string(), second),
+        ];
+        suites.run_in_lanes(jobs, 2);
+        let [first, second] = &suites.rows[..] else {
+            panic!("{} rows", suites.rows.len());
+        };
+        assert_eq!((&first.name[..], &first.remark[..]), ("first", "broken"));
+        assert_eq!(first.telling, ["first's reason"]);
+        assert_eq!(
+            (&second.name[..], second.counts),
+            ("second", Counts::passed(2))
+        );
+        assert!(suites.finish().is_err());
     }
 
     #[test]

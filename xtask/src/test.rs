@@ -1,14 +1,17 @@
 //! `cargo xtask test`: every test there is, with the minutes of each suite.
 
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command::{cargo, listen, say};
+use crate::cpio::Archive;
 use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
-use crate::suites::{Counts, Suites, count};
+use crate::suites::{Counts, Job, Suites, count};
 use crate::verdict::{Expect, programs_output};
 use crate::{apt, check, debian, initramfs, loom, paths, programs, publish, soak};
 
@@ -59,8 +62,13 @@ pub fn command(options: &Options) -> Result<()> {
     if wanted("schedules") {
         suites.run("schedules", soak::schedules);
     }
-    boots(&mut suites, &wanted);
-    check::targets(&mut suites, &wanted);
+    let demo = Mutex::new(None);
+    let (alone, mut beside) = boots(&mut suites, &wanted, &demo);
+    beside.extend(check::targets(&mut suites, &wanted));
+    suites.run_side_by_side(beside);
+    for (name, setup) in alone {
+        suites.run(&name, || boot(&setup, &demo));
+    }
     if wanted("publish") {
         suites.run("publish", || publish::dry_run().map(|()| Counts::default()));
     }
@@ -93,65 +101,41 @@ fn compiles(package: &str) -> Result<Counts> {
     Ok(Counts::default())
 }
 
-/// The kernel's boots, one suite each. They need Debian's busybox: without it they fail.
-fn boots(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) {
-    let mut demo = None;
+/// What the demo's programs wrote on the first machine that ran it to its end.
+type Demo = Mutex<Option<Vec<String>>>;
+
+/// The kernel's boots, one suite each: those that need all processors, and the others. They need
+/// Debian's busybox: without it they fail.
+fn boots<'a>(
+    suites: &mut Suites,
+    wanted: &dyn Fn(&str) -> bool,
+    demo: &'a Demo,
+) -> (Vec<(String, Setup)>, Vec<Job<'a>>) {
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for (name, setup) in setups() {
         if !wanted(&name) {
             continue;
         }
         if !kernel::is_there(setup.arch) {
             suites.absent(&name, setup.arch.package());
-            continue;
+        } else if setup.cpus > 1 {
+            alone.push((name, setup));
+        } else {
+            beside.push(Job::new(name, move || boot(&setup, demo)));
         }
-        suites.run(&name, || boot(&setup, &mut demo));
     }
+    (alone, beside)
 }
 
-/// Boots, judges, and compares what the demo's programs wrote with `demo`, which the first boot
-/// of it (x86-64's, in a whole run) leaves.
-fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
-    let arch = setup.arch;
-    let kernel = kernel::build(arch)?;
-    let busybox = debian::fetch(&debian::BUSYBOX, arch.debian())?;
-    let mut archive = initramfs::base(Some(&busybox))?;
-    let programs = match setup.start {
-        Start::Script(programs::BAD_INPUT) => {
-            let programs = programs::build(arch)?;
-            programs.add_bad_input(&mut archive, arch, &busybox)?;
-            Some(programs)
-        }
-        Start::Script(programs::OTHERS) => {
-            let programs = programs::build(arch)?;
-            programs.add_others(&mut archive, arch)?;
-            Some(programs)
-        }
-        Start::Script(programs::SMP) => {
-            let programs = programs::build(arch)?;
-            programs.add_smp(&mut archive, arch)?;
-            Some(programs)
-        }
-        Start::Program(programs::NO_MEMORY) => {
-            let programs = programs::build(arch)?;
-            programs.add_memory_hog(&mut archive)?;
-            Some(programs)
-        }
-        Start::Program(programs::HELLO_PATH) => {
-            let programs = programs::build(arch)?;
-            initramfs::add_program(&mut archive, &programs.path(programs::HELLO))?;
-            Some(programs)
-        }
-        _ => None,
-    };
-    let booted = run::boot(&kernel, &archive, setup)?;
+/// Boots, judges, and compares what programs wrote with what they must write.
+fn boot(setup: &Setup, demo: &Demo) -> Result<Counts> {
+    let prepared = prepare(setup)?;
+    let booted = run::boot(&prepared.kernel, &prepared.archive, setup)?;
     if matches!(setup.start, Start::Script(run::DEFAULT_SCRIPT)) {
-        same_output(demo, programs_output(&booted.output))?;
+        let mut demo = demo.lock().unwrap_or_else(PoisonError::into_inner);
+        same_output(&mut demo, programs_output(&booted.output))?;
     }
-    if let (Start::Script(programs::BAD_INPUT), Some(programs)) = (setup.start, programs) {
-        let oracle = match arch {
-            Arch::X86_64 => programs.oracle(arch)?,
-            _ => programs::build(Arch::X86_64)?.oracle(arch)?,
-        };
+    if let Some(oracle) = prepared.oracle {
         if let Some(line) = programs::first_missing(&oracle, &booted.output) {
             bail!("Linux answers `{line}`, and this kernel does not");
         }
@@ -162,6 +146,52 @@ fn boot(setup: &Setup, demo: &mut Option<Vec<String>>) -> Result<Counts> {
         ));
     }
     Ok(Counts::passed(1))
+}
+
+/// What a boot needs.
+struct Prepared {
+    kernel: PathBuf,
+    archive: Archive,
+    /// Lines that the programs must print, too, because they do so on Linux.
+    oracle: Option<Vec<String>>,
+}
+
+/// Builds the kernel and the programs of a boot, and fetches those of Debian.
+fn prepare(setup: &Setup) -> Result<Prepared> {
+    // They are written to the same places for each boot: only the boots are side by side.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let arch = setup.arch;
+    let kernel = kernel::build(arch)?;
+    let busybox = debian::fetch(&debian::BUSYBOX, arch.debian())?;
+    let mut archive = initramfs::base(Some(&busybox))?;
+    let mut oracle = None;
+    match setup.start {
+        Start::Script(programs::BAD_INPUT) => {
+            let programs = programs::build(arch)?;
+            programs.add_bad_input(&mut archive, arch, &busybox)?;
+            let host = match arch {
+                Arch::X86_64 => programs,
+                _ => programs::build(Arch::X86_64)?,
+            };
+            oracle = Some(host.oracle(arch)?);
+        }
+        Start::Script(programs::OTHERS) => programs::build(arch)?.add_others(&mut archive, arch)?,
+        Start::Script(programs::SMP) => programs::build(arch)?.add_smp(&mut archive, arch)?,
+        Start::Program(programs::NO_MEMORY) => {
+            programs::build(arch)?.add_memory_hog(&mut archive)?;
+        }
+        Start::Program(programs::HELLO_PATH) => {
+            let hello = programs::build(arch)?.path(programs::HELLO);
+            initramfs::add_program(&mut archive, &hello)?;
+        }
+        _ => {}
+    }
+    Ok(Prepared {
+        kernel,
+        archive,
+        oracle,
+    })
 }
 
 /// The first output is kept, every later one must be the same, line by line.
