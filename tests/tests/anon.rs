@@ -195,7 +195,7 @@ fn a_space_in_a_dead_ones_node_has_no_heap() {
 }
 
 #[test]
-fn user_copies_fault_in_and_never_leave_user_space() {
+fn d8_user_copies_fault_in_and_never_leave_user_space() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine, 7);

@@ -371,7 +371,7 @@ fn succeeded(done: Result<(), MmError>, failing: bool) -> bool {
 }
 
 #[test]
-fn scripts_of_every_verb_agree_with_a_map_of_pages() {
+fn a1_i_scripts_of_every_verb_agree_with_a_map_of_pages() {
     on_every_machine(|machine| {
         for seed in machine.seeds(2) {
             play(machine, seed, 250);

@@ -328,7 +328,7 @@ fn g5_a_page_that_was_cut_off_is_not_mapped_when_the_file_has_grown_again() {
 }
 
 #[test]
-fn h17_a_shared_byte_has_one_name_in_every_space_and_a_private_one_has_none() {
+fn h17_lesson_48_a_shared_byte_has_one_name_in_every_space_and_a_private_one_has_none() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine, 9);

@@ -98,7 +98,7 @@ fn touched(w: &World) -> (Space, usize) {
 }
 
 #[test]
-fn verbs_flush_once_the_pages_that_lost_something_on_the_cpus_that_ran() {
+fn lessons_52_56_verbs_flush_once_the_pages_that_lost_something_on_the_cpus_that_ran() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine);
@@ -150,7 +150,7 @@ fn verbs_flush_once_the_pages_that_lost_something_on_the_cpus_that_ran() {
 }
 
 #[test]
-fn a_long_unmap_is_one_round_that_drops_the_space() {
+fn lesson_53_a_long_unmap_is_one_round_that_drops_the_space() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine);
@@ -175,7 +175,7 @@ fn a_long_unmap_is_one_round_that_drops_the_space() {
 }
 
 #[test]
-fn fork_flushes_the_parent_once_and_copies_flush_one_page() {
+fn lesson_45_fork_flushes_the_parent_once_and_copies_flush_one_page() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine);

@@ -319,6 +319,91 @@ fn lessons_40_41_the_kernels_stores_copy_too() {
     });
 }
 
+/// managarm#1616: fork passed over what a locked area had not touched yet.
+#[test]
+fn lesson_42_a_locked_area_that_is_half_touched_forks_whole() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let s = w.space();
+        let r = MapRequest::anonymous(4 * page, Prot::RW).fixed(at(&s, 0));
+        assert_eq!(s.map(&r.with(MapFlags::LOCKED)), Ok(at(&s, 0)));
+        poke(&w, &s, 0).unwrap();
+        poke(&w, &s, 2).unwrap();
+        let child = s.fork().unwrap();
+        for n in 0..4 {
+            let before = if n % 2 == 0 { n as u8 + 1 } else { 0 };
+            assert_eq!(peek(&w, &child, n), Ok(before), "page {n}");
+            w.poke(1, &child, at(&s, n).as_usize(), 77).unwrap();
+            assert_eq!(peek(&w, &s, n), Ok(before), "page {n}");
+            poke(&w, &s, n).unwrap();
+            assert_eq!(peek(&w, &child, n), Ok(77), "page {n}");
+        }
+        w.check([&s, &child]).unwrap();
+        drop(child);
+        end(&w, s);
+    });
+}
+
+/// asterinas#3651: another CPU went on reading the file's page after it was copied.
+#[test]
+fn lesson_50_a_copy_of_a_file_page_is_seen_by_the_cpu_that_had_read_it() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let file = w.file(1, &numbered(&w, 2));
+        let s = w.space();
+        let r = MapRequest::private(&file, 0, 2 * page, Prot::RW).fixed(at(&s, 0));
+        s.map(&r).unwrap();
+        assert_eq!(peek(&w, &s, 1), Ok(2));
+        w.poke(0, &s, at(&s, 1).as_usize(), 99).unwrap();
+        assert_eq!(peek(&w, &s, 1), Ok(99));
+        w.check([&s]).unwrap();
+        drop(file);
+        end(&w, s);
+    });
+}
+
+/// tgoskits#920: a page left the cache while one of two mappings of it, cut from one, kept its entry.
+/// Truncation is what takes pages from the cache here.
+#[test]
+fn lesson_57_no_entry_of_a_mapping_that_was_cut_outlives_its_page() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let file = w.file(1, &numbered(&w, 4));
+        let s = w.space();
+        for first in [0, 10] {
+            let r = MapRequest::shared(&file, 0, 4 * page, Prot::RW).fixed(at(&s, first));
+            s.map(&r).unwrap();
+            s.protect(at(&s, first + 1), page, Prot::READ).unwrap();
+        }
+        assert_eq!(draw(&s).split(' ').count(), 6);
+        let pages = [0, 1, 2, 3, 10, 11, 12, 13];
+        for n in pages {
+            for cpu in 0..2 {
+                let byte = w.peek(cpu, &s, at(&s, n).as_usize());
+                assert_eq!(byte, Ok(n as u8 % 10 + 1), "page {n}, CPU {cpu}");
+            }
+        }
+        w.resize(&file, page);
+        for n in pages {
+            for cpu in 0..2 {
+                let byte = w.peek(cpu, &s, at(&s, n).as_usize());
+                if n % 10 == 0 {
+                    assert_eq!(byte, Ok(1), "page {n}, CPU {cpu}");
+                } else {
+                    let bus = matches!(byte, Err(Stopped::Signal(Signal::BusAdrErr(_))));
+                    assert!(bus, "page {n}, CPU {cpu}: {byte:?}");
+                }
+            }
+        }
+        w.check([&s]).unwrap();
+        drop(file);
+        end(&w, s);
+    });
+}
+
 /// tgoskits#1173: which count a page is in went by its frame, not its entry.
 #[test]
 fn lesson_47_resident_pages_are_counted_by_what_they_are() {

@@ -386,7 +386,7 @@ fn f7_a_map_that_made_a_table_is_flushed_with_it() {
 /// F7, nanos#1966: machines that remember invalid entries need a flush on map,
 /// the others see the page at once.
 #[test]
-fn f7_a_map_is_flushed_where_invalid_entries_are_remembered() {
+fn f7_lesson_55_a_map_is_flushed_where_invalid_entries_are_remembered() {
     on_every_machine(|m| {
         let format = m.format();
         let frames = TestPlatform::machine(format, 64, 128);
@@ -499,7 +499,7 @@ fn a_fresh_table_is_empty_when_it_becomes_visible() {
 /// One CPU stores all the time, one toggles rights, one harvests: each store
 /// that came after a harvest is in the next.
 #[test]
-fn a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
+fn lesson_61_a_dirty_bit_that_hardware_sets_meanwhile_is_not_lost() {
     on_every_machine(|m| {
         if m.walker().sets() != Sets::Both {
             return m.skip("hardware sets no dirty bit");

@@ -188,7 +188,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
 /// H3, E10: everyone writes to the same fresh or shared pages at once, in one
 /// space and in its fork; each byte is kept, and each page exists once.
 #[test]
-fn e10_h3_simultaneous_first_and_copying_stores_keep_every_byte() {
+fn e10_h3_lesson_39_simultaneous_first_and_copying_stores_keep_every_byte() {
     on_every_machine(|machine| {
         let page = machine.page_size();
         const CPUS: usize = 4;

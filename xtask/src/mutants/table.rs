@@ -114,7 +114,7 @@ pub const ROWS: &[Row] = rows! {
     tables_are_not_named           Kit   "table_rules" "f3_each_verb_flushes_once_and_only_what_lost_rights";
     tables_without_grace           Loom  "loom_table" "walk_and_free";
     tables_without_grace           Kit   "table_rules" "f2_a_table_outlives_the_readers_that_may_be_in_it";
-    exchange_without_flush         Kit   "flushes" "fork_flushes_the_parent_once_and_copies_flush_one_page";
+    exchange_without_flush         Kit   "flushes" "lesson_45_fork_flushes_the_parent_once_and_copies_flush_one_page";
     dirty_is_not_handed_on         Loom  "loom_dirty" "unmap";
     table_forgets_notes_of_runs    Kit   "table_runs" "what_one_entry_notes_counts_for_each_page";
     protect_without_flush          Kit   "invariants_pages" "f3_lesson_49_fewer_rights_are_in_force_everywhere_when_protect_returns";
@@ -130,7 +130,7 @@ pub const ROWS: &[Row] = rows! {
     batch_outlives_space         Kit "hints" "counts_do_not_outlive_their_space";
 
     // Rule 7: what machines remember that hold on to invalid entries.
-    map_is_not_flushed             Kit   "table_rules" "f7_a_map_is_flushed_where_invalid_entries_are_remembered";
+    map_is_not_flushed             Kit   "table_rules" "f7_lesson_55_a_map_is_flushed_where_invalid_entries_are_remembered";
     new_table_is_not_flushed       Kit   "flushes" "first_touches_flush_at_most_what_was_remembered_here";
     spurious_without_flush         Kit   "invariants_pages" "d1_d2_lessons_62_63_a_fault_on_a_good_entry_is_resolved_and_disturbs_nobody";
     spurious_keeps_tables          Kit   "table_rules" "f7_a_map_that_made_a_table_is_flushed_with_it";
@@ -163,7 +163,7 @@ pub const ROWS: &[Row] = rows! {
 
     // Rules 2, 4, 8, and counts.
     marked_is_entered              Loom  "loom_fault" "fault_and_unmap";
-    reuse_what_two_have            Kit   "invariants_pages" "e2_e4_lessons_33_34_a_chain_of_forks_keeps_everyones_bytes_apart";
+    reuse_what_two_have            Kit   "invariants_pages" "e2_e4_lessons_33_34_43_a_chain_of_forks_keeps_everyones_bytes_apart";
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";

@@ -20,7 +20,7 @@ fn the_first_page_takes_the_anon_vma_of_a_neighbour_it_could_merge_with() {
 }
 
 #[test]
-fn no_anon_vma_is_taken_from_a_relative_or_a_stranger() {
+fn lesson_64_no_anon_vma_is_taken_from_a_relative_or_a_stranger() {
     let s = Space::new();
     s.put(0, 3, file(RW, 1, 0));
     let vma = s.put(3, 6, anon(RW, 3));

@@ -26,7 +26,7 @@ fn lesson_1_a_fixed_mapping_replaces_every_area_below_it() {
 /// asterinas/asterinas#2917: a walk over a snapshot of areas met one that the
 /// step before had merged away.
 #[test]
-fn lesson_2_a_step_that_merges_away_the_next_area_does_not_confuse_the_walk() {
+fn a5_lesson_2_a_step_that_merges_away_the_next_area_does_not_confuse_the_walk() {
     let s = Space::new();
     s.add(0, 2, RO);
     s.add(2, 4, RW);

@@ -144,7 +144,7 @@ fn play(seed: u64, steps: usize, faults: bool) {
 }
 
 #[test]
-fn random_scripts_leave_the_fewest_areas() {
+fn a4_random_scripts_leave_the_fewest_areas() {
     for seed in 1..=40 {
         println!("seed {seed}");
         play(seed * 0x9e37_79b9, 300, false);
