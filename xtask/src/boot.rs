@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::apt;
 use crate::command::{self, say};
+use crate::dialogue::{Dialogue, Turn};
 use crate::kernel::Arch;
 use crate::voice;
 
@@ -50,6 +51,8 @@ pub struct Booted {
     pub output: String,
     /// The ending.
     pub ending: Ending,
+    /// What whoever typed waited for at the end.
+    pub waits_for: Option<&'static str>,
 }
 
 /// How QEMU emulates an architecture, and how a kernel there ends it.
@@ -100,15 +103,20 @@ fn emulator(arch: Arch) -> Emulator {
     }
 }
 
-/// Boots a machine that nobody types to, and stops it after `limit`.
-pub fn watch(machine: &Machine, limit: Duration) -> Result<Booted> {
+/// Boots a machine at whose console `turns` are typed, and stops it after `limit`.
+pub fn watch(machine: &Machine, limit: Duration, turns: &'static [Turn]) -> Result<Booted> {
     let mut qemu = qemu(machine)?;
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
-        .stdin(Stdio::null())
+        .stdin(if turns.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped());
     say(&command::text(&qemu));
     let mut child = qemu.spawn().context("cannot start QEMU")?;
-    let (output, timed_out) = follow(&mut child, limit)?;
+    let mut dialogue = Dialogue::new(turns);
+    let (output, timed_out) = follow(&mut child, limit, &mut dialogue)?;
     let ending = if timed_out {
         child.kill()?;
         child.wait()?;
@@ -117,7 +125,11 @@ pub fn watch(machine: &Machine, limit: Duration) -> Result<Booted> {
         ending(machine.arch, child.wait()?.code())
     };
     say(&format!("the machine ended: {}", describe(ending)));
-    Ok(Booted { output, ending })
+    Ok(Booted {
+        output,
+        ending,
+        waits_for: dialogue.waits_for(),
+    })
 }
 
 /// Boots a machine whose console is this terminal. Ctrl-A X ends it.
@@ -177,8 +189,10 @@ fn ending(arch: Arch, code: Option<i32>) -> Ending {
     }
 }
 
-/// Shows and collects what `child` writes until it closes its output or the time is up.
-fn follow(child: &mut Child, limit: Duration) -> Result<(String, bool)> {
+/// Shows and collects what `child` writes until it closes its output or the time is up, and has
+/// `dialogue` answer.
+fn follow(child: &mut Child, limit: Duration, dialogue: &mut Dialogue) -> Result<(String, bool)> {
+    let mut keyboard = child.stdin.take();
     let mut stdout = child.stdout.take().context("QEMU has no output")?;
     let (sender, receiver) = channel::<Vec<u8>>();
     std::thread::spawn(move || {
@@ -200,6 +214,10 @@ fn follow(child: &mut Child, limit: Duration) -> Result<(String, bool)> {
                 bytes.retain(|byte| *byte != b'\r');
                 voice::write(&bytes);
                 output.extend_from_slice(&bytes);
+                // A machine that takes no more input is ending: its ending says why.
+                if let Some(mut keys) = keyboard.take() {
+                    keyboard = dialogue.answer(&output, &mut keys).ok().map(|()| keys);
+                }
             }
             Err(RecvTimeoutError::Timeout) => break true,
             Err(RecvTimeoutError::Disconnected) => break false,

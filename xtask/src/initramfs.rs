@@ -5,6 +5,7 @@
 //! | `/bin/busybox`, `/bin/APPLET` → busybox | Debian's package, unmodified |
 //! | everything of `examples/kernel/rootfs/` | the repository |
 //! | `/usr/bin/NAME` | the file given with `--program`, or a program of `examples/programs` |
+//! | a dynamic program's interpreter and libraries | the host, or Debian's cross compilers ([`crate::dynamic`]) |
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use elf::abi::{EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64};
 
 use crate::command::{self, say};
 use crate::image::{self, Header};
@@ -35,6 +36,8 @@ struct Names {
     target: &'static str,
     package: &'static str,
     debian: &'static str,
+    triplet: &'static str,
+    elf_machine: u16,
 }
 
 impl Arch {
@@ -61,28 +64,51 @@ impl Arch {
         self.names().debian
     }
 
+    /// The name under which a C library's files for the architecture stand: Debian's "multiarch
+    /// tuple".
+    pub fn triplet(self) -> &'static str {
+        self.names().triplet
+    }
+
+    /// `e_machine` of the architecture's ELF files.
+    pub fn elf_machine(self) -> u16 {
+        self.names().elf_machine
+    }
+
     fn names(self) -> Names {
-        let [own, target, package, debian] = match self {
-            Arch::X86_64 => ["x86_64", "x86_64-unknown-none", "kernel-x86_64", "amd64"],
-            Arch::Aarch64 => [
-                "aarch64",
-                "aarch64-unknown-none-softfloat",
-                "kernel-aarch64",
-                "arm64",
-            ],
-            Arch::Armv7 => ["armv7", "armv7a-none-eabi", "kernel-armv7", "armhf"],
-            Arch::Riscv64 => [
-                "riscv64",
-                "riscv64gc-unknown-none-elf",
-                "kernel-riscv64",
-                "riscv64",
-            ],
-        };
-        Names {
-            own,
-            target,
-            package,
-            debian,
+        match self {
+            Arch::X86_64 => Names {
+                own: "x86_64",
+                target: "x86_64-unknown-none",
+                package: "kernel-x86_64",
+                debian: "amd64",
+                triplet: "x86_64-linux-gnu",
+                elf_machine: EM_X86_64,
+            },
+            Arch::Aarch64 => Names {
+                own: "aarch64",
+                target: "aarch64-unknown-none-softfloat",
+                package: "kernel-aarch64",
+                debian: "arm64",
+                triplet: "aarch64-linux-gnu",
+                elf_machine: EM_AARCH64,
+            },
+            Arch::Armv7 => Names {
+                own: "armv7",
+                target: "armv7a-none-eabi",
+                package: "kernel-armv7",
+                debian: "armhf",
+                triplet: "arm-linux-gnueabihf",
+                elf_machine: EM_ARM,
+            },
+            Arch::Riscv64 => Names {
+                own: "riscv64",
+                target: "riscv64gc-unknown-none-elf",
+                package: "kernel-riscv64",
+                debian: "riscv64",
+                triplet: "riscv64-linux-gnu",
+                elf_machine: EM_RISCV,
+            },
         }
     }
 }

@@ -28,6 +28,8 @@ mod check;
 mod command;
 mod cpio;
 mod debian;
+mod dialogue;
+mod dynamic;
 mod frames;
 mod image;
 mod initramfs;

@@ -1,4 +1,4 @@
-//! Builds the small static Linux programs of `examples/programs`.
+//! Builds the small Linux programs of `examples/programs`, static but one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::command::{self, say};
 use crate::cpio::Archive;
 use crate::kernel::Arch;
 use crate::toolchain::{self, Std};
-use crate::{apt, debian, initramfs, paths};
+use crate::{apt, debian, dynamic, initramfs, paths};
 
 /// Where the programs stand in the repository.
 const PACKAGE: &str = "examples/programs";
@@ -39,6 +39,11 @@ const MEMORY_CALLS: &str = "memory-calls";
 
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
+
+/// The program that its interpreter links when it starts, and where it stands in the kernel's file
+/// system.
+const DYNAMIC: &str = "dynamic";
+pub const DYNAMIC_PATH: &str = "/usr/bin/dynamic";
 
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";
@@ -97,20 +102,30 @@ fn c_source(arch: Arch, name: &str) -> Option<PathBuf> {
         .find(|source| source.is_file())
 }
 
-/// Builds the C program `name`, statically.
-fn c_program(arch: Arch, name: &str, dir: &Path) -> Result<()> {
+/// How a C program reaches its C library.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Linking {
+    /// It holds what it needs.
+    Static,
+    /// Its interpreter maps the library, and that of mathematics.
+    Dynamic,
+}
+
+/// Builds the C program `name`.
+fn c_program(arch: Arch, name: &str, linking: Linking, dir: &Path) -> Result<()> {
     let [compiler, package, library] = c_compiler(arch);
     if apt::is_debian() {
         apt::install(&[package, library], "a C program is to be built")?;
     }
     let source = c_source(arch, name)
         .with_context(|| format!("there is no {name}.c for {}", arch.name()))?;
-    command::run(
-        std::process::Command::new(compiler)
-            .args(["-static", "-O2", "-Wall", "-pthread", "-o"])
-            .arg(dir.join(name))
-            .arg(source),
-    )
+    let mut command = std::process::Command::new(compiler);
+    command.args(["-O2", "-Wall", "-pthread", "-o"]);
+    command.arg(dir.join(name)).arg(source);
+    command::run(match linking {
+        Linking::Static => command.arg("-static"),
+        Linking::Dynamic => command.arg("-lm"),
+    })
 }
 
 /// Returns a compiler for programs of `arch`, and Debian's packages of it and of its C library.
@@ -159,7 +174,7 @@ impl Programs {
                 ));
                 continue;
             }
-            c_program(arch, name, &self.dir)?;
+            c_program(arch, name, Linking::Static, &self.dir)?;
             initramfs::add_program(archive, &self.path(name))?;
         }
         initramfs::add_program(archive, &self.path(HELLO))?;
@@ -169,10 +184,17 @@ impl Programs {
     /// Puts the script that keeps all CPUs busy, and its programs, into `archive`.
     pub fn add_smp(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
         for name in SMP_PROGRAMS {
-            c_program(arch, name, &self.dir)?;
+            c_program(arch, name, Linking::Static, &self.dir)?;
             initramfs::add_program(archive, &self.path(name))?;
         }
         add_script(archive, SMP)
+    }
+
+    /// Puts the dynamic program into `archive`, with its interpreter and its libraries.
+    pub fn add_dynamic(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        c_program(arch, DYNAMIC, Linking::Dynamic, &self.dir)?;
+        initramfs::add_program(archive, &self.path(DYNAMIC))?;
+        dynamic::add_needs(archive, &self.path(DYNAMIC), arch)
     }
 
     /// Puts the program that takes all memory into `archive`.
@@ -185,7 +207,7 @@ impl Programs {
         for name in [ORACLE, "bad-pointers", MEMORY_HOG] {
             initramfs::add_program(archive, &self.path(name))?;
         }
-        c_program(arch, BAD_DISK, &self.dir)?;
+        c_program(arch, BAD_DISK, Linking::Static, &self.dir)?;
         initramfs::add_program(archive, &self.path(BAD_DISK))?;
         // The last file of the archive, by its name; what is lost begins within a page.
         let pages = (1..=DAMAGED_PAGES).flat_map(|page| [page; 4096]).collect();

@@ -9,9 +9,10 @@ use clap::Args;
 use crate::boot::{self, Booted, Ending, Machine};
 use crate::command::say;
 use crate::cpio::Archive;
+use crate::dialogue::Turn;
 use crate::kernel::{self, Arch};
 use crate::verdict::{self, Expect};
-use crate::{debian, initramfs, programs};
+use crate::{debian, dynamic, initramfs, programs};
 
 /// What to boot, and how.
 #[derive(Args)]
@@ -22,7 +23,8 @@ pub struct Options {
     /// Gives an interactive shell on this terminal.
     #[arg(long, conflicts_with_all = ["program", "script"])]
     shell: bool,
-    /// Runs this static ELF program of the host, with the arguments that follow.
+    /// Runs this program of the host, with the arguments that follow. A dynamic one brings its
+    /// interpreter and its libraries along, if the host has them for the architecture.
     #[arg(long, value_name = "FILE", conflicts_with = "script")]
     program: Option<PathBuf>,
     /// Runs this script in busybox' shell: one of examples/kernel/rootfs, or bad-input,
@@ -55,6 +57,8 @@ pub struct Options {
 
 /// The script that shows what the kernel can do.
 pub const DEFAULT_SCRIPT: &str = "demo";
+/// The kernel's word for a shell on the console.
+const SHELL: &str = "shell";
 /// Memory of the machine in MiB.
 pub const MEMORY: u32 = 256;
 /// Seconds after which a machine is stopped.
@@ -88,7 +92,7 @@ pub fn command(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    let booted = boot::watch(&machine, Duration::from_secs(options.limit))?;
+    let booted = boot::watch(&machine, Duration::from_secs(options.limit), &[])?;
     judge(&booted, &archive, expect)
 }
 
@@ -98,6 +102,11 @@ pub fn boot(kernel: &Path, archive: &Archive, setup: &Setup) -> Result<Booted> {
     let start = match setup.start {
         Start::Script(name) => format!("script={}", initramfs::script(archive, name)?),
         Start::Program(line) => format!("program={line}"),
+        Start::Shell(_) => SHELL.to_string(),
+    };
+    let turns = match setup.start {
+        Start::Shell(turns) => turns,
+        Start::Script(_) | Start::Program(_) => &[],
     };
     let append = [setup.options, &start].join(" ");
     let machine = Machine {
@@ -109,7 +118,7 @@ pub fn boot(kernel: &Path, archive: &Archive, setup: &Setup) -> Result<Booted> {
         cpus: setup.cpus,
         cpu_model: setup.cpu,
     };
-    let booted = boot::watch(&machine, setup.limit)?;
+    let booted = boot::watch(&machine, setup.limit, turns)?;
     judge(&booted, archive, setup.expect)?;
     Ok(booted)
 }
@@ -121,6 +130,8 @@ pub enum Start {
     Script(&'static str),
     /// A program of the initramfs with its arguments.
     Program(&'static str),
+    /// A shell on the console, where this is typed.
+    Shell(&'static [Turn]),
 }
 
 /// One boot of the tests.
@@ -153,6 +164,7 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
                 "there will be no busybox beside the program: {error:#}"
             ));
         }
+        dynamic::add_needs(&mut archive, program, options.arch)?;
         let mut line = format!("program={}", initramfs::add_program(&mut archive, program)?);
         for arg in &options.args {
             line.push(' ');
@@ -174,7 +186,7 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
         }
     };
     if options.shell {
-        return Ok((archive, "shell".to_string(), Expect::Summary));
+        return Ok((archive, SHELL.to_string(), Expect::Summary));
     }
     match options.script.as_str() {
         programs::BAD_INPUT => {

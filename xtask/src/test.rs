@@ -13,7 +13,7 @@ use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Job, Suites, count};
 use crate::verdict::{Expect, programs_output};
-use crate::{apt, check, debian, initramfs, loom, paths, programs, publish, soak};
+use crate::{apt, check, debian, dialogue, initramfs, loom, paths, programs, publish, soak};
 
 /// What to run.
 #[derive(Args)]
@@ -185,6 +185,9 @@ fn prepare(setup: &Setup) -> Result<Prepared> {
             let hello = programs::build(arch)?.path(programs::HELLO);
             initramfs::add_program(&mut archive, &hello)?;
         }
+        Start::Program(programs::DYNAMIC_PATH) => {
+            programs::build(arch)?.add_dynamic(&mut archive, arch)?;
+        }
         _ => {}
     }
     Ok(Prepared {
@@ -228,12 +231,17 @@ const PLAIN: Setup = Setup {
 };
 
 /// What every architecture boots.
-const EVERYWHERE: [(&str, Start, Expect); 7] = [
+const EVERYWHERE: [(&str, Start, Expect); 9] = [
     ("demo", PLAIN.start, PLAIN.expect),
     ("script", Start::Script("/etc/script.sh"), PLAIN.expect),
     (
         "own program",
         Start::Program(programs::HELLO_PATH),
+        Expect::Summary,
+    ),
+    (
+        "dynamic program",
+        Start::Program(programs::DYNAMIC_PATH),
         Expect::Summary,
     ),
     (
@@ -246,6 +254,7 @@ const EVERYWHERE: [(&str, Start, Expect); 7] = [
         Start::Script(programs::OTHERS),
         Expect::Summary,
     ),
+    ("shell", Start::Shell(dialogue::SHELL), Expect::Summary),
     ("bombs", Start::Script("/etc/bomb.sh"), Expect::Summary),
     (
         "bad input",

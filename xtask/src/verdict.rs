@@ -6,6 +6,7 @@
 //!   [`MUST_HAPPEN`] are not (a resident initramfs, for one, would make waiting dead code);
 //! - a run on several CPUs ran programs on each of them, moved tasks between them, flushed others'
 //!   TLBs, and halted each of them when it had nothing to do;
+//! - whoever typed at the console got all answers;
 //! - every checksum that the script printed is that of the file on the host.
 //!
 //! What is read from the console:
@@ -46,6 +47,9 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
     let mut wrong = Vec::new();
     if booted.ending != Ending::Success {
         wrong.push(describe(booted.ending));
+    }
+    if let Some(text) = booted.waits_for {
+        wrong.push(format!("what was typed was never answered with {text:?}"));
     }
     summary(&booted.output, expect, &mut wrong);
     if let Expect::LazyExec(program) = expect {
