@@ -354,11 +354,6 @@ fn what_is_taken_beside_a_protect_is_remembered_by_nobody() {
                 let ((), left) = beside(&w, nth, || protect(&c, 0, (n, 1), prot), taken);
                 let Some(left) = left else { break };
                 met += 1;
-                if machine.name.starts_with("x86_64, 4") {
-                    let cx = w.mm().cx();
-                    eprintln!("{name} {prot:?} {nth} left {} ", left.len());
-                    drop(cx);
-                }
                 let used = |leaf: &Leaf| name != "clean" || leaf.rights.user.write;
                 assert!(
                     !left.iter().any(used),

@@ -101,6 +101,7 @@ pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) -> Vec<Job<'s
 fn layering() -> Result<()> {
     let mut breaches = sources::breaches(&paths::root())?;
     breaches.extend(links::broken(&paths::root())?);
+    breaches.extend(links::unknown_names(&paths::root())?);
     if !breaches.is_empty() {
         bail!(
             "{} breaches of the rules:\n{}",
@@ -202,6 +203,7 @@ fn outside() -> Vec<std::path::PathBuf> {
         "examples/programs",
         "tests/fuzz",
         "tests/benches-peers",
+        NO_ALLOC,
     ]
     .iter()
     .map(|dir| paths::root().join(dir).join("Cargo.toml"))
@@ -223,6 +225,10 @@ fn stack_frames(arch: Arch) -> Result<()> {
     recursion::check(&kernel)
 }
 
+/// A program of all libraries without an allocator: it does not compile when one links `alloc`.
+const NO_ALLOC: &str = "tests/no-alloc";
+
+/// Builds the libraries, and links them all without an allocator.
 fn libraries(target: &'static str) -> Result<()> {
     let bare = toolchain::bare(target)?;
     say(&format!("{target}: core is {}", bare.describe()));
@@ -230,9 +236,8 @@ fn libraries(target: &'static str) -> Result<()> {
     command
         .env("RUSTFLAGS", "-D warnings")
         .arg("--target-dir")
-        .arg(paths::product("bare")?);
-    for library in paths::LIBRARIES {
-        command.args(["--package", library]);
-    }
+        .arg(paths::product("bare")?)
+        .arg("--manifest-path")
+        .arg(paths::root().join(NO_ALLOC).join("Cargo.toml"));
     command::run(&mut command)
 }

@@ -126,6 +126,21 @@ const BOUNDARIES: &[(&[&str], &[&str], &str)] = &[
         "the software MMU is written from the manual, not from the code that it checks",
     ),
     (
+        &["tests/src/mmu/"],
+        &["mm_core::format::tiny"],
+        "the same, for the tiny format",
+    ),
+    (
+        &["tests/src/oracle.rs"],
+        &[
+            "mm_core::vma",
+            "mm_core::tree",
+            "mm_core::table",
+            "AddressSpace",
+        ],
+        "the oracle is a map of pages: it shares no code with what it checks",
+    ),
+    (
         &["mm-x86_64/src", "mm-arm/src", "mm-riscv/src"],
         &[
             "mm_core::vma",
@@ -202,7 +217,32 @@ pub fn breaches(root: &Path) -> Result<Vec<String>> {
             }
         }
     }
+    manifests(root, &mut found)?;
     Ok(found)
+}
+
+/// A kernel takes the libraries as they are published: what is open to tests alone is closed to it.
+fn manifests(root: &Path, found: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(root.join("examples"))? {
+        let path = entry?.path().join("Cargo.toml");
+        if !path.is_file() {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        let name = shown(root, &path);
+        let at = |line| format!("{name}:{line}: a feature of a library, in an example");
+        found.extend(features_of_libraries(&text).map(at));
+    }
+    Ok(())
+}
+
+/// Returns the lines that switch a feature of one of the libraries on.
+fn features_of_libraries(manifest: &str) -> impl Iterator<Item = usize> {
+    let numbered = manifest.lines().enumerate();
+    let of_library = |line: &str| paths::LIBRARIES.iter().any(|name| line.starts_with(name));
+    numbered
+        .filter(move |(_, line)| of_library(line) && line.contains("features"))
+        .map(|(at, _)| at + 1)
 }
 
 /// Returns the files below `dir` with comments, strings and tests taken out.
@@ -567,7 +607,16 @@ pub fn listed(breaches: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{boundaries, core_rules, imports, let_chains, strip, unsafe_place};
+    use super::{
+        boundaries, core_rules, features_of_libraries, imports, let_chains, strip, unsafe_place,
+    };
+
+    #[test]
+    fn a_feature_of_a_library_is_found_in_a_manifest() {
+        let text = "spin = { features = [] }\nmm-core = { path = \"p\", features = [\"validate\"] }\n\
+                    mm-elf = { path = \"q\" }\n";
+        assert_eq!(features_of_libraries(text).collect::<Vec<_>>(), [2]);
+    }
 
     #[test]
     fn prose_and_strings_are_not_code() {

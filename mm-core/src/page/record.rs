@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word 0  state   kind(4) order(5) flags(..) | TABLE_LOCK DEAD LOCKED ...
-//! word 1  refs    all references; pins count 1024 each
+//! word 1  refs    all references
 //! words 2..8      by kind:
 //!
 //!   User     maps     owner    index lo   index hi   lru prev  lru next
@@ -14,7 +14,8 @@
 //!
 //! `User` is anonymous memory and page cache; the flag ANON says which. `maps`
 //! counts present entries that map the frame. `owner` is the handle of the
-//! `AnonVma` (anonymous) or `Object` (cached); `index` the page offset in it.
+//! `AnonVma` (anonymous) or `Object` (cached); `index` the page offset in it. Nothing is linked
+//! through `lru` yet.
 //! Links are PFNs as u32: the page map refuses frames above that.
 //! The state word changes by atomic read-modify-write only, because the
 //! table lock, LOCKED and the flags of one frame have different owners.

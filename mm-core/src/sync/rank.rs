@@ -18,7 +18,8 @@ use core::cell::Cell;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Class {
-    /// The lock of an address space (readers: faults; writers: map, unmap, ...).
+    /// The lock of an address space (readers: queries, faults that need structure; writers: map,
+    /// unmap, ...), and of a kernel space's free addresses (key 0).
     Space = 1,
     /// A VMA's reader count or write mark.
     Vma = 2,
@@ -36,7 +37,8 @@ pub enum Class {
     Swap = 8,
     /// A CPU's free nodes at hand.
     NodeCache = 9,
-    /// A pool of nodes.
+    /// A pool of nodes, and the kernel's heap of slabs (key 0); the tags of spaces and the growth of
+    /// the page map (the last key).
     Pool = 10,
     /// A CPU's free frames at hand.
     FrameCache = 11,
@@ -236,6 +238,7 @@ mod tests {
             Class::Pool,
             Class::FrameCache,
             Class::Buddy,
+            Class::Present,
         ];
         for (i, &first) in all.iter().enumerate() {
             for (j, &second) in all.iter().enumerate() {
