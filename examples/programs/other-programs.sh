@@ -31,6 +31,9 @@ echo "== shared-futex: glibc, processes that wait in shared memory"
 echo "== memory-calls: glibc, what is locked, populated and advised"
 /usr/bin/memory-calls || fails=$((fails + 1))
 
+echo "== file-calls: glibc, calls that fail or stop half way"
+/usr/bin/file-calls || fails=$((fails + 1))
+
 if [ -x /usr/bin/registers ]; then
     echo "== registers: glibc, signals and faults by the dozen"
     /usr/bin/registers || fails=$((fails + 1))

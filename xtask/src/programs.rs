@@ -37,6 +37,9 @@ const SHARED_FUTEX: &str = "shared-futex";
 /// The program that asks for memory to be locked, populated and advised.
 const MEMORY_CALLS: &str = "memory-calls";
 
+/// The program whose calls fail or stop half way.
+const FILE_CALLS: &str = "file-calls";
+
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
@@ -166,7 +169,7 @@ impl Programs {
         for program in [debian::MKSH, debian::LDCONFIG] {
             initramfs::add_program(archive, &debian::fetch(&program, arch.debian())?)?;
         }
-        for name in [THREADS, SHARED_FUTEX, MEMORY_CALLS, REGISTERS] {
+        for name in [THREADS, SHARED_FUTEX, MEMORY_CALLS, FILE_CALLS, REGISTERS] {
             if c_source(arch, name).is_none() {
                 say(&format!(
                     "NOT RUN: there is no {name}.c for {}",

@@ -216,7 +216,7 @@ impl<A: Arch> System<A> {
                 let Some((_, every)) = shared.alarm.filter(|(at, _)| *at <= now) else {
                     continue;
                 };
-                shared.alarm = (every != 0).then_some((now + every, every));
+                shared.alarm = (every != 0).then_some((now.saturating_add(every), every));
             }
             self.send_to_process(&process, SIGALRM, SignalInfo::default());
         }

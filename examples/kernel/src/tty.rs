@@ -200,7 +200,7 @@ impl Tty {
             if self.ends.len() < 64 {
                 self.ends.push_back(self.ready.len());
             }
-        } else if self.line.len() + self.ready.len() < INPUT_BYTES {
+        } else if self.has_room_for(byte) {
             self.line.push_back(byte);
             if byte == b'\n' {
                 self.ready.append(&mut self.line);
@@ -213,6 +213,12 @@ impl Tty {
                 }
             }
         }
+    }
+
+    /// The last place is kept for the end of a line, which may always be typed.
+    fn has_room_for(&self, byte: u8) -> bool {
+        let kept = if byte == b'\n' { 0 } else { 1 };
+        self.line.len() + self.ready.len() + kept < INPUT_BYTES
     }
 
     fn raw(&mut self, byte: u8, mut echo: impl FnMut(&[u8])) {
@@ -301,7 +307,7 @@ impl Default for Tty {
 
 #[cfg(test)]
 mod tests {
-    use super::{ICANON, Key, Termios, Tty};
+    use super::{ICANON, INPUT_BYTES, Key, Termios, Tty};
     use crate::errno::Errno;
 
     fn type_keys(tty: &mut Tty, keys: &[u8]) -> Vec<u8> {
@@ -323,6 +329,17 @@ mod tests {
         assert_eq!(type_keys(&mut tty, b"lx\x7fs\r"), b"lx\x08 \x08s\r\n");
         assert_eq!(read(&mut tty, 100), Ok(b"ls\n".to_vec()));
         assert_eq!(read(&mut tty, 100), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_can_be_ended() {
+        let mut tty = Tty::new();
+        type_keys(&mut tty, &[b'x'; INPUT_BYTES + 9]);
+        type_keys(&mut tty, b"\n");
+        let line = read(&mut tty, 2 * INPUT_BYTES).unwrap();
+        assert_eq!((line.len(), line.last()), (INPUT_BYTES, Some(&b'\n')));
+        type_keys(&mut tty, b"next\n");
+        assert_eq!(read(&mut tty, 100), Ok(b"next\n".to_vec()));
     }
 
     #[test]

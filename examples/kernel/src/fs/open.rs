@@ -130,15 +130,27 @@ impl<A: Arch> OpenFile<A> {
     /// # Errors
     /// `ENFILE` when the machine has as many as it may.
     pub fn new(kind: FileKind<A>, path: Vec<u8>, flags: usize) -> Result<Arc<Self>> {
-        let _grant = FILES_QUOTA.take(1, Errno::ENFILE)?;
-        Ok(Arc::new(OpenFile {
+        Ok(Self::granted(kind, path, flags, Self::grant()?))
+    }
+
+    /// Takes what one open file costs of the quota.
+    ///
+    /// # Errors
+    /// `ENFILE`.
+    pub fn grant() -> Result<Grant> {
+        FILES_QUOTA.take(1, Errno::ENFILE)
+    }
+
+    /// Makes an open file for which [`OpenFile::grant`] was taken.
+    pub fn granted(kind: FileKind<A>, path: Vec<u8>, flags: usize, grant: Grant) -> Arc<Self> {
+        Arc::new(OpenFile {
             kind,
             path,
             flags: Mutex::new(flags),
             offset: Mutex::new(0),
             turn: Turn::new(),
-            _grant,
-        }))
+            _grant: grant,
+        })
     }
 
     /// Makes a pipe: the reading end, the writing end.

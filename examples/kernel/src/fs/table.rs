@@ -61,14 +61,22 @@ impl<O: Clone> Table<O> {
     /// # Errors
     /// `EMFILE`; `EINVAL` when `least` is beyond the limit; `ENOMEM`.
     pub fn insert(&mut self, file: O, least: usize, on_exec: OnExec) -> Result {
+        let free = self.free(least)?;
+        *self.slot(free)? = Some((file, on_exec));
+        Ok(free)
+    }
+
+    /// Answers the lowest free number from `least` on.
+    ///
+    /// # Errors
+    /// `EMFILE`; `EINVAL` when `least` is beyond the limit.
+    pub fn free(&self, least: usize) -> Result {
         if least >= DESCRIPTORS {
             return Err(Errno::EINVAL);
         }
-        let free = (least..DESCRIPTORS)
+        (least..DESCRIPTORS)
             .find(|&fd| self.get(fd).is_err())
-            .ok_or(Errno::EMFILE)?;
-        *self.slot(free)? = Some((file, on_exec));
-        Ok(free)
+            .ok_or(Errno::EMFILE)
     }
 
     /// Enters `file` at `fd` and answers what stood there (dup2).

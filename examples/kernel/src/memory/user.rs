@@ -84,6 +84,25 @@ impl<A: Arch> System<A> {
         Ok(())
     }
 
+    /// Copies bytes to a program up to the first that cannot be copied; answers how many.
+    ///
+    /// # Errors
+    /// As [`System::write_user`], when it is the first.
+    pub fn write_user_some(&self, space: &Space<A>, at: usize, bytes: &[u8]) -> Result {
+        let mut done = 0;
+        while done < bytes.len() {
+            let moved = from(at, done)
+                .and_then(|at| Ok(space.inner.write(at, &bytes[done..])?))
+                .and_then(|progress| self.after(progress).map_err(bad_page));
+            match moved {
+                Ok(n) => done += n,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
     /// Copies a string from a program, without its NUL, which must come within `most`
     /// bytes.
     ///

@@ -13,6 +13,7 @@ use crate::fs::proc::ProcFile;
 use crate::fs::table::OnExec;
 use crate::fs::tree::{Kind, Node, Origin, mode};
 use crate::fs::walk::{LastLink, Place};
+use crate::limits::Grant;
 use crate::memory::{FileData, FileNode};
 use crate::system::System;
 
@@ -52,17 +53,29 @@ impl<A: Arch> Call<'_, A> {
         } else {
             LastLink::Follow
         };
+        // Before anything is made: that there is no descriptor left makes no file.
+        let files = self.task.process.files()?;
+        files.lock().free(0)?;
+        let grant = OpenFile::<A>::grant()?;
         let place = if flags & flag::CREATE != 0 {
             self.find_or_create(dir, &path, last, flags, permissions as u32)?
         } else {
             self.walk(dir, &path, last)?
         };
-        let file = self.open_place(place, flags)?;
-        self.task
-            .process
-            .files()?
-            .lock()
-            .insert(file, 0, on_exec(flags))
+        let file = self.open_place(place, flags, grant)?;
+        let fd = files.lock().insert(file.clone(), 0, on_exec(flags))?;
+        // Last, for the same reason: another thread may have taken the last descriptor.
+        if flags & flag::ACCESS != 0 && flags & flag::TRUNCATE != 0 {
+            let truncated = file
+                .data(Errno::EINVAL)
+                .map_or(Ok(()), |data| self.system.set_data_size(data, 0));
+            if let Err(error) = truncated {
+                let closed = files.lock().remove(fd);
+                drop(closed);
+                return Err(error);
+            }
+        }
+        Ok(fd)
     }
 
     /// Walks to a file, and makes it if there is none.
@@ -87,7 +100,12 @@ impl<A: Arch> Call<'_, A> {
         Ok(place)
     }
 
-    fn open_place(&self, place: Place<FileData<A>>, flags: usize) -> Result<Arc<OpenFile<A>>> {
+    fn open_place(
+        &self,
+        place: Place<FileData<A>>,
+        flags: usize,
+        grant: Grant,
+    ) -> Result<Arc<OpenFile<A>>> {
         let node = place.existing()?.clone();
         let writes = flags & flag::ACCESS != 0;
         let kind = match &node.kind {
@@ -96,12 +114,7 @@ impl<A: Arch> Call<'_, A> {
             _ if flags & flag::DIRECTORY != 0 => return Err(Errno::ENOTDIR),
             Kind::Link(_) | Kind::Proc(ProcFile::Executable) => return Err(Errno::ELOOP),
             Kind::File(_) if writes && node.origin != Origin::Memory => return Err(Errno::EROFS),
-            Kind::File(data) => {
-                if writes && flags & flag::TRUNCATE != 0 {
-                    self.system.set_data_size(data, 0)?;
-                }
-                FileKind::Regular(node)
-            }
+            Kind::File(_) => FileKind::Regular(node),
             Kind::Proc(_) if writes => return Err(Errno::EACCES),
             Kind::Proc(ProcFile::Text(text)) => {
                 let (bytes, grant) = self.proc_text(*text)?;
@@ -113,7 +126,7 @@ impl<A: Arch> Call<'_, A> {
             }
         };
         let kept = flags & (flag::ACCESS | flag::APPEND | flag::NONBLOCK | flag::DIRECTORY);
-        OpenFile::new(kind, place.path, kept)
+        Ok(OpenFile::granted(kind, place.path, kept, grant))
     }
 
     fn create_file(

@@ -129,18 +129,25 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
+    /// Copies a string up to its NUL, or as much of it as there is room for.
+    fn start_of_string(&self, at: usize, into: &mut [u8]) -> Result<()> {
+        for (i, byte) in into.iter_mut().enumerate() {
+            [*byte] = self.get::<1>(at.wrapping_add(i))?;
+            if *byte == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn prctl(&self, option: usize, argument: usize) -> Result {
         const SET_NAME: usize = 15;
         const GET_NAME: usize = 16;
         match option {
             SET_NAME => {
-                let name = self
-                    .system
-                    .read_user_string(&*self.space()?, argument, 4096)?;
-                let mut shared = self.task.process.shared.lock();
-                let length = name.len().min(15);
-                shared.name = [0; 16];
-                shared.name[..length].copy_from_slice(&name[..length]);
+                let mut name = [0; 16];
+                self.start_of_string(argument, &mut name[..15])?;
+                self.task.process.shared.lock().name = name;
                 Ok(0)
             }
             GET_NAME => {

@@ -6,9 +6,10 @@
 use alloc::sync::Arc;
 
 use super::Call;
-use crate::arch::Arch;
+use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
 use crate::fs::open::{OpenFile, Place};
+use crate::memory::{Outcome, page_shift};
 use crate::task::signal::SIGPIPE;
 
 const CHUNK: usize = 4096;
@@ -105,10 +106,7 @@ impl<A: Arch> Call<'_, A> {
             };
             let user = address.wrapping_add(done);
             let moved = match way {
-                Way::Read => self.system.read_file(file, place, chunk).and_then(|n| {
-                    self.put(user, &chunk[..n])?;
-                    Ok(n)
-                }),
+                Way::Read => self.read_out(file, place, user, chunk),
                 Way::Write => self
                     .get_into(user, chunk)
                     .and_then(|()| self.system.write_file(file, place, chunk)),
@@ -140,6 +138,49 @@ impl<A: Arch> Call<'_, A> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reads a piece and copies it to the program. What finds no place there stays unread: in a
+    /// file the offset goes back over it, and from a stream no more is taken than has a place.
+    fn read_out(&self, file: &OpenFile<A>, place: Place, user: usize, chunk: &mut [u8]) -> Result {
+        let space = self.space()?;
+        if place == Place::Here && file.seekable() {
+            let (at, n) = self.next_piece(file, chunk)?;
+            let copied = self.system.write_user_some(&space, user, &chunk[..n]);
+            self.give_back(file, at, n, copied.as_ref().copied().unwrap_or(0));
+            return copied;
+        }
+        let room = match place {
+            Place::Here => self.writable_at(user, chunk.len())?,
+            Place::At(_) => chunk.len(),
+        };
+        let n = self.system.read_file(file, place, &mut chunk[..room])?;
+        self.system.write_user_some(&space, user, &chunk[..n])
+    }
+
+    /// Answers how many bytes from `user` on the program could store to, `length` at most.
+    ///
+    /// # Errors
+    /// As a store to the first of them.
+    fn writable_at(&self, user: usize, length: usize) -> Result {
+        let page = 1usize << page_shift::<A>();
+        let space = self.space()?;
+        let mut done = 0;
+        while done < length {
+            let at = user.checked_add(done).ok_or(Errno::EFAULT)?;
+            let stopped = match self.system.resolve_fault(&space, at, FaultAccess::Write) {
+                Outcome::Retry => continue,
+                Outcome::Resolved => None,
+                Outcome::OutOfMemory => Some(Errno::ENOMEM),
+                Outcome::Signal(..) => Some(Errno::EFAULT),
+            };
+            match stopped {
+                Some(error) if done == 0 => return Err(error),
+                Some(_) => break,
+                None => done += page - at % page,
+            }
+        }
+        Ok(done.min(length))
     }
 
     pub(super) fn sendfile(

@@ -184,10 +184,12 @@ impl<A: Arch> Call<'_, A> {
         }
         let microseconds = |at: usize| -> Result<u64> {
             let (seconds, micro) = (self.get_nth(at, 0)?, self.get_nth(at, 1)?);
-            if micro >= 1_000_000 {
+            let sign = 1 << (8 * Self::WORD - 1);
+            if micro >= 1_000_000 || seconds & sign != 0 {
                 Err(Errno::EINVAL)
             } else {
-                Ok((seconds as u64).saturating_mul(SECOND) + micro as u64 * 1000)
+                let whole = (seconds as u64).saturating_mul(SECOND);
+                Ok(whole.saturating_add(micro as u64 * 1000))
             }
         };
         let every = microseconds(new)?;

@@ -114,8 +114,9 @@ impl<A: Arch> System<A> {
         if is_thread {
             self.enter_thread(&child)?;
         } else {
-            self.processes.lock().insert(tid, process.clone());
+            // The thread first: who finds the process, and ends it, finds all its threads.
             self.tasks.lock().insert(tid, child.clone());
+            self.processes.lock().insert(tid, process.clone());
             // The end of the run looks for processes after it has said so: it finds this one, or
             // is found here.
             if self.closing.load(Ordering::SeqCst) {

@@ -1,0 +1,164 @@
+/* Calls that must leave things as they were when they fail, or stop half way: reads into memory that
+ * ends, opens without a free descriptor, timers out of range. Prints the same on every kernel. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PAGE = 4096 };
+
+static const char NAME[] = "/tmp/file-calls";
+static const char OTHER[] = "/tmp/file-calls.new";
+
+static int failed;
+/* One page, then a hole. */
+static char *base;
+
+static void check(const char *what, long got, long wanted)
+{
+    if (got == wanted)
+        return;
+    printf("%s: %ld instead of %ld\n", what, got, wanted);
+    failed = 1;
+}
+
+static long answer(long result)
+{
+    return result < 0 ? -errno : result;
+}
+
+static char byte(long at)
+{
+    return (char)(at % 251 + 1);
+}
+
+static long first_wrong(const char *bytes, long from, long length)
+{
+    for (long i = 0; i < length; i++)
+        if (bytes[i] != byte(from + i))
+            return from + i;
+    return -1;
+}
+
+static void reading_a_file(void)
+{
+    char whole[2 * PAGE];
+    for (long i = 0; i < 2 * PAGE; i++)
+        whole[i] = byte(i);
+    int fd = open(NAME, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    check("write", answer(write(fd, whole, sizeof whole)), sizeof whole);
+    lseek(fd, 0, SEEK_SET);
+    check("read over the end of memory", answer(read(fd, base, 2 * PAGE)), PAGE);
+    check("the offset after it", lseek(fd, 0, SEEK_CUR), PAGE);
+    check("its bytes", first_wrong(base, 0, PAGE), -1);
+    check("read behind the end of memory", answer(read(fd, base + PAGE, 10)), -EFAULT);
+    check("the offset stays", lseek(fd, 0, SEEK_CUR), PAGE);
+    lseek(fd, 7, SEEK_SET);
+    check("read within a page", answer(read(fd, base + PAGE - 100, 200)), 100);
+    check("the offset within a page", lseek(fd, 0, SEEK_CUR), 107);
+    struct iovec vectors[] = { { whole, 10 }, { base + PAGE - 5, 10 }, { whole + 10, 10 } };
+    check("readv stops there", answer(readv(fd, vectors, 3)), 15);
+    check("the offset after readv", lseek(fd, 0, SEEK_CUR), 122);
+    check("pread over the end of memory", answer(pread(fd, base, 2 * PAGE, 1)), PAGE);
+    check("pread's bytes", first_wrong(base, 1, PAGE), -1);
+    close(fd);
+}
+
+static void reading_a_pipe(void)
+{
+    int ends[2];
+    char bytes[PAGE + 1000];
+    for (long i = 0; i < (long)sizeof bytes; i++)
+        bytes[i] = byte(i);
+    if (pipe(ends) != 0)
+        return check("pipe", errno, 0);
+    check("write to a pipe", answer(write(ends[1], bytes, sizeof bytes)), sizeof bytes);
+    check("read of a pipe", answer(read(ends[0], base, sizeof bytes)), PAGE);
+    check("a bad read of a pipe", answer(read(ends[0], base + PAGE, 10)), -EFAULT);
+    memset(bytes, 0, sizeof bytes);
+    check("the rest of a pipe", answer(read(ends[0], bytes, sizeof bytes)), 1000);
+    check("the rest's bytes", first_wrong(bytes, PAGE, 1000), -1);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void opening_without_a_descriptor(void)
+{
+    struct stat facts;
+    int fds[4096], count = 0;
+    while (count < 4096 && (fds[count] = open("/", O_RDONLY)) >= 0)
+        count++;
+    check("descriptors end", errno, EMFILE);
+    check("truncate without one", answer(open(NAME, O_WRONLY | O_TRUNC)), -EMFILE);
+    check("create without one", answer(open(OTHER, O_WRONLY | O_CREAT, 0600)), -EMFILE);
+    while (count > 0)
+        close(fds[--count]);
+    check("the file is there", answer(stat(NAME, &facts)), 0);
+    check("as long as before", facts.st_size, 2 * PAGE);
+    check("no file was made", answer(stat(OTHER, &facts)), -ENOENT);
+    int fd = open(NAME, O_WRONLY | O_TRUNC);
+    check("truncate", answer(fstat(fd, &facts)), 0);
+    check("it is empty", facts.st_size, 0);
+    close(fd);
+    unlink(NAME);
+}
+
+static volatile sig_atomic_t rings;
+
+static void ring(int signal)
+{
+    (void)signal;
+    rings++;
+}
+
+static void timers(void)
+{
+    const long huge = (long)(~0ul >> 1);
+    struct itimerval off = { { 0, 0 }, { 0, 0 } };
+    struct itimerval past = { { 0, 0 }, { -1, 1 } };
+    struct itimerval before = { { -1, 0 }, { 1, 0 } };
+    struct itimerval once = { { huge, 0 }, { 0, 1 } };
+    signal(SIGALRM, ring);
+    check("a time before now", answer(setitimer(ITIMER_REAL, &past, NULL)), -EINVAL);
+    check("an interval below nothing", answer(setitimer(ITIMER_REAL, &before, NULL)), -EINVAL);
+    check("an interval without end", answer(setitimer(ITIMER_REAL, &once, NULL)), 0);
+    for (int i = 0; i < 10; i++) {
+        struct timespec nap = { 0, 20 * 1000 * 1000 };
+        nanosleep(&nap, NULL);
+    }
+    check("it rings once", rings, 1);
+    setitimer(ITIMER_REAL, &off, NULL);
+}
+
+static void naming(void)
+{
+    char name[16];
+    memset(base + PAGE - 15, 'n', 15);
+    check("a name that memory ends", answer(prctl(PR_SET_NAME, base + PAGE - 15)), 0);
+    check("ask for it", answer(prctl(PR_GET_NAME, name)), 0);
+    check("it is as long as names are", strlen(name), 15);
+    check("a name that is nowhere", answer(prctl(PR_SET_NAME, base + PAGE)), -EFAULT);
+}
+
+int main(void)
+{
+    base = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || munmap(base + PAGE, PAGE) != 0)
+        return 2;
+    reading_a_file();
+    reading_a_pipe();
+    opening_without_a_descriptor();
+    timers();
+    naming();
+    printf("file calls: %s\n", failed ? "FAILED" : "ok");
+    return failed;
+}
