@@ -12,6 +12,9 @@
 //!   entry allows stores.
 //! - `unmap_and_truncate`, `exit_and_truncate` (H7): a page is taken once, by the
 //!   one or by the other.
+//! - `remap_and_truncate`: after a truncation no entry leads to a page that it cut
+//!   off, neither where it was nor where it moved meanwhile.
+//! - `remap_and_walk` (G1): who walks from a page that moves finds it at one place.
 //! - `unmap_and_walk` (G4), `exit_and_walk` (H14): who walks from a page meets
 //!   whole areas only, and its anon_vma stays while it does.
 //!
@@ -32,7 +35,7 @@ use mm_core::page::Page;
 use mm_core::platform::PhysMemory;
 use mm_core::prot::{Access, Prot};
 use mm_core::rmap::walk;
-use mm_core::space::MapRequest;
+use mm_core::space::{MapRequest, RemapFlags};
 use scene::{
     Done, PAGE, Space, access, allows_stores, both, empty, on_machine, poke, scene, store, va,
     within,
@@ -204,6 +207,60 @@ fn unmap_and_truncate() {
             (s.counts().file.get(), file.object().cached_pages()),
             (0, 0)
         );
+    });
+}
+
+/// Moves pages from page 1 on to page 5.
+fn remap(s: &Space, pages: usize) {
+    let (len, fixed) = (pages * PAGE, RemapFlags::MAY_MOVE | RemapFlags::FIXED);
+    assert_eq!(s.remap(va(1), len, len, fixed, Some(va(5))), Ok(va(5)));
+}
+
+#[test]
+fn remap_and_truncate() {
+    on_machine(48, |mm| {
+        let s = empty(mm);
+        let facts = PagerFacts::memory(2 * PAGE as u64);
+        let file = mm.new_object(facts).unwrap();
+        // The page moves into an area that a truncation comes to before the old one.
+        let first = MapRequest::shared(&file, 0, PAGE, Prot::RW);
+        s.map(&first.fixed(va(4))).unwrap();
+        let second = MapRequest::shared(&file, PAGE as u64, PAGE, Prot::RW);
+        s.map(&second.fixed(va(1))).unwrap();
+        assert_eq!(store(&s, 1), Done::Done);
+        both(&s, |s| remap(&s, 1), |_| file.set_size(0).unwrap());
+        for page in [1, 4, 5] {
+            assert_eq!(s.entry(Vpn::new(page)), Entry::Empty);
+        }
+        assert_eq!(s.areas().count(), 1);
+        let counted = (s.counts().file.get(), file.object().cached_pages());
+        assert_eq!(counted, (0, 0));
+    });
+}
+
+#[test]
+fn remap_and_walk() {
+    on_machine(48, |mm| {
+        let s = scene(mm);
+        let page = locked_page(mm, &s);
+        let (found, ()) = both(
+            &s,
+            move |s| {
+                let mut found = 0;
+                let _ = walk(mm, &mm.cx(), page, |hit| {
+                    assert!(hit.area.range().contains(hit.page));
+                    if let Entry::Leaf { pfn, .. } = s.entry(hit.page) {
+                        let here = mm.frames().page(pfn).unwrap();
+                        found += usize::from(std::ptr::eq(here, page));
+                    }
+                    ControlFlow::<()>::Continue(())
+                });
+                found
+            },
+            |s| remap(s, 2),
+        );
+        assert_eq!(found, 1);
+        let_go(mm, page);
     });
 }
 

@@ -6,6 +6,8 @@
 //!   taken twice.
 //! - `protect_and_protect` (H2): of two that overlap no entry is left that allows
 //!   more than its area.
+//! - `remap_and_fault` (H8): a page that a fault makes while its area moves is at
+//!   the new place, or the fault finds no area; nothing is left at the old one.
 //! - `copy_and_protect`: a user copy falls before an area loses WRITE, or fails.
 //! - `copy_and_drop` (H15): a user copy never goes to a page that was given back.
 //! - `copy_and_fork` (lesson 40): a user copy is seen by both of a fork or by the
@@ -26,7 +28,7 @@ use mm_core::addr::Vpn;
 use mm_core::error::MmError;
 use mm_core::format::Entry;
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags};
 use scene::{
     Done, PAGE, Space, allows_stores, area, both, empty, on_machine, peek, poke, scene, store, va,
 };
@@ -92,6 +94,30 @@ fn protect_and_protect() {
             let entry = s.entry(Vpn::new(2));
             assert!(matches!(entry, Entry::NonPresent(_)), "{entry:?}");
         }
+        assert_sound(&s);
+    });
+}
+
+#[test]
+fn remap_and_fault() {
+    on_machine(64, |mm| {
+        let s = scene(mm);
+        assert!(poke(&s, 2, 7));
+        let ((old, new), ()) = both(
+            &s,
+            |s| (poke(&s, 1, 5), store(&s, 6)),
+            |s| {
+                let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
+                let moved = s.remap(va(1), 2 * PAGE, 2 * PAGE, fixed, Some(va(5)));
+                assert_eq!(moved, Ok(va(5)));
+            },
+        );
+        assert!(matches!(new, Done::Done | Done::NoArea), "{new:?}");
+        for page in [1, 2] {
+            assert_eq!(s.entry(Vpn::new(page)), Entry::Empty);
+        }
+        assert_eq!(peek(&s, 5), Some(if old { 5 } else { 0 }));
+        assert_eq!(peek(&s, 6), Some(7));
         assert_sound(&s);
     });
 }

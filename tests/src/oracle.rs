@@ -165,6 +165,19 @@ pub enum Where {
     NoReplace(usize),
 }
 
+/// How to remap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Remap {
+    /// MREMAP_MAYMOVE.
+    pub may_move: bool,
+    /// MREMAP_FIXED.
+    pub fixed: bool,
+    /// MREMAP_DONTUNMAP.
+    pub dont_unmap: bool,
+    /// The byte that these two look at.
+    pub to: usize,
+}
+
 /// One process.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
@@ -209,7 +222,14 @@ impl Model {
         if attr.grows && (attr.shared || attr.back != Back::Anon) {
             return Err(EINVAL);
         }
-        let at = match place {
+        let at = self.place(p, place, pages, attr.grows)?;
+        self.fill(p, at, 0..pages, attr);
+        Ok(at)
+    }
+
+    /// Chooses the first page of a mapping.
+    fn place(&self, p: &Process, place: Where, pages: usize, grows: bool) -> Result<usize, i32> {
+        match place {
             Where::Fixed(at) | Where::NoReplace(at) => {
                 if at % self.bounds.page != 0 {
                     return Err(EINVAL);
@@ -228,7 +248,7 @@ impl Model {
                 if taken && matches!(place, Where::NoReplace(_)) {
                     return Err(EEXIST);
                 }
-                first
+                Ok(first)
             }
             Where::Hint(hint) => {
                 let low = |a: usize| (a / self.bounds.page).max(self.bounds.min);
@@ -237,19 +257,11 @@ impl Model {
                         && self.is_free(p, a, pages, 0)
                 });
                 match hint {
-                    Some(at) => at,
-                    None => self.search(p, pages, attr.grows).ok_or(ENOMEM)?,
+                    Some(at) => Ok(at),
+                    None => self.search(p, pages, grows).ok_or(ENOMEM),
                 }
             }
-        };
-        for i in 0..pages {
-            let mut attr = attr;
-            if let Back::Object { pgoff, .. } = &mut attr.back {
-                *pgoff += i as u64;
-            }
-            p.pages.insert(at + i, PageModel { attr, own: None });
         }
-        Ok(at)
     }
 
     /// Whether pages are free, keep away from the stacks above them, and have
@@ -313,6 +325,114 @@ impl Model {
         }
         p.pages.retain(|&n, _| n < first || n >= first + pages);
         Ok(())
+    }
+
+    /// mremap(2) of a byte range whose first page is in an area up to the page
+    /// `area_end`, if in any: what is one area is a question of merging, which is
+    /// not the model's. Returns the first page.
+    ///
+    /// # Errors
+    /// The errno, with nothing changed.
+    pub fn remap(
+        &self,
+        p: &mut Process,
+        (at, old_len): (usize, usize),
+        new_len: usize,
+        how: Remap,
+        area_end: Option<usize>,
+    ) -> Result<usize, i32> {
+        let b = self.bounds;
+        let given = how.fixed || how.dont_unmap;
+        let bad = (given && !how.may_move) || (how.dont_unmap && old_len != new_len);
+        if bad || new_len == 0 || at % b.page != 0 {
+            return Err(EINVAL);
+        }
+        let (first, old, new) = (
+            at / b.page,
+            old_len.div_ceil(b.page),
+            new_len.div_ceil(b.page),
+        );
+        let area_end = area_end.ok_or(EFAULT)?;
+        let past_the_end = old > new && first + old > b.end;
+        let place = if given {
+            if how.to % b.page != 0 {
+                return Err(EINVAL);
+            }
+            let to = how.to / b.page;
+            if to + new > b.end || (first + old > to && to + new > first) {
+                return Err(EINVAL);
+            }
+            if how.fixed && (to..to + new).contains(&first) {
+                return Err(EFAULT);
+            }
+            if how.fixed {
+                Where::Fixed(how.to)
+            } else {
+                Where::Hint(Some(how.to))
+            }
+        } else {
+            if past_the_end {
+                return Err(EINVAL);
+            }
+            if new <= old {
+                p.pages.retain(|&n, _| n < first + new || n >= first + old);
+                return Ok(first);
+            }
+            Where::Hint(None)
+        };
+        if past_the_end {
+            return Err(EINVAL);
+        }
+        let attr = p.pages[&first].attr;
+        let kept = old.min(new);
+        if kept == 0 && !attr.shared {
+            return Err(EINVAL);
+        }
+        if first + kept > area_end {
+            return Err(EFAULT);
+        }
+        let free = || p.pages.range(area_end..first + new).next().is_none();
+        let at_end = first + old == area_end && first + new <= b.end;
+        if !given && at_end && free() {
+            self.fill(p, first, old..new, attr);
+            return Ok(first);
+        }
+        if !how.may_move {
+            return Err(ENOMEM);
+        }
+        let to = self.place(p, place, new, false)?;
+        if how.fixed {
+            p.pages.retain(|&n, _| n < to || n >= to + new);
+        }
+        let moved: Vec<_> = (first..first + kept).map(|n| p.pages[&n].clone()).collect();
+        if how.dont_unmap {
+            for page in p.pages.range_mut(first..first + kept).map(|(_, page)| page) {
+                page.own = None;
+                page.attr.locked = false;
+            }
+        } else {
+            p.pages.retain(|&n, _| n < first || n >= first + old);
+        }
+        self.fill(p, to, kept..new, attr);
+        p.pages.extend(
+            moved
+                .into_iter()
+                .enumerate()
+                .map(|(i, page)| (to + i, page)),
+        );
+        Ok(to)
+    }
+
+    /// Maps the pages `part` of a mapping from page `first` on, whose first page has
+    /// this backing.
+    fn fill(&self, p: &mut Process, first: usize, part: std::ops::Range<usize>, attr: Attr) {
+        for i in part {
+            let mut attr = attr;
+            if let Back::Object { pgoff, .. } = &mut attr.back {
+                *pgoff += i as u64;
+            }
+            p.pages.insert(first + i, PageModel { attr, own: None });
+        }
     }
 
     /// mprotect(2).

@@ -11,7 +11,7 @@ use crate::world::{Space, Stopped, World};
 use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapRequest};
+use mm_core::space::{Advice, MapRequest, RemapFlags};
 
 /// What a thread does to its stripe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,8 @@ pub enum Act {
     Protect,
     /// Drops the contents of some.
     DontNeed,
+    /// Moves a page over another one.
+    Move,
     /// Lets the kernel write a byte.
     UserCopy,
     /// Forks, and lives in both for a while.
@@ -35,13 +37,14 @@ pub enum Act {
 }
 
 /// What programs do: mostly loads and stores.
-pub const USUAL: [Act; 20] = [
+pub const USUAL: [Act; 21] = [
     Act::Unmap,
     Act::Map,
     Act::Map,
     Act::Protect,
     Act::Protect,
     Act::DontNeed,
+    Act::Move,
     Act::UserCopy,
     Act::Fork,
     Act::Store,
@@ -59,12 +62,13 @@ pub const USUAL: [Act; 20] = [
 ];
 
 /// What lets verbs meet: each as often as any.
-pub const EAGER: [Act; 10] = [
+pub const EAGER: [Act; 11] = [
     Act::Unmap,
     Act::Map,
     Act::Protect,
     Act::Protect,
     Act::DontNeed,
+    Act::Move,
     Act::UserCopy,
     Act::Fork,
     Act::Store,
@@ -80,6 +84,8 @@ pub struct Stripe {
     /// A byte for each page, `None` where nothing is mapped.
     bytes: Vec<Option<u8>>,
     writable: Vec<bool>,
+    /// Where in each page that byte is: it moves along.
+    places: Vec<usize>,
 }
 
 fn va(addr: usize) -> VirtAddr {
@@ -94,6 +100,7 @@ impl Stripe {
             page,
             bytes: vec![Some(0); pages],
             writable: vec![true; pages],
+            places: (0..pages).map(|i| 9 * i).collect(),
         }
     }
 
@@ -106,9 +113,9 @@ impl Stripe {
         self.start + i * self.page
     }
 
-    /// The byte of page `i` that is compared: each has its own place.
+    /// The byte of page `i` that is compared: each had its own place at first.
     fn byte(&self, i: usize) -> usize {
-        self.addr(i) + 9 * i
+        self.addr(i) + self.places[i]
     }
 
     /// Loads from page `i` and compares.
@@ -186,6 +193,7 @@ impl Stripe {
                     *byte = 0;
                 }
             }
+            Act::Move => self.move_page(cpu, s, i, dice),
             Act::UserCopy => {
                 let byte = dice.next() as u8;
                 let whole = self.bytes[i].is_some() && self.writable[i];
@@ -198,6 +206,23 @@ impl Stripe {
             Act::Fork => self.fork(w, cpu, s, dice),
             Act::Store => self.store(w, cpu, s, i, dice.next() as u8),
             Act::Look => self.look(w, cpu, s, i),
+        }
+    }
+
+    /// Moves one page over another: one is all of an area, or of a part of one.
+    fn move_page(&mut self, cpu: usize, s: &Space, i: usize, dice: &mut Random) {
+        let to = dice.below(self.pages() as u64) as usize;
+        let (from, place) = (va(self.addr(i)), va(self.addr(to)));
+        let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
+        let done = on_cpu(cpu, || {
+            s.remap(from, self.page, self.page, fixed, Some(place))
+        });
+        let possible = self.bytes[i].is_some() && i != to;
+        assert_eq!(done.is_ok(), possible, "page {i} to {to} of CPU {cpu}");
+        if possible {
+            self.bytes[to] = self.bytes[i].take();
+            self.writable[to] = self.writable[i];
+            self.places[to] = self.places[i];
         }
     }
 

@@ -25,7 +25,9 @@ use mm_core::object::{PagerFacts, Ticket};
 use mm_core::page::{Kind, PageFlags};
 use mm_core::platform::{PhysMemory, Platform};
 use mm_core::prot::{MemType, Prot};
-use mm_core::space::{AddressSpace, Advice, Backing, MapFlags, MapRequest, SpaceLimits};
+use mm_core::space::{
+    AddressSpace, Advice, Backing, MapFlags, MapRequest, RemapFlags, SpaceLimits,
+};
 use mm_core::table::PageTable;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
@@ -303,6 +305,17 @@ fn load(w: &World, s: &Scene, n: usize) -> Result<(), MmError> {
     stopped(w.peek(0, &s.space, s.va(n).as_usize()).map(|_| ()))
 }
 
+fn remap(
+    s: &Scene,
+    n: usize,
+    (old, new): (usize, usize),
+    flags: RemapFlags,
+    to: usize,
+) -> Result<(), MmError> {
+    let moved = s.space.remap(s.va(n), old, new, flags, Some(s.va(to)));
+    moved.map(|_| ())
+}
+
 fn world(machine: &Machine) -> World {
     machine.world(512, 2, 0)
 }
@@ -377,6 +390,35 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
             }),
             ("advise over several areas", 2, |_, s| {
                 s.space.advise(s.va(5), 15 * s.page, Advice::Random)
+            }),
+            ("remap, longer where it is", 0, |_, s| {
+                let grown = (4 * s.page, 6 * s.page);
+                remap(s, 0x3000, grown, RemapFlags::empty(), 0)
+            }),
+            ("remap, shorter from within", 2, |_, s| {
+                remap(s, 4, (3 * s.page, s.page), RemapFlags::empty(), 0)
+            }),
+            // Both nodes and their chains, and tables on all levels.
+            ("remap to another place", 6, |_, s| {
+                let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
+                remap(s, 5, (2 * s.page, 3 * s.page), fixed, 0x9000)
+            }),
+            ("remap over a border of tables", 2, |w, s| {
+                let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
+                let border = 0x9000usize.next_multiple_of(w.platform().format().entries(1));
+                // The scene begins 32 pages before one.
+                remap(s, 4, (4 * s.page, 4 * s.page), fixed, border + 32 - 2)
+            }),
+            ("remap over several areas", 3, |_, s| {
+                let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
+                remap(s, 0x2000, (4 * s.page, 20 * s.page), fixed, 1)
+            }),
+            ("remap a shared area once more", 1, |_, s| {
+                remap(s, 16, (0, 8 * s.page), RemapFlags::MAY_MOVE, 0)
+            }),
+            ("remap and leave the area", 5, |_, s| {
+                let leave = RemapFlags::MAY_MOVE | RemapFlags::DONT_UNMAP;
+                remap(s, 4, (4 * s.page, 4 * s.page), leave, 0x9000)
             }),
             ("brk", 0, |_, s| {
                 let end = s.space.brk(Some(s.va(0x2100)));

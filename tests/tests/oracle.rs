@@ -13,12 +13,12 @@ use mm_core::format::PageTableFormat;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny, TinyFacts};
 use mm_core::platform::Platform;
 use mm_core::prot::{Access, Prot};
-use mm_core::space::{Advice, MapFlags, MapRequest, SpaceLimits};
+use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags, SpaceLimits};
 use mm_core::sync::AtomicU64;
 use mm_core::vma::VmaFlags;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::mmu::{Sets, TinyWalker};
-use mm_testkit::oracle::{Attr, Back, Bounds, Model, ObjectModel, Process, Signal, Where};
+use mm_testkit::oracle::{Attr, Back, Bounds, Model, ObjectModel, Process, Remap, Signal, Where};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::world::{File, Space, Stopped, World};
@@ -198,7 +198,8 @@ impl Script {
             52..56 => self.resize(),
             56..66 => self.copy(p, cpu),
             66..70 => self.fetch(p, cpu),
-            70..85 => self.store(p, cpu),
+            70..82 => self.store(p, cpu),
+            82..90 => self.remap(p, cpu),
             _ => self.load(p, cpu),
         }
         let p = p.min(self.all.len() - 1);
@@ -290,6 +291,57 @@ impl Script {
         let both = &mut self.all[p];
         let got = errno(on_cpu(cpu, || both.space.unmap(VirtAddr::new(at), len)));
         assert_eq!(got, self.model.unmap(&mut both.model, at, len));
+    }
+
+    fn remap(&mut self, p: usize, cpu: usize) {
+        let at = self.page(p) * self.page + usize::from(self.dice.chance(4));
+        let area = self.all[p].space.find(VirtAddr::new(at));
+        let area_end = area.map(|area| area.range.end().as_usize());
+        // Mostly up to the end of the area: only there it can grow.
+        let rest = area_end.map_or(0, |end| end * self.page - at);
+        let old_len = match self.dice.below(8) {
+            0 => 0,
+            1 => self.bytes(),
+            2 | 3 => rest.min(self.bytes()),
+            _ => rest,
+        };
+        let new_len = match self.dice.below(3) {
+            0 => old_len,
+            1 => old_len + self.bytes(),
+            _ => self.bytes(),
+        };
+        let off = usize::from(self.dice.chance(4));
+        let how = Remap {
+            may_move: self.dice.chance(80),
+            fixed: self.dice.chance(50),
+            dont_unmap: self.dice.chance(20),
+            to: self.page(p) * self.page + off,
+        };
+        // A file's offsets stay within what `off_t` can say.
+        let new_len = new_len.min(24 * self.page);
+        self.say(format!(
+            "{p} remap {at:#x} {old_len:#x} {new_len:#x} {how:x?}"
+        ));
+        let mut flags = RemapFlags::empty();
+        flags.set(RemapFlags::MAY_MOVE, how.may_move);
+        flags.set(RemapFlags::FIXED, how.fixed);
+        flags.set(RemapFlags::DONT_UNMAP, how.dont_unmap);
+        let to = Some(VirtAddr::new(how.to));
+        let both = &mut self.all[p];
+        let got = errno(on_cpu(cpu, || {
+            both.space
+                .remap(VirtAddr::new(at), old_len, new_len, flags, to)
+        }));
+        let range = (at, old_len);
+        let want = self
+            .model
+            .remap(&mut both.model, range, new_len, how, area_end);
+        assert_eq!(
+            got.map(|a| a.as_usize() / self.page),
+            want,
+            "{}",
+            both.space.maps()
+        );
     }
 
     fn protect(&mut self, p: usize, cpu: usize) {

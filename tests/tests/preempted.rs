@@ -10,9 +10,10 @@
 //! took back must be there, and a child's memory must be as it was at the fork.
 
 use mm_core::addr::VirtAddr;
+use mm_core::error::MmError;
 use mm_core::platform::MAX_CPUS;
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags};
 use mm_testkit::machine::{machines, on_every_machine};
 use mm_testkit::mmu::Leaf;
 use mm_testkit::platform::on_cpu;
@@ -127,6 +128,12 @@ fn unmap(c: &Scene, cpu: usize, from: usize, pages: usize) {
     on_cpu(cpu, || c.s.unmap(c.range(from), pages * c.page)).unwrap();
 }
 
+fn remap(c: &Scene, cpu: usize, (from, pages): (usize, usize), to: usize) -> Result<(), MmError> {
+    let (len, fixed) = (pages * c.page, RemapFlags::MAY_MOVE | RemapFlags::FIXED);
+    let (from, to) = (c.range(from), c.range(to));
+    on_cpu(cpu, || c.s.remap(from, len, len, fixed, Some(to))).map(|_| ())
+}
+
 fn cut(c: &Scene, cpu: usize, file: &File, pages: usize) {
     on_cpu(cpu, || {
         c.w.resize(file, pages * c.page);
@@ -182,6 +189,21 @@ const VERBS: &[Verb] = &[
             .fixed(c.range(3 * PAGES))
             .with(MapFlags::NO_RESERVE);
         on_cpu(cpu, || c.s.map(&r)).unwrap();
+        Ok(())
+    }),
+    verb("move there and back", Kind::Takes, |c, cpu| {
+        // What another verb has made of it may be no longer one area.
+        if remap(c, cpu, (4, 2), 20).is_ok() {
+            remap(c, cpu, (20, 2), 4).expect("nobody else knows of it");
+        }
+        Ok(())
+    }),
+    verb("move the shared file", Kind::Takes, |c, cpu| {
+        let _or_cut_in_two = remap(c, cpu, (2 * PAGES, PAGES), 20);
+        Ok(())
+    }),
+    verb("move over the others", Kind::Takes, |c, cpu| {
+        let _or_cut_in_two = remap(c, cpu, (0, PAGES), 7);
         Ok(())
     }),
     verb("protect, read", Kind::Takes, |c, cpu| {
@@ -364,5 +386,36 @@ fn what_is_taken_beside_a_protect_is_remembered_by_nobody() {
         }
         w.assert_empty();
         assert!(met > 10, "only {met} meetings");
+    });
+}
+
+/// CVE-2018-18281: who takes pages at the new place tells nobody of the old one. So nobody
+/// takes any before what moved them has told all.
+#[test]
+fn what_is_cut_beside_a_move_is_remembered_by_nobody() {
+    on_every_machine(|machine| {
+        let w = Arc::new(machine.world(512, 3, 1));
+        let (mut key, mut met) = (0, 0);
+        for nth in 1.. {
+            key += 2;
+            let c = Scene::new(&w, key, false);
+            let (from, to) = (2 * PAGES, 20);
+            let at = c.at(from + 1);
+            // Not by whoever moves it, which drops its own first. A page beside it keeps the table.
+            w.poke(2, &c.s, at, 3).unwrap();
+            let page = VirtAddr::new(at).vpn(w.page_shift());
+            let cut = || {
+                w.resize(&c.shared, c.page);
+                w.tlbs().remembered(2, page)
+            };
+            let (moved, left) = beside(&w, nth, || remap(&c, 0, (from, PAGES), to), cut);
+            assert_eq!(moved, Ok(()));
+            let Some(left) = left else { break };
+            met += 1;
+            assert!(left.is_empty(), "preempted at {nth}: {left:?}");
+            w.check([&c.s]).unwrap();
+        }
+        w.assert_empty();
+        assert!(met > 5, "only {met} meetings");
     });
 }

@@ -24,7 +24,7 @@ use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
 use crate::sync::Context;
 use crate::table::LeafGuard;
-use crate::tlb::MapFlush;
+use crate::tlb::{MapFlush, TlbGather};
 use crate::tree::{Direction, GapRequest};
 use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec};
 
@@ -213,7 +213,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     }
 
     /// Chooses where the area goes.
-    fn place(
+    pub(super) fn place(
         &self,
         cx: &Cx<'m, P>,
         layout: &Layout,
@@ -298,19 +298,31 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                     at = leaf.range().end();
                 }
                 Err(error) => {
-                    let mut kept = PageRange::new(range.start(), at);
-                    while let Some(leaf) = table.next_leaf(kept) {
-                        leaf.record().keep_no_longer();
-                        kept = kept.from(leaf.range().end());
-                    }
-                    let mut gather = crate::tlb::TlbGather::new(cx, &self.node().tlb);
-                    table.prune(range, &mut gather);
-                    self.released(gather.finish());
+                    self.keep_no_longer(cx, PageRange::new(range.start(), at));
                     return Err(error.into());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Ends the keeping of the tables of a range, and unlinks those that are empty.
+    // Out of line, so that its gather is not part of its callers' frames.
+    #[inline(never)]
+    pub(super) fn keep_no_longer(&self, cx: &Cx<'m, P>, range: PageRange) {
+        let table = self.table(cx);
+        let mut empty = 0usize;
+        let mut kept = range;
+        while let Some(leaf) = table.next_leaf(kept) {
+            leaf.record().keep_no_longer();
+            empty = empty.saturating_add(usize::from(leaf.live() == 0));
+            kept = kept.from(leaf.range().end());
+        }
+        if empty > 0 {
+            let mut gather = TlbGather::new(cx, &self.node().tlb);
+            table.prune(range, &mut gather);
+            self.released(gather.finish());
+        }
     }
 
     /// Refuses a device whose frames have no entries: after the last frame that

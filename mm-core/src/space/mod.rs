@@ -1,7 +1,7 @@
 //! Address spaces: the verbs, one a file.
 //!
 //! ```text
-//!   kernel ──► map unmap protect brk advise populate read/write fork query   verbs: this folder
+//!   kernel ──► map unmap protect remap brk advise populate read/write fork query   verbs: this folder
 //!                 │      each makes one Cx, takes the space lock, never calls another verb
 //!                 ▼
 //!   edit of areas (crate::vma)   zap, entries (crate::table, crate::tlb)   fault (crate::fault)
@@ -10,6 +10,7 @@
 //! | verb | space lock | may answer `Wait` |
 //! |---|---|---|
 //! | map, unmap, protect, brk | write, but not while entries are zapped or rewritten (`busy`) | no |
+//! | remap | write, to its end where areas move | no |
 //! | advise(flags) | write | no |
 //! | advise(DONTNEED) | read | no |
 //! | fork | write, and the child's | no |
@@ -32,6 +33,7 @@ mod map;
 mod populate;
 mod protect;
 mod query;
+mod remap;
 mod request;
 mod unmap;
 mod upkeep;
@@ -40,6 +42,7 @@ pub use access::Word32;
 pub use active::{Active, Root};
 pub use advise::Advice;
 pub use query::{Maps, VmaInfo};
+pub use remap::RemapFlags;
 pub use request::{Backing, MapFlags, MapRequest};
 #[cfg(feature = "validate")]
 pub(crate) use upkeep::Nodes;

@@ -144,6 +144,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let (limit, locks) = (MmError::Limit, MmError::LockLimit);
         for (have, more, most, error) in [
             (counts.areas.get(), delta.areas, limits.areas, limit),
+            // Before those below, as on Linux: its errno is another one.
+            (
+                counts.locked.get(),
+                delta.locked,
+                pages(limits.locked),
+                locks,
+            ),
             (
                 counts.total.get(),
                 delta.pages,
@@ -151,12 +158,6 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 limit,
             ),
             (counts.data.get(), delta.data, pages(limits.data), limit),
-            (
-                counts.locked.get(),
-                delta.locked,
-                pages(limits.locked),
-                locks,
-            ),
         ] {
             if more > 0 && have.saturating_add_signed(more) > most {
                 return Err(error);

@@ -400,11 +400,17 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
     pub(crate) fn map_flush(&self, pages: PageRange) -> MapFlush {
         let format = self.cx.format();
         let entries = pages.pages().checked_div(format.entry_pages(self.level));
-        if !format.caches_invalid() {
+        self.map_flush_of(
+            pages,
+            entries.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        )
+    }
+
+    /// As [`Self::map_flush`], where only so many entries of `pages` were installed.
+    pub(super) fn map_flush_of(&self, pages: PageRange, entries: u32) -> MapFlush {
+        if !self.cx.format().caches_invalid() {
             MapFlush::NONE
-        } else if entries == Some(self.live() as usize)
-            && !cfg!(mm_mutant = "new_table_is_not_flushed")
-        {
+        } else if entries == self.live() && !cfg!(mm_mutant = "new_table_is_not_flushed") {
             MapFlush::of_new_table(pages)
         } else {
             MapFlush::of(pages)

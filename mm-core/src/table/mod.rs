@@ -87,6 +87,7 @@ mod lock;
 mod map;
 mod protect;
 mod prune;
+mod remap;
 mod run;
 mod unmap;
 mod walk;

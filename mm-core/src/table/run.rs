@@ -296,7 +296,9 @@ impl<P: Platform> TableGuard<'_, '_, P> {
         }
     }
 
-    fn store_run(&self, run: &Range<usize>, mut word: WordOf<P>) {
+    /// Stores the leaves of a run, `word` the first, into empty entries or over
+    /// those of the run. The live count is the caller's.
+    pub(super) fn store_run(&self, run: &Range<usize>, mut word: WordOf<P>) {
         let format = self.format();
         for slot in run.clone() {
             format.store(self.words(), slot, format.with_run(word, Run::Member));

@@ -34,13 +34,56 @@ use crate::pool::Handle;
 use crate::range::PageRange;
 use arrayvec::ArrayVec;
 
+/// Nodes and chains that were put aside; dropping them gives back what was not used.
+pub struct Stock<'a, U: Upkeep> {
+    up: &'a U,
+    nodes: ArrayVec<Handle<Vma>, 2>,
+    chains: Option<U::Chains>,
+}
+
+impl<'a, U: Upkeep> Stock<'a, U> {
+    /// Puts nodes, two at most, and chains aside.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], with nothing kept.
+    ///
+    /// # Locks
+    /// Takes `Pool` and `Buddy`.
+    pub fn reserve(up: &'a U, nodes: u32, chains: u32) -> Result<Self, OutOfMemory> {
+        let mut stock = Self {
+            up,
+            nodes: ArrayVec::new(),
+            chains: None,
+        };
+        for _ in 0..nodes {
+            let node = up.alloc()?;
+            if stock.nodes.try_push(node).is_err() {
+                debug_assert!(false, "a plan needs at most two nodes");
+                up.free(node);
+            }
+        }
+        stock.chains = Some(up.reserve_chains(chains)?);
+        Ok(stock)
+    }
+}
+
+impl<U: Upkeep> Drop for Stock<'_, U> {
+    fn drop(&mut self) {
+        for vma in self.nodes.drain(..) {
+            self.up.free(vma);
+        }
+        if let Some(chains) = self.chains.take() {
+            self.up.release_chains(chains);
+        }
+    }
+}
+
 /// A plan with everything put aside that it may need.
 pub struct Edit<'a, U: Upkeep> {
     tree: &'a VmaTree,
     up: &'a U,
     plan: Plan<'a>,
-    nodes: ArrayVec<Handle<Vma>, 2>,
-    chains: Option<U::Chains>,
+    stock: Stock<'a, U>,
     committed: bool,
 }
 
@@ -53,23 +96,24 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     /// # Locks
     /// The space lock for writing, since before the plan was made.
     pub fn reserve(tree: &'a VmaTree, up: &'a U, plan: Plan<'a>) -> Result<Self, OutOfMemory> {
-        let mut edit = Self {
+        let stock = Stock::reserve(up, plan.nodes, plan.chains)?;
+        Ok(Self::with_stock(tree, up, plan, stock))
+    }
+
+    /// Makes the edit of a plan for which enough was put aside before it was
+    /// made: it cannot fail.
+    ///
+    /// # Locks
+    /// The space lock for writing, since before the plan was made.
+    pub fn with_stock(tree: &'a VmaTree, up: &'a U, plan: Plan<'a>, stock: Stock<'a, U>) -> Self {
+        debug_assert!(plan.nodes as usize <= stock.nodes.len(), "too few nodes");
+        Self {
             tree,
             up,
             plan,
-            nodes: ArrayVec::new(),
-            chains: None,
+            stock,
             committed: false,
-        };
-        for _ in 0..plan.nodes {
-            let node = up.alloc()?;
-            if edit.nodes.try_push(node).is_err() {
-                debug_assert!(false, "a plan needs at most two nodes");
-                up.free(node);
-            }
         }
-        edit.chains = Some(up.reserve_chains(plan.chains)?);
-        Ok(edit)
     }
 
     /// Makes the edit of a plan that needs at most one node, and no chains,
@@ -84,14 +128,12 @@ impl<'a, U: Upkeep> Edit<'a, U> {
         spare: Option<Handle<Vma>>,
     ) -> Self {
         debug_assert!(plan.nodes <= u32::from(spare.is_some()) && plan.chains == 0);
-        Self {
-            tree,
+        let stock = Stock {
             up,
-            plan,
             nodes: spare.into_iter().collect(),
             chains: None,
-            committed: false,
-        }
+        };
+        Self::with_stock(tree, up, plan, stock)
     }
 
     /// Returns the plan.
@@ -356,7 +398,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
 
     /// Puts a new area, write-marked, into the tree.
     fn make(&mut self, shape: &Shape) -> Option<Handle<Vma>> {
-        let vma = self.nodes.pop();
+        let vma = self.stock.nodes.pop();
         debug_assert!(vma.is_some(), "the plan bounds the nodes of its edit");
         let vma = vma?;
         self.get(vma).fill(self.tree, shape.range, &shape.spec);
@@ -378,7 +420,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     }
 
     fn copy_chains(&mut self, locked: &mut U::Locked, to: Handle<Vma>, from: Option<Handle<Vma>>) {
-        if let (Some(from), Some(reserve)) = (from, self.chains.as_mut()) {
+        if let (Some(from), Some(reserve)) = (from, self.stock.chains.as_mut()) {
             if self.up.get(from).anon_raw() != 0 {
                 self.up.chains_copy(locked, to, from, reserve);
             }
@@ -404,12 +446,6 @@ impl<'a, U: Upkeep> Edit<'a, U> {
 
 impl<U: Upkeep> Drop for Edit<'_, U> {
     fn drop(&mut self) {
-        for vma in self.nodes.drain(..) {
-            self.up.free(vma);
-        }
-        if let Some(chains) = self.chains.take() {
-            self.up.release_chains(chains);
-        }
         if !self.committed {
             unmark(self.tree, self.up, self.plan.range, |_| true);
         }

@@ -41,7 +41,7 @@ mod tests;
 mod tree;
 mod upkeep;
 
-pub use edit::{Done, Edit};
+pub use edit::{Done, Edit, Stock};
 pub use family::{anon_candidate, duplicate};
 pub use flags::VmaFlags;
 pub use limits::{PageCount, PresentCount, SpaceLimits};

@@ -65,8 +65,29 @@ impl Delta {
             .saturating_add(when(flags.contains(VmaFlags::ACCOUNT)));
     }
 
+    /// Adds up two changes.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            areas: self.areas.saturating_add(other.areas),
+            pages: self.pages.saturating_add(other.pages),
+            locked: self.locked.saturating_add(other.locked),
+            data: self.data.saturating_add(other.data),
+            stack: self.stack.saturating_add(other.stack),
+            account: self.account.saturating_add(other.account),
+        }
+    }
+
     fn areas(&mut self, n: isize) {
         self.areas = self.areas.saturating_add(n);
+    }
+
+    /// Returns what so many pages of an area with these flags count, below zero
+    /// when they go.
+    pub fn of_pages(flags: VmaFlags, pages: isize) -> Self {
+        let mut some = Self::default();
+        some.count(flags, pages);
+        some
     }
 
     /// Returns what one area counts.

@@ -86,6 +86,11 @@ pub const ROWS: &[Row] = rows! {
     users_counted_in_two_steps     Loom  "loom_space" "fault_and_exec";
     unmap_before_size              Loom  "loom_object" "load_and_truncate";
     unmark_before_rewrite          Loom  "loom_space" "protect_and_protect";
+    moved_without_mark             Loom  "loom_space" "remap_and_fault";
+    moved_without_rmap_lock        Loom  "loom_object" "remap_and_truncate";
+    moved_without_rmap_lock        Loom  "loom_object" "remap_and_walk";
+    moved_without_waiting_for_flush Kit  "preempted" "what_is_cut_beside_a_move_is_remembered_by_nobody";
+    moved_without_flush            Kit   "remap" "f5_nobody_uses_the_old_place_after_a_move";
     user_copy_without_lock         Loom  "loom_space" "copy_and_protect";
     user_copy_without_lock         Loom  "loom_space" "copy_and_drop";
     map_past_the_end               Loom  "loom_object" "load_and_truncate";
