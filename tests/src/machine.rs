@@ -39,6 +39,9 @@ pub struct Machine {
     walker: AnyWalker,
 }
 
+/// How many times as many scripts a long run plays.
+const LONG_SEEDS: u64 = 50;
+
 impl Machine {
     /// Makes a machine of a test's own; leaks both.
     pub fn new(name: &'static str, format: impl PageTableFormat, walker: impl Walker) -> Self {
@@ -86,8 +89,12 @@ impl Machine {
     }
 
     /// Returns `n` seeds of the machine's own, so that the machines together
-    /// play more scripts than one would.
+    /// play more scripts than one would; many more with `MM_LONG`.
     pub fn seeds(&self, n: u64) -> Range<u64> {
+        let n = match std::env::var_os("MM_LONG") {
+            Some(_) => n * LONG_SEEDS,
+            None => n,
+        };
         let hash = |h: u64, byte: u8| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         let first = self.name.bytes().fold(0xcbf2_9ce4_8422_2325, hash) % 1000 * 10;
         first..first + n

@@ -61,9 +61,28 @@ pub fn command(options: &Options) -> Result<()> {
     suites.finish()
 }
 
-/// The random schedules of `cargo xtask test`.
-pub fn schedules() -> Result<Counts> {
-    played(&Length::Usual, 1)
+/// The minutes of each of the two in `cargo xtask test --long`.
+const LONG_MINUTES: u64 = 10;
+
+/// The random schedules of `cargo xtask test`, or of its long variant.
+pub fn schedules(long: bool) -> Result<Counts> {
+    let length = if long {
+        Length::Seconds(LONG_MINUTES * 60)
+    } else {
+        Length::Usual
+    };
+    played(&length, 1)
+}
+
+/// ThreadSanitizer, as the long variant of `cargo xtask test` runs it.
+pub fn races() -> Result<Counts> {
+    sanitized(&Options {
+        minutes: LONG_MINUTES,
+        seed: 1,
+        only: false,
+        tsan: true,
+        mutant: None,
+    })
 }
 
 fn played(length: &Length, seed: u64) -> Result<Counts> {

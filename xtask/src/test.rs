@@ -18,8 +18,8 @@ use crate::{apt, check, debian, dialogue, initramfs, loom, paths, programs, publ
 /// What to run.
 #[derive(Args)]
 pub struct Options {
-    /// Also runs the soak variants (tests read `MM_LONG=1` and do many more steps), and compiles
-    /// what is run by hand.
+    /// Also runs the soak variants (tests read `MM_LONG=1` and do many more steps, random schedules
+    /// and ThreadSanitizer play for minutes), and compiles what is run by hand.
     #[arg(long)]
     long: bool,
     /// Runs only the suites whose name contains this.
@@ -60,7 +60,10 @@ pub fn command(options: &Options) -> Result<()> {
         }
     }
     if wanted("schedules") {
-        suites.run("schedules", soak::schedules);
+        suites.run("schedules", || soak::schedules(options.long));
+    }
+    if options.long && wanted("tsan") {
+        suites.run("tsan", soak::races);
     }
     let demo = Mutex::new(None);
     let (alone, mut beside) = boots(&mut suites, &wanted, &demo);

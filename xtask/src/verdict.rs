@@ -52,6 +52,7 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
         wrong.push(format!("what was typed was never answered with {text:?}"));
     }
     summary(&booted.output, expect, &mut wrong);
+    said_twice(&booted.output, &mut wrong);
     if let Expect::LazyExec(program) = expect {
         lazy(&booted.output, archive, program, &mut wrong);
     }
@@ -116,6 +117,21 @@ fn summary(output: &str, expect: Expect, wrong: &mut Vec<String>) {
                 ));
             }
         }
+    }
+}
+
+/// How the kernel says that it does not have a call, which it does once for each.
+const NO_CALL: &str = "kernel: no syscall ";
+
+fn said_twice(output: &str, wrong: &mut Vec<String>) {
+    let mut calls: Vec<&str> = output
+        .lines()
+        .filter_map(|line| line.strip_prefix(NO_CALL)?.split(' ').next())
+        .collect();
+    calls.sort_unstable();
+    let twice = calls.iter().zip(calls.iter().skip(1)).find(|(a, b)| a == b);
+    if let Some((call, _)) = twice {
+        wrong.push(format!("the kernel says twice that it has no call {call}"));
     }
 }
 
@@ -234,7 +250,7 @@ fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<Stri
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Expect, all_cpus, checksums, programs_output, summary};
+    use super::{Expect, all_cpus, checksums, programs_output, said_twice, summary};
 
     const GOOD: &str = "hello\n--- summary ---\n1  faults: zero page\n2  faults: anonymous\n\
         3  faults: file, cached\n4  copy-on-write: copies\n5  copy-on-write: reuses\n6  forks\n\
@@ -257,6 +273,19 @@ mod tests {
             1
         );
         assert_eq!(complaints("hello\n"), 1);
+    }
+
+    #[test]
+    fn a_missing_call_is_said_once() {
+        let once = "kernel: no syscall 7 (asked by a)\nkernel: no syscall 77 (asked by a)\n";
+        let mut wrong = Vec::new();
+        said_twice(once, &mut wrong);
+        assert_eq!(wrong, [""; 0]);
+        said_twice(
+            &format!("{once}kernel: no syscall 7 (asked by b)\n"),
+            &mut wrong,
+        );
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
     }
 
     #[test]
