@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use mm_core::addr::VirtAddr;
 use mm_core::format::Entry;
 use mm_core::prot::Prot;
-use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, Root, SpaceLimits};
+use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
 
 use super::{Active, FileData, page_shift};
@@ -153,6 +153,29 @@ impl<A: Arch> Space<A> {
     /// As munmap(2).
     pub fn unmap(&self, at: usize, length: usize) -> Result<()> {
         Ok(self.inner.unmap(VirtAddr::new(at), length)?)
+    }
+
+    /// Grows, shrinks or moves a mapping, as mremap(2); answers where it is.
+    ///
+    /// # Errors
+    /// As mremap(2).
+    pub fn remap(
+        &self,
+        (at, old): (usize, usize),
+        new: usize,
+        flags: RemapFlags,
+        to: usize,
+    ) -> Result {
+        let to = Some(VirtAddr::new(to));
+        let moved = self.inner.remap(VirtAddr::new(at), old, new, flags, to)?;
+        Ok(moved.as_usize())
+    }
+
+    /// Answers whether what is mapped at an address is locked.
+    #[must_use]
+    pub fn is_locked(&self, at: usize) -> bool {
+        let area = self.inner.find(VirtAddr::new(at));
+        area.is_some_and(|area| area.flags.contains(VmaFlags::LOCKED))
     }
 
     /// Changes rights, as mprotect(2).

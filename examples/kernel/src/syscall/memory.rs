@@ -4,7 +4,7 @@
 //! ignored where Linux ignores it; all rules about ranges are mm-core's.
 
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags};
+use mm_core::space::{Advice, MapFlags, RemapFlags};
 
 use super::Call;
 use super::resident::checked;
@@ -145,6 +145,26 @@ impl<A: Arch> Call<'_, A> {
 
     pub(super) fn munmap(&self, at: usize, length: usize) -> Result {
         self.space()?.unmap(at, length).map(|()| 0)
+    }
+
+    /// The flags of mremap(2) are the library's.
+    pub(super) fn mremap(
+        &self,
+        (at, old): (usize, usize),
+        new: usize,
+        flags: usize,
+        to: usize,
+    ) -> Result {
+        let known = u32::try_from(flags).ok().and_then(RemapFlags::from_bits);
+        let flags = known.ok_or(Errno::EINVAL)?;
+        let space = self.space()?;
+        let start = space.remap((at, old), new, flags, to)?;
+        // What a locked mapping gains is there at once.
+        let old = checked::<A>(at, old)?;
+        if new > old && space.is_locked(start) {
+            self.system.populate(&space, start + old, new - old);
+        }
+        Ok(start)
     }
 
     pub(super) fn mprotect(&self, at: usize, length: usize, prot: usize) -> Result {

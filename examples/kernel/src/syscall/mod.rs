@@ -193,8 +193,8 @@ impl<A: Arch> Call<'_, A> {
             Name::Mprotect => self.mprotect(a, b, c),
             Name::Brk => self.brk(a),
             Name::Madvise => self.madvise(a, b, c),
-            // Moving and growing comes with a later version of the library; libc copies then.
-            Name::Mremap | Name::Membarrier => Err(self.not_offered()),
+            Name::Mremap => self.mremap((a, b), c, d, e),
+            Name::Membarrier => Err(self.not_offered()),
             Name::Msync => self.msync(a, b, c),
             Name::Mincore => self.mincore(a, b, c),
             Name::Mlock => self.mlock(a, b, 0),

@@ -8,7 +8,7 @@
 
 use programs::{
     ANONYMOUS, BASE, EXEC, FIXED, FIXED_NOREPLACE, HOLE, KERNEL, PAGE, PRIVATE, READ, RETURN,
-    SHARED, Start, TOP, WRITE, Word, call3, in_child, mmap, nr, open, pipe, run, say, start,
+    SHARED, Start, TOP, WRITE, Word, call, call3, in_child, mmap, nr, open, pipe, run, say, start,
     sync_code,
 };
 
@@ -24,6 +24,7 @@ fn main(start: Start) -> usize {
     let directory = open(c"/".as_ptr().addr()).unwrap_or(NONE);
     maps(file, directory);
     unmaps();
+    remaps(file);
     protections(file);
     breaks();
     advice();
@@ -171,6 +172,159 @@ fn unmaps() {
     show("munmap hole", call3(nr::MUNMAP, BASE, PAGE, 0));
     show("munmap middle", call3(nr::MUNMAP, BASE + 3 * PAGE, PAGE, 0));
     show("munmap over holes", call3(nr::MUNMAP, BASE, 20 * PAGE, 0));
+    clear();
+}
+
+const MAY_MOVE: usize = 1;
+const MOVE_TO: usize = MAY_MOVE | 2;
+const LEAVE: usize = MAY_MOVE | 4;
+
+/// Remaps from page `at` on, to page `to`, lengths in bytes.
+fn remap(at: usize, lengths: [usize; 2], flags: usize, to: usize) -> Result<usize, usize> {
+    let [old, new] = lengths;
+    let (at, to) = (BASE + at * PAGE, BASE + to * PAGE);
+    call(nr::MREMAP, [at, old, new, flags, to, 0])
+}
+
+/// Asks for `old` pages from page `at` on to become `new` pages.
+fn remapped(name: &str, at: usize, [old, new]: [usize; 2], flags: usize, to: usize) {
+    show(name, remap(at, [old * PAGE, new * PAGE], flags, to));
+}
+
+fn remaps(file: usize) {
+    const WRAPS: usize = usize::MAX;
+    lay(0, 8, READ | WRITE);
+    for page in 0..8 {
+        poke_with(BASE + page * PAGE, 10 + page as u8);
+    }
+    show(
+        "mremap odd address",
+        call(nr::MREMAP, [BASE + 1, PAGE, PAGE, MAY_MOVE, 0, 0]),
+    );
+    show(
+        "mremap to an odd address",
+        call(
+            nr::MREMAP,
+            [BASE, PAGE, PAGE, MOVE_TO, BASE + 20 * PAGE + 1, 0],
+        ),
+    );
+    show(
+        "mremap over the top",
+        call(nr::MREMAP, [BASE, PAGE, 2 * PAGE, MOVE_TO, TOP, 0]),
+    );
+    show(
+        "mremap into the kernel",
+        call(nr::MREMAP, [BASE, PAGE, PAGE, MOVE_TO, KERNEL, 0]),
+    );
+    show(
+        "mremap out of the kernel",
+        call(nr::MREMAP, [KERNEL, PAGE, PAGE, MAY_MOVE, 0, 0]),
+    );
+    remapped("mremap to length 0", 0, [1, 0], MAY_MOVE, 0);
+    show(
+        "mremap old length max",
+        remap(0, [WRAPS, PAGE], MAY_MOVE, 0),
+    );
+    show(
+        "mremap new length max",
+        remap(0, [PAGE, WRAPS], MAY_MOVE, 0),
+    );
+    remapped("mremap strange flags", 0, [1, 1], 8, 0);
+    remapped("mremap fixed that may not move", 0, [1, 1], 2, 20);
+    remapped("mremap left that may not move", 0, [1, 1], 4, 20);
+    remapped("mremap left and longer", 0, [1, 2], LEAVE, 20);
+    remapped("mremap private once more", 0, [0, 1], MAY_MOVE, 0);
+    remapped("mremap onto itself", 0, [2, 2], MOVE_TO, 0);
+    remapped("mremap overlapping above", 0, [4, 4], MOVE_TO, 3);
+    remapped("mremap overlapping below", 4, [4, 4], MOVE_TO, 1);
+    remapped("mremap left, hint overlaps", 0, [4, 4], LEAVE, 2);
+    remapped("mremap hole", 8, [1, 1], MAY_MOVE, 0);
+    remapped(
+        "mremap longer over the end of an area",
+        4,
+        [5, 6],
+        MAY_MOVE,
+        0,
+    );
+    remapped("mremap as it is", 0, [8, 8], 0, 0);
+    remapped("mremap as it is, over the end", 0, [12, 12], 0, 0);
+    remapped("mremap longer in the middle", 0, [2, 3], 0, 0);
+    remapped("mremap longer", 0, [8, 12], 0, 0);
+    say!(
+        "grown: {} {}",
+        byte(BASE + 7 * PAGE),
+        byte(BASE + 11 * PAGE)
+    );
+    lay(12, 1, READ);
+    remapped("mremap longer, blocked", 0, [12, 13], 0, 0);
+    remapped("mremap shorter", 0, [12, 8], 0, 0);
+    say!("cut off: {:?}", in_child(|| peek(BASE + 8 * PAGE)));
+    remapped("mremap shorter over holes", 4, [20, 3], 0, 0);
+    remapped("mremap to a place", 1, [2, 2], MOVE_TO, 20);
+    say!(
+        "moved: {} {}",
+        byte(BASE + 20 * PAGE),
+        byte(BASE + 21 * PAGE)
+    );
+    say!("the old place: {:?}", in_child(|| peek(BASE + PAGE)));
+    remapped("mremap to a place, longer", 20, [2, 4], MOVE_TO, 30);
+    say!(
+        "moved: {} {}",
+        byte(BASE + 31 * PAGE),
+        byte(BASE + 33 * PAGE)
+    );
+    remapped("mremap over others, shorter", 3, [3, 1], MOVE_TO, 31);
+    say!(
+        "moved: {} {}",
+        byte(BASE + 30 * PAGE),
+        byte(BASE + 31 * PAGE)
+    );
+    say!("the tail: {:?}", in_child(|| peek(BASE + 5 * PAGE)));
+    remapped("mremap two areas and leave", 30, [2, 2], LEAVE, 40);
+    remapped("mremap and leave", 30, [1, 1], LEAVE | MOVE_TO, 40);
+    say!(
+        "left: {} {}",
+        byte(BASE + 30 * PAGE),
+        byte(BASE + 40 * PAGE)
+    );
+    let child = in_child(|| {
+        let _ = remap(40, [PAGE, PAGE], MOVE_TO, 50);
+        let seen = byte(BASE + 50 * PAGE);
+        poke(BASE + 50 * PAGE);
+        programs::exit(seen as usize)
+    });
+    say!("a child's: {child:?}, ours: {}", byte(BASE + 40 * PAGE));
+    remapped("mremap anywhere", 40, [1, 200], MAY_MOVE, 0);
+    clear();
+    let shared = SHARED | ANONYMOUS | FIXED;
+    let _ = mmap([BASE, 4 * PAGE, READ | WRITE, shared, NONE, 0]);
+    poke_with(BASE + 2 * PAGE, 7);
+    remapped("mremap shared once more, in place", 2, [0, 2], 0, 0);
+    remapped("mremap shared once more", 2, [0, 2], MOVE_TO, 10);
+    poke_with(BASE + 11 * PAGE, 8);
+    say!(
+        "twice: {} {}",
+        byte(BASE + 10 * PAGE),
+        byte(BASE + 3 * PAGE)
+    );
+    remapped("mremap shared, longer than it is", 0, [4, 6], 0, 0);
+    say!("past its end: {:?}", in_child(|| peek(BASE + 5 * PAGE)));
+    let child = in_child(|| {
+        let _ = remap(0, [4 * PAGE, 4 * PAGE], MOVE_TO, 20);
+        poke_with(BASE + 20 * PAGE, 9);
+    });
+    say!(
+        "shared with a child that moved it: {child:?}, {}",
+        byte(BASE)
+    );
+    let _ = mmap([BASE + 30 * PAGE, PAGE, READ, PRIVATE | FIXED, file, 0]);
+    remapped("mremap file, longer", 30, [1, 2], MOVE_TO, 40);
+    say!(
+        "a file's first bytes: {} {}",
+        byte(BASE + 40 * PAGE),
+        byte(BASE + 40 * PAGE + 1)
+    );
+    peek(BASE + 41 * PAGE);
     clear();
 }
 
@@ -385,6 +539,11 @@ fn peek(address: usize) {
 fn poke(address: usize) {
     // SAFETY: a page of this program's own, or (in a child) an access that must end the child.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(42) }
+}
+
+fn poke_with(address: usize, value: u8) {
+    // SAFETY: as for `poke`.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(value) }
 }
 
 fn jump(address: usize) {

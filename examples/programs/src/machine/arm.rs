@@ -40,6 +40,7 @@ pub mod nr {
     pub const WAIT4: usize = 114;
     pub const CLONE: usize = 120;
     pub const MPROTECT: usize = 125;
+    pub const MREMAP: usize = 163;
     pub const SCHED_YIELD: usize = 158;
     pub const NANOSLEEP: usize = 162;
     pub const MMAP: usize = 192;

@@ -17,6 +17,7 @@ pub mod nr {
     pub const CLONE: usize = 220;
     pub const MMAP: usize = 222;
     pub const MPROTECT: usize = 226;
+    pub const MREMAP: usize = 216;
     pub const MADVISE: usize = 233;
     pub const WAIT4: usize = 260;
     /// Those that make children: clone, clone3.

@@ -36,6 +36,7 @@ pub mod nr {
     pub const WRITE: usize = 1;
     pub const MMAP: usize = 9;
     pub const MPROTECT: usize = 10;
+    pub const MREMAP: usize = 25;
     pub const MUNMAP: usize = 11;
     pub const BRK: usize = 12;
     pub const SCHED_YIELD: usize = 24;
