@@ -291,10 +291,13 @@ impl Page {
     pub(super) fn give_up_ref(&self) -> bool {
         let mut old = self.refs.load(Ordering::Relaxed);
         while let Some(left) = old.checked_sub(1) {
-            match self
-                .refs
-                .compare_exchange_weak(old, left, Ordering::Release, Ordering::Relaxed)
-            {
+            #[cfg(not(mm_mutant = "put_in_two_steps"))]
+            let swap =
+                self.refs
+                    .compare_exchange_weak(old, left, Ordering::Release, Ordering::Relaxed);
+            #[cfg(mm_mutant = "put_in_two_steps")]
+            let swap = Ok::<u32, u32>(self.refs.swap(left, Ordering::Release));
+            match swap {
                 Ok(_) if left > 0 => return false,
                 Ok(_) => break,
                 Err(now) => old = now,
@@ -409,6 +412,8 @@ impl<'a> TableRecord<'a> {
     /// Starts the record of a table that was just allocated: no live entry; the
     /// allocator's reference is its one sharer.
     pub fn init(self, level: u8, order: u8, space: u32) {
+        #[cfg(mm_mutant = "table_before_it_forgets")]
+        self.0.reset(Kind::Table, order);
         self.0.word(0).store(0, Ordering::Relaxed);
         self.0.word(1).store(u32::from(level), Ordering::Relaxed);
         self.0.word(2).store(0, Ordering::Relaxed);
@@ -416,6 +421,7 @@ impl<'a> TableRecord<'a> {
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
         // Last, with release: see `spans`.
+        #[cfg(not(mm_mutant = "table_before_it_forgets"))]
         self.0.reset(Kind::Table, order);
     }
 
@@ -460,7 +466,7 @@ impl<'a> TableRecord<'a> {
         is_table
             && linked != 0
             && self.0.word(2).load(Ordering::Acquire) == linked
-            && self.space() == at.space
+            && (self.space() == at.space || cfg!(mm_mutant = "table_of_any_space"))
     }
 
     /// Returns the handle of the space as a number; zero for kernel tables.
