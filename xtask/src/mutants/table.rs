@@ -47,6 +47,7 @@ pub const ROWS: &[Row] = rows! {
     mark_without_wait              Loom  "loom_fault" "fault_and_unmap";
     mark_without_wait              Loom  "loom_fault" "fault_and_protect";
     mark_without_wait              Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
+    mark_without_wait              Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     reader_leaves_without_release  Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
     writer_leaves_without_release  Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
     no_recheck                     Loom  "vma_mark" "h11_a_reused_node_is_not_entered_under_its_old_name";
@@ -54,6 +55,7 @@ pub const ROWS: &[Row] = rows! {
     change_what_is_busy            Loom  "loom_space" "protect_and_protect";
     change_what_is_busy            Loom  "loom_space" "unmap_and_unmap";
     fork_waits_for_nobody          Loom  "loom_fault" "unmap_and_fork";
+    fork_waits_for_nobody          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     replaced_is_gone               Loom  "loom_fault" "fault_and_fixed_map";
     last_put_without_acquire       Loom  "loom_page" "the_last_put_is_one";
     finder_revives                 Loom  "loom_page" "a_finder_gets_a_reference_or_none";
@@ -89,17 +91,20 @@ pub const ROWS: &[Row] = rows! {
     walker_revives                 Loom  "loom_object" "unmap_and_walk";
     owner_without_second_look      Loom  "loom_rmap" "walk_and_last";
     no_second_look                 Loom  "loom_fault" "fault_and_fault";
+    no_second_look                 Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     exclusive_after_fork           Loom  "loom_fault" "fault_and_fork";
     exclusive_after_fork           Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     unmark_before_flush            Loom  "loom_fault" "cow_and_fork";
     exchange_without_look          Loom  "loom_fault" "cow_and_cow";
     exchange_without_look          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     copy_without_reference         Loom  "loom_fault" "cow_and_drop_shared";
+    copy_without_reference         Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     reuse_without_lock             Loom  "loom_fault" "cow_and_drop";
     grow_without_look              Loom  "loom_space" "stack_and_map";
     users_counted_in_two_steps     Loom  "loom_space" "fault_and_exec";
     unmap_before_size              Loom  "loom_object" "load_and_truncate";
     unmap_before_size              Loom  "loom_object" "store_and_truncate";
+    unmap_before_size              Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     unmark_before_rewrite          Loom  "loom_space" "protect_and_protect";
     moved_without_mark             Loom  "loom_space" "remap_and_fault";
     moved_without_rmap_lock        Loom  "loom_object" "remap_and_truncate";
@@ -112,6 +117,7 @@ pub const ROWS: &[Row] = rows! {
     map_past_the_end               Loom  "loom_object" "load_and_truncate";
     map_past_the_end               Loom  "loom_object" "copy_and_truncate";
     map_past_the_end               Loom  "loom_object" "store_and_truncate";
+    map_past_the_end               Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     map_what_was_dropped           Loom  "loom_object" "load_and_regrow";
     pass_over_freed_table          Loom  "loom_object" "fork_and_truncate";
     dirty_without_lock             Loom  "loom_object" "store_and_clean";
@@ -143,6 +149,7 @@ pub const ROWS: &[Row] = rows! {
     dirty_is_not_handed_on         Loom  "loom_dirty" "unmap";
     table_forgets_notes_of_runs    Kit   "table_runs" "what_one_entry_notes_counts_for_each_page";
     protect_without_flush          Kit   "invariants_pages" "f3_lesson_49_fewer_rights_are_in_force_everywhere_when_protect_returns";
+    protect_without_flush          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     fork_without_flush             Loom  "loom_fault" "cow_and_fork";
     fork_without_flush             Kit   "invariants_pages" "e3_after_fork_no_cpu_can_write_to_what_is_shared";
     table_protect_without_flush    Kit   "table_rules" "f3_each_verb_flushes_once_and_only_what_lost_rights";
