@@ -80,7 +80,8 @@ pub const ROWS: &[Row] = rows! {
     drain_without_grace            Loom  "loom_pool" "a_stale_handle_reads_a_node";
     wake_before_unlock             Loom  "loom_cache" "one_reads_and_all_get_it";
     locked_without_second_look     Loom  "loom_cache" "one_reads_and_all_get_it";
-    found_without_second_look      Loom  "loom_cache" "who_looks_gets_the_page_or_none";
+    found_without_second_look      Loom3 "loom_cache" "who_looks_gets_the_page_or_none";
+    life_is_looked_at_once         Loom  "loom_cache" "a_node_that_changes_its_level_is_not_followed";
     lookup_unpinned                Loom  "loom_cache" "an_index_is_not_drained_under_a_reader";
     inserted_past_the_end          Loom  "loom_cache" "nothing_is_read_in_past_the_end";
     walk_without_lock              Loom  "loom_rmap" "walk_and_unlink";
