@@ -6,6 +6,7 @@
 //! words 2..8      by kind:
 //!
 //!   User     maps     owner    index lo   index hi   lru prev  lru next
+//!     while it is read in                            cut
 //!   Table    live     level    linked at  space      -         gather link
 //!   Slab     live     free     prev       next       pool      -
 //!   Free     -        -        -          -          prev      next
@@ -389,6 +390,26 @@ impl<'a> UserRecord<'a> {
             .word(3)
             .store((index >> 32) as u32, Ordering::Relaxed);
         self.0.word(1).store(owner, Ordering::Release);
+    }
+
+    /// Notes that the last `bytes` bytes of a page that is being read in lie past an
+    /// end that the object had meanwhile. Of several notes the largest counts.
+    ///
+    /// # Locks
+    /// The object's `ObjectMap`, exclusively.
+    pub(crate) fn cut(self, bytes: u32) {
+        let cut = self.0.word(4);
+        cut.store(cut.load(Ordering::Relaxed).max(bytes), Ordering::Relaxed);
+    }
+
+    /// Takes what [`Self::cut`] noted: the page is read in, and may go to a list.
+    ///
+    /// # Locks
+    /// The object's `ObjectMap`; the caller owns the page's LOCKED.
+    pub(crate) fn take_cut(self) -> u32 {
+        let bytes = self.0.word(4).load(Ordering::Relaxed);
+        self.0.word(4).store(0, Ordering::Relaxed);
+        bytes
     }
 
     /// Starts the record of a page that was just allocated: no mapping. The

@@ -206,6 +206,9 @@ pub const ROWS: &[Row] = rows! {
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
+    cut_is_forgotten               Kit   "object_tails" "bytes_cut_off_while_the_tail_is_read_stay_gone_when_the_file_grows";
+    cut_is_forgotten               Kit   "object_tails" "a_write_behind_a_tail_that_is_read_leaves_zeros_between";
+    cut_is_forgotten               Kit   "object_tails" "random_sizes_while_pages_are_read_show_no_old_bytes";
     zero_page_is_made_twice        Loom  "loom_page" "the_zero_page_is_one";
     zero_page_is_writable          Kit   "invariants_pages" "e8_the_zero_page_is_not_counted_written_or_freed";
     second_slab_is_lost            Loom  "loom_pool" "a_node_has_one_owner";
