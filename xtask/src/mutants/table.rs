@@ -132,6 +132,9 @@ pub const ROWS: &[Row] = rows! {
     generation_without_flush       Loom  "loom_tags" "asid_rollover";
     running_tags_are_given_out     Loom  "loom_tags" "asid_rollover";
     generation_is_not_looked_at    Loom  "loom_tags" "asid_rollover";
+    round_is_not_looked_at         Kit   "asid" "f7_a_space_that_slept_for_a_round_of_generations_gets_a_new_tag";
+    round_is_not_looked_at         Loom  "loom_tags" "sleep_and_rollover";
+    round_is_told_last             Loom  "loom_tags" "sleep_and_rollover";
     readers_first                  Loom  "loom_waiting" "a_writer_that_waits_is_next";
     writer_waits_for_ever          Loom  "loom_waiting" "two_writers_both_get_in";
     bit_lock_without_release       Loom  "loom_waiting" "the_bit_is_held_by_one";
