@@ -226,6 +226,7 @@ pub const ROWS: &[Row] = rows! {
     write_leaves_code_fresh        Loom  "loom_code" "write_and_show";
     fresh_after_the_show           Loom  "loom_code" "write_and_show";
     two_show_code_at_once          Loom  "loom_code" "write_and_two_who_show";
+    shown_is_looked_at_first       Loom  "loom_code" "copy_and_show";
     code_is_not_shown              Kit   "code" "what_is_written_to_code_that_runs_is_fetched";
     running_code_is_not_shown      Kit   "code" "what_is_written_to_code_that_runs_is_fetched";
     user_copy_is_not_shown         Kit   "code" "what_is_written_to_code_that_runs_is_fetched";
