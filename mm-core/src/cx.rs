@@ -74,6 +74,17 @@ impl<'m, P: Platform> Cx<'m, P> {
         self.frames.synchronize(self);
     }
 
+    /// Takes one turn of a wait for another verb's end. No rank says where that stands in the
+    /// order of locks: so nothing is held meanwhile, and no cycle leads through this wait.
+    pub(crate) fn wait_turn(&self, spins: u32) {
+        debug_assert!(
+            self.ranks.is_empty() && !self.pinned.get(),
+            "lock order: a verb waits for another one while {:?} is held",
+            self.ranks
+        );
+        self.relax(spins);
+    }
+
     /// Returns whether an inner lock is held: then no batch may be flushed.
     pub fn holds_inner(&self) -> bool {
         self.ranks.holds_inner()

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`arena`] | RAM: frames that scream when they are used wrongly |
 //! | [`platform`] | CPUs, preemption, flushes, wake-ups, failing allocations |
+//! | [`interrupts`] | flushes that ask other CPUs and wait for them |
 //! | [`mmu`] | hardware walkers, written from the manuals |
 //! | [`tlb`] | TLBs and paging-structure caches that forget nothing |
 //! | [`format`](mod@format) | every format and walker behind one type |
@@ -21,6 +22,7 @@ pub mod arena;
 pub mod check;
 #[cfg(not(loom))]
 pub mod format;
+pub mod interrupts;
 #[cfg(not(loom))]
 pub mod machine;
 pub mod mmu;

@@ -6,6 +6,7 @@
 //! flushes and wake-ups. A software TLB plugs in as a [`FlushHook`].
 
 use crate::arena::Arena;
+use crate::interrupts::{Interrupts, Open};
 use crate::plug::{COUNT, Plug};
 use crate::watch::give_way;
 use mm_core::addr::Pfn;
@@ -19,7 +20,7 @@ use mm_core::tlb::AsidPool;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
@@ -92,6 +93,9 @@ pub struct TestPlatform<F: PageTableFormat> {
     at_preemption: Mutex<Option<(u64, Interruption)>>,
     has_preemption: AtomicBool,
     relaxes: AtomicU64,
+    /// CPUs that somebody else runs on while they wait.
+    put_aside: AtomicU64,
+    interrupts: OnceLock<Interrupts>,
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
@@ -133,6 +137,8 @@ impl<F: PageTableFormat> TestPlatform<F> {
             at_preemption: Mutex::default(),
             has_preemption: AtomicBool::new(false),
             relaxes: AtomicU64::new(0),
+            put_aside: AtomicU64::new(0),
+            interrupts: OnceLock::new(),
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
@@ -234,6 +240,64 @@ impl<F: PageTableFormat> TestPlatform<F> {
     /// Returns how many turns all wait loops have taken.
     pub fn relaxes(&self) -> u64 {
         self.relaxes.load(Ordering::Relaxed)
+    }
+
+    /// Lets a flush ask other CPUs and wait for them from now on: see
+    /// [`crate::interrupts`].
+    ///
+    /// # Panics
+    /// When that was said before.
+    pub fn with_interrupts(&self, open: Open) {
+        let set = self.interrupts.set(Interrupts::new(open));
+        assert!(set.is_ok(), "interrupts are there already");
+    }
+
+    /// Runs `f` in the kernel: with interrupts, the CPU takes them where it must only.
+    pub fn in_kernel<R>(&self, f: impl FnOnce() -> R) -> R {
+        /// Leaves the kernel, also by a panic.
+        struct Inside<'a, F: PageTableFormat>(&'a TestPlatform<F>, usize);
+        impl<F: PageTableFormat> Drop for Inside<'_, F> {
+            fn drop(&mut self) {
+                if let Some(interrupts) = self.0.interrupts.get() {
+                    interrupts.leave(self.1, self.0.drop_here());
+                }
+            }
+        }
+        let cpu = CPU.get();
+        let interrupts = self.interrupts.get();
+        let entered = interrupts.is_some_and(|interrupts| interrupts.enter(cpu));
+        let _inside = entered.then(|| Inside(self, cpu));
+        f()
+    }
+
+    /// Takes the interrupts of the caller's CPU, as in a turn of a wait loop.
+    pub fn take_interrupts(&self) {
+        if let Some(interrupts) = self.interrupts.get() {
+            interrupts.serve(CPU.get(), self.drop_here());
+        }
+    }
+
+    /// Puts whoever waits on a CPU aside, as a scheduler may: it stays in its next turn, and the
+    /// CPU takes interrupts, until [`Self::go_on`].
+    pub fn put_aside(&self, cpu: usize) {
+        self.put_aside.fetch_or(1 << cpu, Ordering::SeqCst);
+    }
+
+    /// Ends [`Self::put_aside`].
+    pub fn go_on(&self, cpu: usize) {
+        self.put_aside.fetch_and(!(1 << cpu), Ordering::SeqCst);
+    }
+
+    /// What a CPU does to its own TLB.
+    fn drop_here(&self) -> impl Fn(usize, Flush) {
+        let hook = self.hook.get();
+        move |cpu, flush| {
+            let mut alone = CpuSet::EMPTY;
+            alone.insert(cpu);
+            if let Some(hook) = &hook {
+                hook.flush(alone, flush);
+            }
+        }
     }
 
     /// A place where another CPU may come first, unless preemption is off.
@@ -356,7 +420,8 @@ impl<F: PageTableFormat> fmt::Debug for TestPlatform<F> {
 }
 
 // SAFETY: the arena's frames belong to this machine alone; `cpu` is the
-// thread's own number; `flush` returns after the hook has dropped everything.
+// thread's own number; `flush` returns after the hook has dropped everything, or each CPU
+// has had it drop what is its own.
 unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     type Format = F;
     type Memory = Arena;
@@ -381,11 +446,19 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
             "preemption allowed once too often on CPU {}",
             CPU.get()
         );
+        if let Some(interrupts) = self.interrupts.get().filter(|_| before == 1) {
+            interrupts.preemptible(CPU.get(), self.drop_here());
+        }
     }
     fn relax(&self, spins: u32) {
         assert!(spins < 50_000_000, "a wait does not end");
         self.relaxes.fetch_add(1, Ordering::Relaxed);
+        self.take_interrupts();
         give_way();
+        while self.put_aside.load(Ordering::SeqCst) & 1 << CPU.get() != 0 {
+            self.take_interrupts();
+            give_way();
+        }
     }
     fn asids(&self) -> Option<&AsidPool> {
         Some(&self.asids)
@@ -398,7 +471,9 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
                 f();
             }
         }
-        if let Some(hook) = self.hook.get() {
+        if let Some(interrupts) = self.interrupts.get() {
+            interrupts.flush(CPU.get(), cpus, flush, self.drop_here());
+        } else if let Some(hook) = self.hook.get() {
             hook.flush(cpus, flush);
         }
         self.note(|log| log.flushes.push((cpus, flush)));

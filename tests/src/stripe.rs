@@ -5,7 +5,6 @@
 //! page that comes back, or a right that is too wide is found in the very
 //! access, whatever the schedule.
 
-use crate::platform::on_cpu;
 use crate::random::Random;
 use crate::world::{Space, Stopped, World};
 use mm_core::addr::VirtAddr;
@@ -170,34 +169,34 @@ impl Stripe {
         let (at, len) = (va(self.addr(i)), n * self.page);
         match act {
             Act::Unmap => {
-                on_cpu(cpu, || s.unmap(at, len)).unwrap();
+                w.verb(cpu, || s.unmap(at, len)).unwrap();
                 self.bytes[i..i + n].fill(None);
             }
             Act::Map => {
                 let r = MapRequest::anonymous(len, Prot::RW).fixed(at);
-                on_cpu(cpu, || s.map(&r)).unwrap();
+                w.verb(cpu, || s.map(&r)).unwrap();
                 self.bytes[i..i + n].fill(Some(0));
                 self.writable[i..i + n].fill(true);
             }
             Act::Protect => {
                 let prot = dice.pick(&[Prot::READ, Prot::RW, Prot::RWX]);
                 let whole = self.bytes[i..i + n].iter().position(Option::is_none);
-                let done = on_cpu(cpu, || s.protect(at, len, prot));
+                let done = w.verb(cpu, || s.protect(at, len, prot));
                 assert_eq!(done.is_ok(), whole.is_none());
                 let n = whole.unwrap_or(n);
                 self.writable[i..i + n].fill(prot.contains(Prot::WRITE));
             }
             Act::DontNeed => {
-                let _holes = on_cpu(cpu, || s.advise(at, len, Advice::DontNeed));
+                let _holes = w.verb(cpu, || s.advise(at, len, Advice::DontNeed));
                 for byte in self.bytes[i..i + n].iter_mut().flatten() {
                     *byte = 0;
                 }
             }
-            Act::Move => self.move_page(cpu, s, i, dice),
+            Act::Move => self.move_page(w, cpu, s, i, dice),
             Act::UserCopy => {
                 let byte = dice.next() as u8;
                 let whole = self.bytes[i].is_some() && self.writable[i];
-                let done = on_cpu(cpu, || s.write(va(self.byte(i)), &[byte]));
+                let done = w.verb(cpu, || s.write(va(self.byte(i)), &[byte]));
                 assert_eq!(done.is_ok(), whole);
                 if whole {
                     self.bytes[i] = Some(byte);
@@ -210,11 +209,11 @@ impl Stripe {
     }
 
     /// Moves one page over another: one is all of an area, or of a part of one.
-    fn move_page(&mut self, cpu: usize, s: &Space, i: usize, dice: &mut Random) {
+    fn move_page(&mut self, w: &World, cpu: usize, s: &Space, i: usize, dice: &mut Random) {
         let to = dice.below(self.pages() as u64) as usize;
         let (from, place) = (va(self.addr(i)), va(self.addr(to)));
         let fixed = RemapFlags::MAY_MOVE | RemapFlags::FIXED;
-        let done = on_cpu(cpu, || {
+        let done = w.verb(cpu, || {
             s.remap(from, self.page, self.page, fixed, Some(place))
         });
         let possible = self.bytes[i].is_some() && i != to;
@@ -228,7 +227,7 @@ impl Stripe {
 
     /// Forks while the others go on, and compares the stripe in the child.
     fn fork(&mut self, w: &World, cpu: usize, s: &Space, dice: &mut Random) {
-        let child = on_cpu(cpu, || s.fork()).unwrap();
+        let child = w.verb(cpu, || s.fork()).unwrap();
         let mut twin = self.clone();
         for _ in 0..self.pages() / 2 {
             let i = dice.below(self.pages() as u64) as usize;
@@ -238,6 +237,6 @@ impl Stripe {
             self.store(w, cpu, s, i, dice.next() as u8);
             twin.look(w, cpu, &child, i);
         }
-        on_cpu(cpu, || drop(child));
+        w.verb(cpu, || drop(child));
     }
 }

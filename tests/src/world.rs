@@ -231,11 +231,11 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     ) -> Result<usize, i32> {
         let mut done = 0;
         loop {
-            match on_cpu(cpu, || verb(at + done, len - done)) {
+            match self.verb(cpu, || verb(at + done, len - done)) {
                 Ok(progress) => {
                     done += progress.done;
                     match progress.wait {
-                        Some(ticket) if done < len => match on_cpu(cpu, || self.serve(ticket)) {
+                        Some(ticket) if done < len => match self.verb(cpu, || self.serve(ticket)) {
                             Ok(()) => {}
                             Err(TicketError) if done == 0 => return Err(EIO),
                             Err(TicketError) => return Ok(done),
@@ -249,10 +249,15 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         }
     }
 
+    /// Runs a verb on a CPU, in the kernel: see [`crate::interrupts`].
+    pub fn verb<R>(&self, cpu: usize, f: impl FnOnce() -> R) -> R {
+        on_cpu(cpu, || self.platform().in_kernel(f))
+    }
+
     /// Runs `space` on a CPU.
     pub fn run(&self, cpu: usize, space: &Space<F>) {
         let mut slot = self.loaded[cpu].lock().unwrap();
-        on_cpu(cpu, || {
+        self.verb(cpu, || {
             let load = |root: Root| {
                 let root_pfn = root.table.pfn(self.page_shift());
                 let loaded = Loaded {
@@ -273,7 +278,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
         let mut slot = self.loaded[cpu].lock().unwrap();
         if let Some(active) = slot.as_mut() {
             self.tlbs.lend(cpu);
-            on_cpu(cpu, || active.lazy());
+            self.verb(cpu, || active.lazy());
         }
     }
 
@@ -281,7 +286,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     pub fn idle(&self, cpu: usize) {
         let mut slot = self.loaded[cpu].lock().unwrap();
         self.tlbs.load(cpu, None);
-        on_cpu(cpu, || drop(slot.take()));
+        self.verb(cpu, || drop(slot.take()));
     }
 
     /// Lets the program of `space` on `cpu` load bytes.
@@ -412,14 +417,14 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 access: self.reported(access),
                 mode: Mode::User,
             };
-            match on_cpu(cpu, || space.fault(&fault)) {
+            match self.verb(cpu, || space.fault(&fault)) {
                 FaultOutcome::Resolved(_) => {}
                 FaultOutcome::Wait(ticket) => {
                     // How long another CPU's transfer takes is the host's choice.
                     if matches!(ticket, Ticket::Join(_)) {
                         turn -= 1;
                     }
-                    if on_cpu(cpu, || self.serve(ticket)).is_err() {
+                    if self.verb(cpu, || self.serve(ticket)).is_err() {
                         let at = VirtAddr::new(addr);
                         return Err(Stopped::Signal(Signal::BusAdrErr(at)));
                     }

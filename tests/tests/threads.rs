@@ -9,25 +9,17 @@ use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
 use mm_core::prot::Prot;
 use mm_core::space::{MapFlags, MapRequest, Word32};
+use mm_testkit::interrupts::Open;
 use mm_testkit::machine::{Machine, on_every_machine};
-use mm_testkit::patience::StopAtEnd;
+use mm_testkit::patience::{StopAtEnd, Together};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::random::Random;
 use mm_testkit::stripe::{Stripe, USUAL};
 use mm_testkit::world::{File, Space, Stopped, World};
-use std::io::Write;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Barrier, Once};
 
 fn world(machine: &Machine, cpus: usize, seed: u64) -> World {
-    static LOUD: Once = Once::new();
-    LOUD.call_once(|| {
-        let quiet = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            tell(&panic.to_string());
-            quiet(panic);
-        }));
-    });
     machine.world(4096, cpus, seed)
 }
 
@@ -41,34 +33,15 @@ fn check(w: &World, spaces: &[&Space], seed: u64) {
     }
 }
 
-/// Ends the whole test when one thread fails: the others wait for it at a
-/// barrier, or for its word to stop.
-struct Together<'a>(&'a Machine);
-
-impl Drop for Together<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tell(&format!("^^^ on the machine \"{}\"", self.0.name));
-            std::process::abort();
-        }
-    }
-}
-
-/// Says something that is not lost when the process aborts, as what the test
-/// harness captures is.
-fn tell(line: &str) {
-    let _unheard = writeln!(std::io::stderr(), "{line}");
-}
-
 /// Adds one to the word, as a futex would: through the kernel.
 fn add_one(w: &World, cpu: usize, s: &Space, addr: usize) {
     let mut seen = 0;
     loop {
-        let word = on_cpu(cpu, || s.compare_exchange_u32(va(addr), seen, seen + 1));
+        let word = w.verb(cpu, || s.compare_exchange_u32(va(addr), seen, seen + 1));
         match word.expect("the word is there") {
             Word32::Value(value) if value == seen => return,
             Word32::Value(value) => seen = value,
-            Word32::Wait(ticket) => on_cpu(cpu, || w.serve(ticket)).unwrap(),
+            Word32::Wait(ticket) => w.verb(cpu, || w.serve(ticket)).unwrap(),
         }
     }
 }
@@ -76,7 +49,7 @@ fn add_one(w: &World, cpu: usize, s: &Space, addr: usize) {
 const STRIPE: usize = 24;
 
 /// H1-H5, H10, H12, H15: everyone changes, faults and forks, each its stripe.
-fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usize) {
+fn stripes(machine: &'static Machine, seed: u64, cpus: usize, rounds: usize, steps: usize) {
     let page = machine.page_size();
     let w = world(machine, cpus, seed);
     let s = w.space();
@@ -90,7 +63,7 @@ fn stripes(machine: &Machine, seed: u64, cpus: usize, rounds: usize, steps: usiz
         for cpu in 0..cpus {
             let (w, s, rest, added) = (&w, &s, &rest, &added);
             scope.spawn(move || {
-                let _together = Together(machine);
+                let _together = Together::new(machine.name);
                 let mut dice = Random::new(seed * 16 + cpu as u64);
                 let mut stripe = Stripe::new(base + cpu * STRIPE * page, page, STRIPE);
                 for _ in 0..rounds {
@@ -144,7 +117,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
         std::thread::scope(|scope| {
             let (w, s, stop) = (&w, &s, &stop);
             scope.spawn(move || {
-                let _together = Together(machine);
+                let _together = Together::new(machine.name);
                 for n in 1u32..1000 {
                     w.store(0, s, a, &n.to_le_bytes()).unwrap();
                     let mut back = [0; 4];
@@ -154,7 +127,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
                 stop.store(true, Ordering::Release);
             });
             scope.spawn(move || {
-                let _together = Together(machine);
+                let _together = Together::new(machine.name);
                 let mut last = 0;
                 while !stop.load(Ordering::Acquire) {
                     let mut now = [0; 4];
@@ -165,7 +138,7 @@ fn e11_lesson_44_a_reader_never_sees_the_page_from_before_the_copy() {
                 }
             });
             scope.spawn(move || {
-                let _together = Together(machine);
+                let _together = Together::new(machine.name);
                 while !stop.load(Ordering::Acquire) {
                     let child = on_cpu(2, || s.fork()).unwrap();
                     // The child's nth never changes again.
@@ -208,7 +181,7 @@ fn e10_h3_lesson_39_simultaneous_first_and_copying_stores_keep_every_byte() {
                     let (w, start) = (&w, &start);
                     let s = if cpu % 2 == 0 { &parent } else { &child };
                     scope.spawn(move || {
-                        let _together = Together(machine);
+                        let _together = Together::new(machine.name);
                         start.wait();
                         for i in 0..PAGES {
                             w.poke(cpu, s, a + i * page + cpu, cpu as u8 + 1).unwrap();
@@ -260,7 +233,7 @@ fn g5_lesson_60_truncation_against_faults() {
             for (cpu, s, at) in [(0, &s, a), (1, &t, b)] {
                 let (w, stop) = (&w, &stop);
                 scope.spawn(move || {
-                    let _together = Together(machine);
+                    let _together = Together::new(machine.name);
                     let mut dice = Random::new(seed + cpu as u64);
                     while !stop.load(Ordering::Acquire) {
                         let at = at + dice.below((PAGES * page) as u64) as usize;
@@ -273,7 +246,7 @@ fn g5_lesson_60_truncation_against_faults() {
             }
             let (w, stop, file) = (&w, &stop, &file);
             scope.spawn(move || {
-                let _together = Together(machine);
+                let _together = Together::new(machine.name);
                 let mut dice = Random::new(seed);
                 for _ in 0..150 {
                     let size = dice.below((PAGES * page) as u64) as usize;
@@ -295,45 +268,65 @@ fn g5_lesson_60_truncation_against_faults() {
     });
 }
 
-/// F6, E13: threads of one space and vfork children (clones of the handle)
-/// unmap at the same time as they exit; shootdowns cross each other.
+/// F6, E13, lesson 54 (redox 4158d899, two CPUs that shoot at each other): threads of one space
+/// and vfork children (clones of the handle) unmap, protect and copy pages beside each other's at
+/// the same time as they exit. Each flush waits for the others, which answer where a kernel takes
+/// interrupts: in wait loops only, or also wherever preemption is allowed.
 #[test]
-fn f6_e13_crossing_shootdowns_and_exits() {
+fn f6_lesson_54_e13_crossing_shootdowns_and_exits() {
     on_every_machine(|machine| {
-        let page = machine.page_size();
-        const CPUS: usize = 4;
-        for seed in machine.seeds(1) {
-            let w = world(machine, CPUS, seed);
-            let s = w.space();
-            std::thread::scope(|scope| {
-                for cpu in 0..CPUS {
-                    let w = &w;
-                    let thread = s.clone();
-                    scope.spawn(move || {
-                        let _together = Together(machine);
-                        let mut dice = Random::new(seed * 16 + cpu as u64);
-                        for _ in 0..60 {
-                            let pages = 1 + dice.below(40) as usize;
-                            let r = MapRequest::anonymous(pages * page, Prot::RW)
-                                .with(MapFlags::NO_RESERVE);
-                            let at = on_cpu(cpu, || thread.map(&r)).unwrap().as_usize();
-                            for i in 0..pages {
-                                w.poke(cpu, &thread, at + i * page, cpu as u8).unwrap();
-                            }
-                            assert_eq!(w.peek(cpu, &thread, at), Ok(cpu as u8));
-                            on_cpu(cpu, || thread.unmap(va(at), pages * page)).unwrap();
-                        }
-                        on_cpu(cpu, || drop(thread));
-                    });
-                }
-            });
-            assert_eq!(s.users(), 1);
-            assert_eq!(s.areas().count(), 0);
-            check(&w, &[&s], seed);
-            drop(s);
-            w.assert_empty();
+        for (seed, open) in machine
+            .seeds(2)
+            .zip([Open::InWaitsOnly, Open::WherePreemptible])
+        {
+            crossing(machine, seed, open);
         }
     });
+}
+
+fn crossing(machine: &'static Machine, seed: u64, open: Open) {
+    let page = machine.page_size();
+    const CPUS: usize = 4;
+    let w = world(machine, CPUS, seed);
+    w.platform().with_interrupts(open);
+    let s = w.space();
+    // One page for each CPU, next to each other in one table: copied again after each fork.
+    let copied = s.map(&MapRequest::anonymous(CPUS * page, Prot::RW));
+    let copied = copied.unwrap().as_usize();
+    std::thread::scope(|scope| {
+        for cpu in 0..CPUS {
+            let (w, thread) = (&w, s.clone());
+            scope.spawn(move || {
+                let _together = Together::new(machine.name);
+                let mut dice = Random::new(seed * 16 + cpu as u64);
+                for round in 0..24u8 {
+                    if round % 8 == cpu as u8 {
+                        let child = w.verb(cpu, || thread.fork()).unwrap();
+                        w.verb(cpu, || drop(child));
+                    }
+                    w.poke(cpu, &thread, copied + cpu * page, round).unwrap();
+                    let pages = 1 + dice.below(40) as usize;
+                    let r =
+                        MapRequest::anonymous(pages * page, Prot::RW).with(MapFlags::NO_RESERVE);
+                    let at = w.verb(cpu, || thread.map(&r)).unwrap().as_usize();
+                    for i in 0..pages {
+                        w.poke(cpu, &thread, at + i * page, cpu as u8).unwrap();
+                    }
+                    w.verb(cpu, || thread.protect(va(at), page, Prot::READ))
+                        .unwrap();
+                    assert_eq!(w.peek(cpu, &thread, at), Ok(cpu as u8));
+                    w.verb(cpu, || thread.unmap(va(at), pages * page)).unwrap();
+                    assert_eq!(w.peek(cpu, &thread, copied + cpu * page), Ok(round));
+                }
+                w.verb(cpu, || drop(thread));
+            });
+        }
+    });
+    assert_eq!(s.users(), 1);
+    assert_eq!(s.areas().count(), 1);
+    check(&w, &[&s], seed);
+    drop(s);
+    w.assert_empty();
 }
 
 /// A truncation finds the child's areas as soon as they are there, and frees a

@@ -143,7 +143,8 @@ pub unsafe trait Platform: Sized + Sync + 'static {
 
     /// Drops translations on the CPUs of the set, this one included if it is
     /// in the set, and returns when all have done so. Never takes a lock that
-    /// the family may hold.
+    /// the family may hold, and while it waits for others it serves what they
+    /// ask, as [`Self::relax`] does: one of them may be waiting for this CPU.
     fn flush(&self, cpus: CpuSet, flush: Flush);
 
     /// Called after a ticket with this key was finished: whoever joined it

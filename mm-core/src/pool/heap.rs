@@ -18,7 +18,7 @@ use super::lists::{Given, Lists, next_empty};
 use crate::addr::{Pfn, page_size};
 use crate::page::{Frames, Kind, MAX_ORDER};
 use crate::platform::{LinearMemory, Platform};
-use crate::sync::{Class, Context, Mutex, Rank};
+use crate::sync::{Class, Context, Mutex, Rank, RankStack};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 
@@ -73,7 +73,7 @@ impl<P: Platform> FrameHeap<P> {
         let Some(frames) = (self.frames)() else {
             return 0;
         };
-        let cx = HeapContext(frames.platform());
+        let cx = HeapContext::new(frames);
         let mut drained = 0usize;
         for lists in &self.classes {
             let mut next = lists.lock(&cx, 0).take_empty();
@@ -109,7 +109,7 @@ impl<P: Platform> FrameHeap<P> {
     where
         P::Memory: LinearMemory,
     {
-        let cx = HeapContext(frames.platform());
+        let cx = HeapContext::new(frames);
         let lists = self.classes.get(class)?;
         let link = |slab, place| {
             // SAFETY: the place is free, so it holds its link (`build`, `dealloc`),
@@ -171,7 +171,7 @@ where
                     place_ptr(frames, slab, at, class)
                 }),
             Place::Block(order) => frames
-                .alloc(&HeapContext(frames.platform()), order)
+                .alloc(&HeapContext::new(frames), order)
                 .map_or(core::ptr::null_mut(), |pfn| frames.memory().frame_ptr(pfn)),
         }
     }
@@ -183,7 +183,7 @@ where
         let Some(place) = Self::place(layout, frames.page_shift()) else {
             return;
         };
-        let cx = HeapContext(frames.platform());
+        let cx = HeapContext::new(frames);
         let pfn = frames.memory().frame_of(ptr);
         let Place::Class(class) = place else {
             let freed = frames.free(&cx, pfn);
@@ -258,21 +258,39 @@ where
 }
 
 /// The context of a heap request: a kernel calls the heap anywhere, so there is
-/// no verb; the heap's locks are innermost and nothing else is taken in them
-/// but the frame allocator's.
-struct HeapContext<'a, P: Platform>(&'a P);
+/// no verb. The order is checked within the request; what the caller holds is not
+/// known here, so none of it may be a lock of the family's that the heap takes.
+struct HeapContext<'a, P: Platform> {
+    platform: &'a P,
+    ranks: RankStack,
+}
+
+impl<'a, P: Platform> HeapContext<'a, P> {
+    fn new(frames: &'a Frames<P>) -> Self {
+        Self {
+            platform: frames.platform(),
+            ranks: RankStack::new(),
+        }
+    }
+}
 
 impl<P: Platform> Context for HeapContext<'_, P> {
     fn relax(&self, spins: u32) {
-        self.0.relax(spins);
+        self.platform.relax(spins);
     }
     fn preempt_off(&self) {
-        self.0.preempt_off();
+        self.platform.preempt_off();
     }
     fn preempt_on(&self) {
-        self.0.preempt_on();
+        self.platform.preempt_on();
     }
-    fn acquire(&self, _rank: Rank) {}
-    fn acquire_fresh(&self, _rank: Rank) {}
-    fn release(&self, _rank: Rank) {}
+    fn acquire(&self, rank: Rank) {
+        self.ranks.push(rank);
+    }
+    fn acquire_fresh(&self, rank: Rank) {
+        self.ranks.push_fresh(rank);
+    }
+    fn release(&self, rank: Rank) {
+        self.ranks.pop(rank);
+    }
 }

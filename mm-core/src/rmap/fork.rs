@@ -108,6 +108,7 @@ impl<P: Platform> Prepare<'_, '_, P> {
         neighbour: Option<Handle<AnonVma>>,
     ) -> Option<Handle<AnonVma>> {
         let rmap = self.fresh.rmap;
+        #[cfg(not(mm_mutant = "chosen_without_look"))]
         if let Some(own) = rmap.own(vma) {
             return Some(own);
         }

@@ -54,7 +54,7 @@ use crate::error::OutOfMemory;
 use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::range::PageRange;
-use crate::sync::{Context, WriteGuard};
+use crate::sync::WriteGuard;
 use crate::vma::{Delta, Edit, Layout, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec};
 
 /// The space lock, held for writing.
@@ -87,7 +87,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return layout;
             }
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "busy_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         }
     }
@@ -109,7 +110,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return layout;
             }
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "behind_fork_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         }
     }
@@ -128,7 +130,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut spins = 0u32;
         while layout.busy != 0 {
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "fork_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
             layout = self.node().lock.write(cx, self.key());
         }
@@ -289,7 +292,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 break layout;
             }
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "end_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         };
         let plan = match going.new {

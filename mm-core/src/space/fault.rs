@@ -41,7 +41,6 @@ use crate::pool::Handle;
 use crate::prot::Access;
 use crate::range::PageRange;
 use crate::stats::Counter;
-use crate::sync::Context;
 use crate::table::stretch;
 use crate::vma::{NewVma, Vma, VmaFlags, VmaReadGuard, anon_candidate};
 
@@ -212,8 +211,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Err(segv(page.addr(self.shift())));
             }
             // Somebody is busy with it, and needs the lock to end that.
+            #[cfg(not(mm_mutant = "fault_waits_with_the_lock"))]
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "fault_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         };
         let vma = nodes.vma(handle);

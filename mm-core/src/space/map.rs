@@ -22,7 +22,6 @@ use crate::object::PagerFacts;
 use crate::platform::Platform;
 use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
-use crate::sync::Context;
 use crate::table::LeafGuard;
 use crate::tlb::{MapFlush, TlbGather};
 use crate::tree::{Direction, GapRequest};
@@ -113,7 +112,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Ok((layout, range));
             }
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "map_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         }
     }

@@ -54,7 +54,6 @@ use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::prot::Prot;
 use crate::range::PageRange;
-use crate::sync::Context;
 use crate::tlb::{MapFlush, TlbGather};
 use crate::vma::{Delta, Edit, NewVma, Plan, Stock, Upkeep, Vma, VmaFlags, VmaSpec};
 use bitflags::bitflags;
@@ -222,7 +221,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 _ => return Ok((layout, way)),
             }
             drop(layout);
-            cx.relax(spins);
+            #[cfg(not(mm_mutant = "move_waits_deaf"))]
+            cx.wait_turn(spins);
             spins = spins.saturating_add(1);
         }
     }

@@ -106,11 +106,10 @@ impl Epoch {
                 if pinned == 0 || pinned.wrapping_sub(old).wrapping_sub(1) < u32::MAX / 2 {
                     break;
                 }
+                #[cfg(not(mm_mutant = "grace_waits_deaf"))]
                 cx.relax(spins);
                 spins = spins.saturating_add(1);
             }
-            #[cfg(mm_mutant = "grace_waits_for_one")]
-            break;
         }
     }
 }

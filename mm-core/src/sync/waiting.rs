@@ -135,6 +135,7 @@ pub(super) fn wait<G>(cx: &impl Context, mut attempt: impl FnMut() -> Option<G>)
         if let Some(guard) = attempt() {
             return guard;
         }
+        #[cfg(not(mm_mutant = "lock_waits_deaf"))]
         cx.relax(spins);
         spins = spins.saturating_add(1);
     }

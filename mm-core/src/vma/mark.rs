@@ -79,12 +79,7 @@ impl Mark {
     /// Counts a reader out.
     pub(super) fn leave(&self) {
         // Release: what the reader did is seen by the writer that waits.
-        let order = if cfg!(mm_mutant = "reader_leaves_without_release") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
-        let was = self.0.fetch_sub(1, order);
+        let was = self.0.fetch_sub(1, Ordering::Release);
         debug_assert!(was & COUNT > 1, "a reader left that was not inside");
     }
 
@@ -95,6 +90,7 @@ impl Mark {
         let mut spins = 0u32;
         #[cfg(not(mm_mutant = "mark_without_wait"))]
         while self.0.load(Ordering::Acquire) & COUNT > 1 {
+            #[cfg(not(mm_mutant = "mark_waits_deaf"))]
             cx.relax(spins);
             spins = spins.saturating_add(1);
         }
@@ -115,12 +111,7 @@ impl Mark {
     /// Removes the mark: changes are complete and seen by who enters next.
     pub(super) fn unmark(&self) {
         debug_assert!(self.is_marked());
-        let order = if cfg!(mm_mutant = "writer_leaves_without_release") {
-            Ordering::Relaxed
-        } else {
-            Ordering::Release
-        };
-        self.0.fetch_and(!WRITER, order);
+        self.0.fetch_and(!WRITER, Ordering::Release);
     }
 
     /// Makes the unlinked node free.

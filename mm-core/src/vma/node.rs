@@ -301,7 +301,7 @@ impl Vma {
     /// space lock.
     ///
     /// # Locks
-    /// Takes a read count; never waits. The node must not be freed before
+    /// Takes a read count; never waits. At most the space lock is held. The node must not be freed before
     /// this is called: an epoch pin, or the space lock.
     pub fn try_read<'a, C: Context>(
         &'a self,
@@ -312,9 +312,10 @@ impl Vma {
         if !self.mark.try_enter() {
             return None;
         }
-        // Order is checked as for a lock that is waited for by nobody here.
+        // Nobody waits here, yet writers wait for who is inside: so the order is checked as for
+        // a lock, and nobody is inside two areas.
         let rank = Rank::new(Class::Vma, 0);
-        cx.acquire_fresh(rank);
+        cx.acquire(rank);
         let guard = VmaReadGuard {
             vma: self,
             cx,

@@ -192,6 +192,11 @@ impl SpaceNode {
         let Some((whose, change)) = batch.count(space, change) else {
             return;
         };
+        #[cfg(mm_mutant = "batch_is_paid_in_two_steps")]
+        let batch = {
+            drop(batch);
+            node.present.lock(cx, cpu)
+        };
         // Under the lock, so that nobody who settles misses it: and so it is alive.
         match Handle::from_raw(whose) {
             Some(other) if whose != space => spaces.get(frames, other).counts.change(change),

@@ -6,6 +6,8 @@ mod family;
 mod lessons;
 mod memory;
 mod merging;
+#[cfg(debug_assertions)]
+mod order;
 mod script;
 
 use super::{ByOffset, Delta, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree};
