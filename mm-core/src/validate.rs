@@ -67,6 +67,8 @@ pub enum SpaceFlaw {
     Zero(Vpn),
     /// A page does not say that it belongs where it is mapped, or was truncated.
     Owner(Vpn, Pfn),
+    /// A page, or a private copy of one, is mapped past the end of its object (G5).
+    PastEnd(Vpn, Pfn),
     /// A private page is writable but not this entry's alone (E1).
     Shared(Vpn, Pfn),
     /// A writable page of a file is not dirty (G7).
@@ -289,6 +291,9 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
         let Some(record) = counted(self.cx, entry) else {
             return Err(SpaceFlaw::Frame(page, pfn));
         };
+        if !self.reaches(vma, page) {
+            return Err(SpaceFlaw::PastEnd(page, pfn));
+        }
         let anon = record.has(PageFlags::ANON);
         let user = record.user();
         if user.index() != vma.pgoff_of(page) as u64
@@ -310,6 +315,15 @@ impl<'c, 'm, P: Platform> Check<'_, 'c, 'm, P> {
             return Err(SpaceFlaw::Refs(page, record.refs(), user.maps()));
         }
         self.found(handle, page, pfn, record)
+    }
+
+    /// Returns whether a page of an area is before the end of its object, if it has one: a
+    /// truncation takes private copies, too.
+    fn reaches(&self, vma: &Vma, page: Vpn) -> bool {
+        Handle::from_raw(vma.object_raw()).is_none_or(|object| {
+            let view = ObjectView::new(self.space.mm(), self.cx, object);
+            view.reaches(vma.pgoff_of(page) as u64)
+        })
     }
 
     /// Checks a page that may be written to without a fault.

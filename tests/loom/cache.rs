@@ -9,6 +9,8 @@
 //! - `who_looks_gets_the_page_or_none`: a lookup without a lock, while the page
 //!   is truncated and its frame and index node serve another object, finds the
 //!   page or nothing.
+//! - `a_node_that_changes_its_level_is_not_followed`: nor does it take a frame for
+//!   a node, when the index's root becomes another's leaf.
 //! - `an_index_is_not_drained_under_a_reader`: nor does it walk a node whose
 //!   slab became something else.
 //! - `nothing_is_read_in_past_the_end`: a page that comes in while the file is
@@ -141,13 +143,9 @@ fn who_looks_gets_the_page_or_none() {
         Machine::with_mm(32, |mm| {
             let ours = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
             let other = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
-            let cx = mm.cx();
-            drop(ours.view(&cx).find_or_create(0));
-            let reuse = move |ours: File| {
-                ours.set_size(0).unwrap();
-                drop(other.view(&mm.cx()).find_or_create(0));
-            };
-            let look = |ours: &File| match ours.view(&cx).find_or_create(0) {
+            drop(ours.view(&mm.cx()).find_or_create(0));
+            // Spawned, or hardly any order is explored.
+            let look = move |ours: File| match ours.view(&mm.cx()).find_or_create(0) {
                 Found::Page(page) => {
                     let user = page.record().user();
                     assert_eq!(user.owner(), ours.handle().into_raw(), "another's page");
@@ -156,7 +154,34 @@ fn who_looks_gets_the_page_or_none() {
                 Found::PastEof => {}
                 found => panic!("memory is never read: {found:?}"),
             };
-            both(&ours, reuse, look);
+            let reuse = |ours: &File| {
+                ours.set_size(0).unwrap();
+                drop(other.view(&mm.cx()).find_or_create(0));
+            };
+            both(&ours, look, reuse);
+        });
+    });
+}
+
+/// The page after those of a node of level 1.
+const SECOND_LEAF: u64 = 64;
+
+#[test]
+fn a_node_that_changes_its_level_is_not_followed() {
+    // A frame that is taken for a node is noticed by the memory.
+    at_most(3, || {
+        Machine::with_mm(32, |mm| {
+            let size = (SECOND_LEAF + 1) * PAGE;
+            let ours = mm.new_object(PagerFacts::memory(size)).unwrap();
+            let other = mm.new_object(PagerFacts::memory(2 * PAGE)).unwrap();
+            drop(ours.view(&mm.cx()).find_or_create(SECOND_LEAF));
+            let look = move |ours: File| drop(ours.view(&mm.cx()).find_page(SECOND_LEAF));
+            let reuse = |ours: &File| {
+                // The root, of level 2, is freed last, so it is taken first.
+                ours.set_size(0).unwrap();
+                drop(other.view(&mm.cx()).find_or_create(1));
+            };
+            both(&ours, look, reuse);
         });
     });
 }

@@ -9,7 +9,8 @@
 //!   not cut off, though a truncation takes the child's table for an empty one.
 //! - `store_and_clean`: after writeback has cleaned a page of a file, what was
 //!   stored is in its copy, or the page is dirty again; it is dirty while an
-//!   entry allows stores.
+//!   entry allows stores. `store_again_and_clean`: also when the entry notes an older
+//!   store.
 //! - `unmap_and_truncate`, `exit_and_truncate` (H7): a page is taken once, by the
 //!   one or by the other.
 //! - `remap_and_truncate`: after a truncation no entry leads to a page that it cut
@@ -38,7 +39,6 @@ use mm_core::rmap::walk;
 use mm_core::space::{MapRequest, RemapFlags};
 use scene::{
     Done, PAGE, Space, access, allows_stores, both, empty, on_machine, poke, scene, store, va,
-    within,
 };
 use std::ops::ControlFlow;
 
@@ -151,16 +151,15 @@ fn file(mm: &'static Mm<Machine>) -> File {
     file
 }
 
-#[test]
-fn store_and_clean() {
-    on_machine(48, |mm| {
+/// Stores to a page, which `make_dirty` leaves dirty and without WRITE, while it is
+/// written back.
+fn clean(make_dirty: impl Fn(&Space, &File) + Sync + Send + 'static) {
+    on_machine(48, move |mm| {
         let (s, file) = (empty(mm), file(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
-        // Dirty, and without WRITE.
-        assert!(poke(&s, 1, 5));
-        s.protect(va(1), PAGE, Prot::READ).unwrap();
-        s.protect(va(1), PAGE, Prot::RW).unwrap();
+        make_dirty(&s, &file);
+        assert!(!allows_stores(&s, 1));
         let (stored, copy) = both(
             &s,
             |s| poke(&s, 1, 7),
@@ -177,6 +176,23 @@ fn store_and_clean() {
         assert!(stored);
         let dirty = file.view(&mm.cx()).next_dirty(0).is_some();
         assert!(dirty || (copy == 7 && !allows_stores(&s, 1)), "{copy}");
+    });
+}
+
+#[test]
+fn store_and_clean() {
+    clean(|s, file| {
+        assert_eq!(file.write(0, &5u32.to_ne_bytes()).done, 4);
+        assert_eq!(access(s, 1, Access::Read), Done::Done);
+    });
+}
+
+#[test]
+fn store_again_and_clean() {
+    clean(|s, _| {
+        assert!(poke(s, 1, 5));
+        s.protect(va(1), PAGE, Prot::READ).unwrap();
+        s.protect(va(1), PAGE, Prot::RW).unwrap();
     });
 }
 
@@ -266,7 +282,7 @@ fn remap_and_walk() {
 
 #[test]
 fn exit_and_truncate() {
-    within(2, 48, |mm| {
+    on_machine(48, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
@@ -327,6 +343,8 @@ fn unmap_and_walk() {
             |s| {
                 s.unmap(va(1), 2 * PAGE).unwrap();
                 mm.drain();
+                // Whoever follows a handle into what is no slab any more is told.
+                Machine::dirty(mm.frames());
             },
         );
         assert!(seen.is_empty() || seen == [s.id()]);
@@ -341,7 +359,15 @@ fn exit_and_walk() {
         let child = s.fork().unwrap();
         let (ours, theirs) = (s.id(), child.id());
         let page = locked_page(mm, &s);
-        let (seen, ()) = both(&s, move |_| spaces_of(mm, page), |_| drop(child));
+        let (seen, ()) = both(
+            &s,
+            move |_| spaces_of(mm, page),
+            |_| {
+                drop(child);
+                mm.drain();
+                Machine::dirty(mm.frames());
+            },
+        );
         assert!(seen.contains(&ours), "the parent's entry is not found");
         assert!(seen.iter().all(|&id| id == ours || id == theirs));
         let_go(mm, page);

@@ -1,7 +1,8 @@
 //! The claims, for a page that a parent and its child share after a fork, and
 //! a walk of its reverse mapping meanwhile:
 //!
-//! - `walk_and_fork`: the walk finds the parent while it forks.
+//! - `walk_and_fork`: the walk finds the parent and its child while the parent
+//!   forks once more, and the new child from when its entry is there (G1).
 //! - `walk_and_unlink`: it finds the child while the parent unmaps the page,
 //!   though the parent's link is above the child's.
 //! - `walk_and_last`: while the last area of a family goes and its anon_vma is
@@ -72,6 +73,21 @@ fn scene(mm: &'static Mm<Machine>) -> Space {
     s
 }
 
+/// What a walk found.
+#[derive(Debug)]
+struct Found {
+    /// How often the page was mapped when it began.
+    maps: u32,
+    /// The spaces where the page may be mapped, and as what.
+    areas: Vec<(u32, VmaFlags)>,
+}
+
+impl Found {
+    fn has(&self, s: &Space) -> bool {
+        self.areas.iter().any(|&(space, _)| space == s.id())
+    }
+}
+
 /// A page that somebody keeps: reclaim, migration.
 struct Kept {
     mm: &'static Mm<Machine>,
@@ -102,11 +118,12 @@ impl Kept {
         self.mm.frames().page(self.pfn).unwrap()
     }
 
-    /// Walks the LOCKED page: the spaces where it may be mapped, and as what.
-    fn walk(&self) -> Vec<(u32, VmaFlags)> {
+    /// Walks the LOCKED page.
+    fn walk(&self) -> Found {
         let mut found = Vec::new();
         let page = self.page();
         assert!(page.try_lock_page());
+        let maps = page.user().maps();
         let walked = walk(self.mm, &self.mm.cx(), page, |hit| {
             assert_eq!(hit.page, self.at);
             found.push((hit.area.space(), hit.area.flags()));
@@ -114,7 +131,7 @@ impl Kept {
         });
         assert!(walked.is_continue());
         page.unlock_page();
-        found
+        Found { maps, areas: found }
     }
 }
 
@@ -125,7 +142,7 @@ impl Drop for Kept {
 }
 
 /// Walks on CPU 1 while `verb` runs on CPU 0; what the walk found.
-fn walking<R>(kept: Kept, verb: impl FnOnce() -> R) -> (Vec<(u32, VmaFlags)>, R) {
+fn walking<R>(kept: Kept, verb: impl FnOnce() -> R) -> (Found, R) {
     let walker = thread::spawn(move || {
         be_cpu(1);
         kept.walk()
@@ -134,19 +151,18 @@ fn walking<R>(kept: Kept, verb: impl FnOnce() -> R) -> (Vec<(u32, VmaFlags)>, R)
     (walker.join().unwrap(), done)
 }
 
-fn has(found: &[(u32, VmaFlags)], s: &Space) -> bool {
-    found.iter().any(|&(space, _)| space == s.id())
-}
-
 #[test]
 fn walk_and_fork() {
     at_most(3, || {
         Machine::with_mm(64, |mm| {
             let s = scene(mm);
-            let (found, child) = walking(Kept::new(&s), || s.fork().unwrap());
-            assert!(has(&found, &s), "the parent is lost");
+            // The second child's chain turns the family's tree.
+            let first = s.fork().unwrap();
+            let (found, second) = walking(Kept::new(&s), || s.fork().unwrap());
+            assert!(found.has(&s) && found.has(&first), "lost: {found:?}");
+            assert!(found.areas.len() >= found.maps as usize, "{found:?}");
             let after = Kept::new(&s).walk();
-            assert!(has(&after, &s) && has(&after, &child), "{after:?}");
+            assert!([&s, &first, &second].iter().all(|s| after.has(s)));
         });
     });
 }
@@ -158,7 +174,7 @@ fn walk_and_unlink() {
             let s = scene(mm);
             let child = s.fork().unwrap();
             let (found, ()) = walking(Kept::new(&s), || s.unmap(va(), PAGE).unwrap());
-            assert!(has(&found, &child), "the child is lost: {found:?}");
+            assert!(found.has(&child), "the child is lost: {found:?}");
         });
     });
 }
@@ -173,7 +189,10 @@ fn walk_and_last() {
                 map(&s, Prot::RWX);
             });
             let news = |&(_, flags): &(u32, VmaFlags)| flags.contains(VmaFlags::EXEC);
-            assert!(!found.iter().any(news), "an area that never had the page");
+            assert!(
+                !found.areas.iter().any(news),
+                "an area that never had the page"
+            );
         });
     });
 }

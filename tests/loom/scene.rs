@@ -32,16 +32,7 @@ pub enum Done {
 /// Explores a model on a machine of so many frames, all of which are free in
 /// the end.
 pub fn on_machine(frames: usize, model: impl Fn(&'static Mm<Machine>) + Sync + Send + 'static) {
-    within(3, frames, model);
-}
-
-/// As [`on_machine`], for what takes too long with three preemptions.
-pub fn within(
-    preemptions: usize,
-    frames: usize,
-    model: impl Fn(&'static Mm<Machine>) + Sync + Send + 'static,
-) {
-    at_most(preemptions, move || Machine::with_mm(frames, &model));
+    at_most(3, move || Machine::with_mm(frames, &model));
 }
 
 /// The address of a page.

@@ -8,6 +8,8 @@
 //! - `asid_rollover` (F7): of CPUs that switch as they like through fewer tags
 //!   than spaces, none finds another space's translations under the tag that it
 //!   loads, and no two run different spaces under one tag at once. Two threads.
+//! - `sleep_and_rollover` (F7): nor when generations come again, and a space comes back
+//!   that slept for all of them, just as the first of a round begins anew. Two threads.
 //! - `flush_and_rollover` (F4, F7): a flush names the tag under which a CPU
 //!   remembers, also when the space is given another one meanwhile. Two threads.
 //!
@@ -51,8 +53,12 @@ const PAGE: Vpn = Vpn::new(5);
 impl Machines {
     /// With `spaces` spaces, tags of `bits` bits.
     fn new(spaces: usize, bits: u32) -> Self {
+        Self::with_pool(spaces, bits, AsidPool::new())
+    }
+
+    /// As [`Self::new`], with a pool of one's own.
+    fn with_pool(spaces: usize, bits: u32, pool: AsidPool) -> Self {
         let frames = Machine::boot_tagged(32);
-        let pool = AsidPool::new();
         pool.set_bits(bits);
         let root = PageTable::create(&Cx::new(&frames), TableOwner::User, 1).unwrap();
         Self {
@@ -218,6 +224,40 @@ fn asid_rollover() {
             machines.run_and_remember(0, space);
         }
         cpu.join().unwrap();
+    });
+}
+
+/// Bits of a round of three generations.
+const FEW_GENERATIONS: u32 = 2;
+
+#[test]
+fn sleep_and_rollover() {
+    at_most(3, || {
+        let pool = AsidPool::with_generations_of(FEW_GENERATIONS);
+        let machines = Arc::new(Machines::with_pool(6, 2, pool));
+        // The first generation: space 0, which goes to sleep, has the third number.
+        be_cpu(1);
+        machines.run(1, 1);
+        be_cpu(0);
+        machines.run(0, 2);
+        machines.run(0, 0);
+        // The second; the third and last, in which space 4 has that number.
+        machines.run(0, 3);
+        machines.run(0, 4);
+        be_cpu(1);
+        machines.run(1, 1);
+        be_cpu(0);
+        assert_eq!(machines.pool.generations(), 3);
+        let cpu = {
+            let machines = Arc::clone(&machines);
+            thread::spawn(move || {
+                be_cpu(1);
+                machines.run_and_remember(1, 0);
+            })
+        };
+        machines.run_and_remember(0, 5);
+        cpu.join().unwrap();
+        assert!(machines.pool.generations() > 3, "a round is over");
     });
 }
 

@@ -24,7 +24,7 @@
 use mm_testkit::machine::{Machine, machines};
 use mm_testkit::platform::move_to;
 use mm_testkit::random::Random;
-use mm_testkit::scene::{SHARED, Scene, Step};
+use mm_testkit::scene::{MEETINGS, SHARED, Scene, Step};
 use mm_testkit::stripe::EAGER;
 use mm_testkit::watch::scheduled;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Schedules of a plain run.
-const SCHEDULES: u64 = 1500;
+const SCHEDULES: u64 = 3000;
 /// Shared words that one schedule may touch before it counts as endless.
 const ENDLESS: u64 = 3_000_000;
 const FRAMES: usize = 512;
@@ -156,8 +156,9 @@ impl Turns {
 fn steps(dice: &mut Random) -> Vec<Step> {
     let mut all: Vec<Step> = SHARED.to_vec();
     all.extend(EAGER.map(Step::Stripe));
-    match dice.below(4) {
+    match dice.below(6) {
         0 => all,
+        5 | 4 => dice.pick(&MEETINGS).to_vec(),
         // Each step is in or out.
         1 => {
             let some: Vec<Step> = all.iter().copied().filter(|_| dice.chance(30)).collect();

@@ -49,6 +49,9 @@ pub enum Step {
     MapFile,
     /// Drops what is mapped of the file.
     DropFile,
+    /// The same, when a fork had it, too, and has ended: whoever copies a page meanwhile
+    /// has the only reference.
+    ForkFile,
     /// Uses its bytes of the pages that all use.
     Commons,
     /// Forks, and uses those pages in both.
@@ -58,7 +61,7 @@ pub enum Step {
 }
 
 /// Steps that have to do with the file and the commons, for [`Scene::live`].
-pub const SHARED: [Step; 12] = [
+pub const SHARED: [Step; 13] = [
     Step::AddOne,
     Step::TouchFile,
     Step::TouchFile,
@@ -66,11 +69,21 @@ pub const SHARED: [Step; 12] = [
     Step::CutFile,
     Step::MapFile,
     Step::DropFile,
+    Step::ForkFile,
     Step::Commons,
     Step::Commons,
     Step::Commons,
     Step::ForkCommons,
     Step::Heap,
+];
+
+/// Steps that change one thing: few of their orders are alike.
+pub const MEETINGS: [&[Step]; 5] = [
+    &[Step::Commons, Step::ForkCommons],
+    &[Step::TouchFile, Step::CutFile],
+    &[Step::TouchFile, Step::ForkFile],
+    &[Step::CopyFile, Step::CutFile, Step::DropFile],
+    &[Step::TouchFile, Step::MapFile, Step::ForkFile],
 ];
 
 /// The space and what all CPUs share.
@@ -177,11 +190,10 @@ impl Scene {
                 self.w.resize(&self.file, size * self.w.page_size());
             }
             (Step::MapFile, 0) => self.map_file(life),
-            (Step::DropFile, _) => {
-                let at = va(life.dice.pick(&self.files));
-                let len = FILE_PAGES * self.w.page_size();
-                let dropped = self.s.advise(at, len, Advice::DontNeed);
-                assert_eq!(dropped, Ok(()), "what is replaced is no hole");
+            (Step::DropFile, _) => self.drop_file(life.dice.pick(&self.files)),
+            (Step::ForkFile, _) => {
+                drop(self.s.fork().unwrap());
+                self.drop_file(self.files[1]);
             }
             (Step::TouchFile | Step::CutFile | Step::MapFile, _) => self.touch_file(life),
             (Step::ForkCommons, _) => self.fork_commons(life),
@@ -228,6 +240,13 @@ impl Scene {
             _ => MapRequest::private(&self.file, 0, len, Prot::RW),
         };
         assert_eq!(self.s.map(&anew.fixed(at)), Ok(at), "the file, mapped anew");
+    }
+
+    /// Drops the pages of one of the file's mappings.
+    fn drop_file(&self, at: usize) {
+        let len = FILE_PAGES * self.w.page_size();
+        let dropped = self.s.advise(va(at), len, Advice::DontNeed);
+        assert_eq!(dropped, Ok(()), "what is replaced is no hole");
     }
 
     /// Lets the kernel copy a byte out of the file's mapping, or into it, while CPU 1

@@ -45,7 +45,7 @@ fn has_tags(m: &Machine) -> bool {
 fn f7_a_tag_is_reused_only_after_every_cpu_forgot_its_owner() {
     on_every_machine(|m| {
         if has_tags(m) {
-            (0..2).for_each(|seed| reuse(m, seed, 3));
+            (0..2).for_each(|seed| reuse(m, seed, AsidPool::new(), 3));
         }
     });
 }
@@ -56,19 +56,70 @@ fn f7_a_tag_is_reused_only_after_every_cpu_forgot_its_owner() {
 fn f7_a_space_without_a_tag_gets_none_while_a_cpu_runs_it() {
     on_every_machine(|m| {
         if has_tags(m) {
-            (0..2).for_each(|seed| reuse(m, seed, 1));
+            (0..2).for_each(|seed| reuse(m, seed, AsidPool::new(), 1));
         }
     });
 }
 
-fn reuse(m: &Machine, seed: u64, bits: u32) {
+/// Generations of a round that come again and again: three.
+const FEW: u32 = 2;
+
+/// The same where generations come again: spaces that slept for a round, or two, are
+/// told apart from those that have their numbers now.
+#[test]
+fn f7_a_tag_of_an_earlier_round_is_not_current() {
+    on_every_machine(|m| {
+        if has_tags(m) {
+            reuse(m, 0, AsidPool::with_generations_of(FEW), 2);
+        }
+    });
+}
+
+/// On a 32-bit machine generations come again after 65535; here after three.
+#[test]
+fn f7_a_space_that_slept_for_a_round_of_generations_gets_a_new_tag() {
+    on_every_machine(|m| {
+        if has_tags(m) {
+            sleep_for_a_round(m);
+        }
+    });
+}
+
+fn sleep_for_a_round(m: &Machine) {
+    const GENERATIONS: usize = (1 << FEW) - 1;
+    let frames = TestPlatform::machine(m.format(), 64, 1024);
+    let cx = Cx::new(&frames);
+    let pool = AsidPool::with_generations_of(FEW);
+    pool.set_bits(2);
+    let sleeper = SpaceTlb::new();
+    let (mine, _) = on_cpu(0, || pool.activate(&cx, &sleeper));
+    sleeper.leave(0);
+    let first = pool.generations();
+    // Others come and go until one has the sleeper's number in a generation of its name.
+    let mut last: Option<SpaceTlb> = None;
+    let theirs = loop {
+        let tlb = SpaceTlb::new();
+        let (asid, _) = on_cpu(0, || pool.activate(&cx, &tlb));
+        if let Some(before) = last.replace(tlb) {
+            before.leave(0);
+        }
+        let slept = pool.generations() - first;
+        assert!(slept <= GENERATIONS, "no other space got the number");
+        if slept == GENERATIONS && asid == mine {
+            break asid;
+        }
+    };
+    let (again, _) = on_cpu(1, || pool.activate(&cx, &sleeper));
+    assert_ne!(again, theirs, "two spaces run under one tag");
+}
+
+fn reuse(m: &Machine, seed: u64, pool: AsidPool, bits: u32) {
     let caches_invalid = m.format().caches_invalid();
     let frames = TestPlatform::machine(m.format(), 64, 1024);
     let tlbs = Arc::new(SoftTlbs::new(m.walker(), CPUS, seed));
     frames.platform().set_flush_hook(tlbs.clone());
     let cx = Cx::new(&frames);
     let before = frames.free_frames();
-    let pool = AsidPool::new();
     pool.set_bits(bits);
     let mut random = Random::new(seed);
     let mut spaces: Vec<Space> = (0..SPACES)

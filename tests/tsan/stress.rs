@@ -12,7 +12,8 @@
 //!   with those;
 //! - whatever the locks guard.
 //!
-//! Sequentially consistent fences are not seen; nothing here needs them to be.
+//! Sequentially consistent fences are not seen, unless `--fences` shows them; nothing here
+//! needs them to be.
 //!
 //! `MM_SECONDS=n` plays for so long, from `MM_FIRST_SEED` (1) on. A seed says what
 //! each CPU does, not when.

@@ -16,8 +16,8 @@ use crate::{mutants, paths};
 /// What to run.
 #[derive(Args)]
 pub struct Options {
-    /// Runs only the model (or the mutant) of this name; all when absent.
-    name: Option<String>,
+    /// Runs only the models (or the mutants) of these names; all when absent.
+    names: Vec<String>,
     /// Breaks one line after the other, each of which a test must notice, instead of the library as it is.
     #[arg(long)]
     mutants: bool,
@@ -29,11 +29,11 @@ pub const BRANCHES: &str = "20000";
 /// Runs the models and prints the table.
 pub fn command(options: &Options) -> Result<()> {
     if options.mutants {
-        return mutants::command(options.name.as_deref());
+        return mutants::command(&options.names);
     }
     let mut suites = Suites::default();
     for name in models()? {
-        if options.name.as_ref().is_none_or(|only| *only == name) {
+        if options.names.is_empty() || options.names.contains(&name) {
             suites.run(&format!("loom {name}"), || model(&name));
         }
     }

@@ -30,6 +30,10 @@ pub struct Options {
     /// Plays under ThreadSanitizer instead.
     #[arg(long, conflicts_with = "only")]
     tsan: bool,
+    /// Shows ThreadSanitizer the fences, which it overlooks: a report that goes away is of an order
+    /// that only fences make.
+    #[arg(long, requires = "tsan")]
+    fences: bool,
     /// Breaks the line of this `mm_mutant`: a schedule must fail, or ThreadSanitizer report it.
     #[arg(long)]
     mutant: Option<String>,
@@ -47,6 +51,9 @@ enum Length {
 
 /// Soaks.
 pub fn command(options: &Options) -> Result<()> {
+    if let Some(mutant) = &options.mutant {
+        mutants::check_name(mutant)?;
+    }
     let mut suites = Suites::default();
     let length = if options.only {
         Length::One
@@ -81,6 +88,7 @@ pub fn races() -> Result<Counts> {
         seed: 1,
         only: false,
         tsan: true,
+        fences: false,
         mutant: None,
     })
 }
@@ -142,6 +150,9 @@ fn play_for(command: &mut Command, length: &Length, seed: u64) {
     command.args(["--", "--nocapture"]);
 }
 
+/// What shows it the fences.
+const FENCES: &str = "mm_tsan=\"fences\"";
+
 /// How a report of ThreadSanitizer begins.
 const REPORT: &str = "WARNING: ThreadSanitizer: ";
 
@@ -157,10 +168,17 @@ fn sanitized(options: &Options) -> Result<Counts> {
         .env("TSAN_OPTIONS", tsan_options())
         .env("MM_SECONDS", options.minutes.saturating_mul(60).to_string())
         .env("MM_FIRST_SEED", options.seed.to_string());
-    if let Some(mutant) = &options.mutant {
+    let broken = options.mutant.iter().map(|mutant| mutants::cfg_of(mutant));
+    let shown = options.fences.then(|| FENCES.to_string());
+    let flags: Vec<_> = broken
+        .chain(shown)
+        .map(|cfg| format!("'--cfg', '{cfg}'"))
+        .collect();
+    if !flags.is_empty() {
         // In mm-core's flags alone, so that the standard library is not built once more.
+        let flags = flags.join(", ");
         cargo.args(["-Zprofile-rustflags", "--config"]).arg(format!(
-            "profile.release.package.mm-core.rustflags=['--cfg', 'mm_mutant=\"{mutant}\"']"
+            "profile.release.package.mm-core.rustflags=[{flags}]"
         ));
     }
     cargo

@@ -28,8 +28,8 @@
 //! the size under the index's lock, who installs one in a page table tests it
 //! under the table's lock ([`ObjectView::reaches`]): either they see the new
 //! size, or the later step of the truncation sees what they did. Bytes of
-//! the last page past the size are zero in every UPTODATE page: `finish`
-//! zeroes them after a read, and every change of the size does.
+//! the last page past the size are zero in every UPTODATE page: every change of the size
+//! zeroes them, and `finish` after a read, by the smallest size since that began.
 //!
 //! [`ObjectRef`] is the counted handle that kernels hold; [`ObjectView`] is the
 //! way in for the layers above, inside a verb.

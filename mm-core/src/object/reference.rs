@@ -87,7 +87,9 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
     }
 
     /// Sets the size (ftruncate(2)). What was cut off is unmapped everywhere and
-    /// gone for all who read; growth shows zeros.
+    /// gone for all who read; growth shows zeros, also in a page that is being read in
+    /// meanwhile. Reads that begin after growth show what the pager has: what is cut
+    /// off here it drops before it answers them.
     ///
     /// # Errors
     /// [`MmError::TooBig`], with nothing changed.

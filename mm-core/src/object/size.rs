@@ -4,7 +4,7 @@ use super::node::{Mapped, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::page::rewritten;
+use crate::page::{Page, PageFlags, rewritten};
 use crate::platform::{PhysMemory, Platform};
 use crate::sync::{Context, Ordering, WriteGuard};
 
@@ -110,18 +110,40 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Zeroes what the page at the end of an object holds past it: a user may
-    /// have written there through a mapping, and growth must show zeros. The
-    /// caller holds the lock of the size.
+    /// have written there through a mapping, and growth must show zeros. Of a page
+    /// that is being read in it is noted, for [`Self::end_read`]: by then the object
+    /// may have grown again. The caller holds the lock of the size exclusively.
     pub(super) fn zero_past(self, end: u64) {
         let tail = end >> self.cx.page_shift();
         let valid = self.valid_bytes(end, tail);
         if valid == 0 {
             return;
         }
-        let page = self.lookup(tail).ok().flatten();
-        if let Some(page) = page.filter(|page| page.is_uptodate()) {
+        let Some(page) = self.lookup(tail).ok().flatten() else {
+            return;
+        };
+        if page.is_uptodate() {
             self.zero_from(page.pfn(), valid);
+        } else if !cfg!(mm_mutant = "cut_is_forgotten") {
+            let past = page_size(self.cx.page_shift()).saturating_sub(valid);
+            let past = u32::try_from(past).unwrap_or(u32::MAX);
+            page.record().user().cut(past);
         }
+    }
+
+    /// Makes a page that was read in readable for all, with zeros where it lay past
+    /// the end at some time since the read began.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap` shared; the caller owns the page's LOCKED.
+    pub(super) fn end_read(self, pfn: Pfn, page: &Page, pgoff: u64) {
+        // Under the lock of the size: a change before it is seen here, one after it
+        // sees the page UPTODATE.
+        let mapped = self.object.map.read(self.cx, self.key());
+        let kept = page_size(self.cx.page_shift()).saturating_sub(page.user().take_cut() as usize);
+        self.zero_from(pfn, self.valid_bytes(mapped.size, pgoff).min(kept));
+        page.set(PageFlags::UPTODATE);
+        drop(mapped);
     }
 
     /// Returns how many bytes of a page lie within a size.

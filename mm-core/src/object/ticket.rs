@@ -118,7 +118,8 @@ impl<'m, P: Platform> IoRequest<'m, P> {
     }
 
     /// Puts bytes into the page, `offset` bytes from its start. What is not
-    /// filled stays zero; what would lie past the page is ignored.
+    /// filled stays zero; what would lie past the page is ignored, and so is what lies
+    /// past the end of the object now or at any time until [`Self::finish`].
     pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
         let room = page_size(self.mm.frames().page_shift()).saturating_sub(offset);
         let fits = bytes.get(..bytes.len().min(room)).unwrap_or(bytes);
@@ -142,14 +143,7 @@ impl<'m, P: Platform> IoRequest<'m, P> {
         let view = ObjectView::new(self.mm, &cx, self.object);
         if let Some(page) = self.mm.frames().page(self.frame) {
             match result {
-                Ok(()) => {
-                    // Under the lock of the size: a truncation before it is seen
-                    // here, one after it sees the page UPTODATE.
-                    let mapped = view.object.map.read(&cx, view.key());
-                    view.zero_from(self.frame, view.valid_bytes(mapped.size, self.pgoff));
-                    page.set(PageFlags::UPTODATE);
-                    drop(mapped);
-                }
+                Ok(()) => view.end_read(self.frame, page, self.pgoff),
                 Err(TicketError) => {
                     self.mm.stats().count(Counter::CacheError);
                     page.set(PageFlags::ERROR);

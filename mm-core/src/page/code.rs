@@ -41,9 +41,11 @@ use crate::platform::Platform;
 /// # Locks
 /// No inner one. The caller keeps the page, or does not mind.
 pub(crate) fn rewritten<P: Platform>(platform: &P, pfn: Pfn, page: &Page) {
-    page.code_written();
-    #[cfg(not(mm_mutant = "running_code_is_not_shown"))]
-    if page.has(PageFlags::CODE_SHOWN) && !page.show_code(|| platform.sync_code(pfn)) {
+    let shown = page.code_written();
+    if shown
+        && !cfg!(mm_mutant = "running_code_is_not_shown")
+        && !page.show_code(|| platform.sync_code(pfn))
+    {
         // Somebody else is at it, perhaps since before the write.
         platform.sync_code(pfn);
     }
@@ -51,13 +53,23 @@ pub(crate) fn rewritten<P: Platform>(platform: &P, pfn: Pfn, page: &Page) {
 
 impl Page {
     /// Notes that the page was written to, or may be by a program from here on.
-    pub fn code_written(&self) {
+    /// Returns whether it was made visible before: then it may be executed now, and
+    /// who wrote shows it again.
+    ///
+    /// One step does both, on the word that [`Self::show_code`] changes first: either
+    /// that step is seen here, or the one who shows sees all that was written.
+    pub fn code_written(&self) -> bool {
+        #[cfg(mm_mutant = "shown_is_looked_at_first")]
+        let first = self.flags();
         let gone = PageFlags::CODE_CLEAN | PageFlags::CODE_FRESH;
         #[cfg(mm_mutant = "write_leaves_code_clean")]
         let gone = PageFlags::CODE_FRESH;
         #[cfg(mm_mutant = "write_leaves_code_fresh")]
         let gone = PageFlags::CODE_CLEAN;
-        self.clear(gone);
+        let before = self.clear(gone);
+        #[cfg(mm_mutant = "shown_is_looked_at_first")]
+        let (_, before) = (before, first);
+        before.contains(PageFlags::CODE_SHOWN)
     }
 
     /// Runs `sync`, which makes the instructions in the page visible, unless
@@ -95,15 +107,16 @@ mod tests {
     #[test]
     fn a_write_while_code_is_made_visible_is_not_forgotten() {
         let page = Page::new();
+        assert!(!page.code_written(), "nobody can execute it yet");
         assert!(page.show_code(|| ()) && page.has(PageFlags::CODE_CLEAN));
         assert!(page.show_code(|| panic!("it is visible")));
-        page.code_written();
+        assert!(page.code_written(), "it may be executed");
         assert!(!page.has(PageFlags::CODE_CLEAN));
-        assert!(!page.show_code(|| page.code_written()));
+        assert!(!page.show_code(|| assert!(page.code_written())));
         assert!(!page.has(PageFlags::CODE_CLEAN));
         // The second comes while the first is at it, and one after a write.
         let shown = page.show_code(|| {
-            page.code_written();
+            assert!(page.code_written());
             assert!(!page.show_code(|| panic!("one at a time")));
         });
         assert!(!shown && !page.has(PageFlags::CODE_CLEAN));

@@ -6,6 +6,7 @@
 //! words 2..8      by kind:
 //!
 //!   User     maps     owner    index lo   index hi   lru prev  lru next
+//!     while it is read in                            cut
 //!   Table    live     level    linked at  space      -         gather link
 //!   Slab     live     free     prev       next       pool      -
 //!   Free     -        -        -          -          prev      next
@@ -291,10 +292,13 @@ impl Page {
     pub(super) fn give_up_ref(&self) -> bool {
         let mut old = self.refs.load(Ordering::Relaxed);
         while let Some(left) = old.checked_sub(1) {
-            match self
-                .refs
-                .compare_exchange_weak(old, left, Ordering::Release, Ordering::Relaxed)
-            {
+            #[cfg(not(mm_mutant = "put_in_two_steps"))]
+            let swap =
+                self.refs
+                    .compare_exchange_weak(old, left, Ordering::Release, Ordering::Relaxed);
+            #[cfg(mm_mutant = "put_in_two_steps")]
+            let swap = Ok::<u32, u32>(self.refs.swap(left, Ordering::Release));
+            match swap {
                 Ok(_) if left > 0 => return false,
                 Ok(_) => break,
                 Err(now) => old = now,
@@ -388,6 +392,26 @@ impl<'a> UserRecord<'a> {
         self.0.word(1).store(owner, Ordering::Release);
     }
 
+    /// Notes that the last `bytes` bytes of a page that is being read in lie past an
+    /// end that the object had meanwhile. Of several notes the largest counts.
+    ///
+    /// # Locks
+    /// The object's `ObjectMap`, exclusively.
+    pub(crate) fn cut(self, bytes: u32) {
+        let cut = self.0.word(4);
+        cut.store(cut.load(Ordering::Relaxed).max(bytes), Ordering::Relaxed);
+    }
+
+    /// Takes what [`Self::cut`] noted: the page is read in, and may go to a list.
+    ///
+    /// # Locks
+    /// The object's `ObjectMap`; the caller owns the page's LOCKED.
+    pub(crate) fn take_cut(self) -> u32 {
+        let bytes = self.0.word(4).load(Ordering::Relaxed);
+        self.0.word(4).store(0, Ordering::Relaxed);
+        bytes
+    }
+
     /// Starts the record of a page that was just allocated: no mapping. The
     /// reference is the one that the allocator made: storing a count here
     /// would lose that of a finder who still takes the frame for what it was.
@@ -409,6 +433,8 @@ impl<'a> TableRecord<'a> {
     /// Starts the record of a table that was just allocated: no live entry; the
     /// allocator's reference is its one sharer.
     pub fn init(self, level: u8, order: u8, space: u32) {
+        #[cfg(mm_mutant = "table_before_it_forgets")]
+        self.0.reset(Kind::Table, order);
         self.0.word(0).store(0, Ordering::Relaxed);
         self.0.word(1).store(u32::from(level), Ordering::Relaxed);
         self.0.word(2).store(0, Ordering::Relaxed);
@@ -416,6 +442,7 @@ impl<'a> TableRecord<'a> {
         self.0.word(4).store(0, Ordering::Relaxed);
         self.0.word(5).store(0, Ordering::Relaxed);
         // Last, with release: see `spans`.
+        #[cfg(not(mm_mutant = "table_before_it_forgets"))]
         self.0.reset(Kind::Table, order);
     }
 
@@ -460,7 +487,7 @@ impl<'a> TableRecord<'a> {
         is_table
             && linked != 0
             && self.0.word(2).load(Ordering::Acquire) == linked
-            && self.space() == at.space
+            && (self.space() == at.space || cfg!(mm_mutant = "table_of_any_space"))
     }
 
     /// Returns the handle of the space as a number; zero for kernel tables.

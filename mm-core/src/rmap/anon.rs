@@ -149,7 +149,7 @@ impl AnonVma {
     /// Adds a reference unless there is none.
     fn try_add_ref(&self) -> bool {
         let mut old = self.refs.load(Ordering::Relaxed);
-        while old != 0 {
+        while old != 0 || cfg!(mm_mutant = "walker_revives") {
             let new = old.wrapping_add(1);
             let swap =
                 self.refs

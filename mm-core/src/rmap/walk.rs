@@ -96,7 +96,10 @@ impl<P: Platform> Rmap<'_, '_, P> {
         let Some(anon) = self.owner(page) else {
             return ControlFlow::Continue(());
         };
+        #[cfg(mm_mutant = "put_before_the_walk")]
+        self.put_anon(anon);
         let result = self.visit_family(anon, page, &mut visit);
+        #[cfg(not(mm_mutant = "put_before_the_walk"))]
         self.put_anon(anon);
         result
     }

@@ -20,7 +20,6 @@ use crate::error::MmError;
 use crate::fault::{FaultOutcome, WordOf};
 use crate::format::{AdBit, AttrFlags, Entry, PageTableFormat};
 use crate::object::Progress;
-use crate::page::PageFlags;
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::Access;
 
@@ -307,18 +306,16 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             leaf
         };
         visit.visit(cx.frames().memory(), pfn, offset, done, len);
-        let executed = record.has(PageFlags::CODE_SHOWN) || attrs.prot.allows(Access::Exec);
-        if access == Access::Write {
-            record.code_written();
-        }
+        // Somebody may be executing what was just written (ptrace, a loader).
+        let executed =
+            access == Access::Write && (record.code_written() || attrs.prot.allows(Access::Exec));
         let format = cx.format();
         let _kept = leaf.replace_nonempty(&self.node().tlb, page, |word| {
             touched::<P>(format, word, access)
         });
         drop(leaf);
-        if access == Access::Write && executed {
-            // Somebody may be executing what was just written (ptrace, a
-            // loader). The page may be gone by now: then this does no harm.
+        if executed {
+            // The page may be gone by now: then this does no harm.
             #[cfg(not(mm_mutant = "user_copy_is_not_shown"))]
             cx.platform().sync_code(pfn);
         }

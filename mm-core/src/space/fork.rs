@@ -122,9 +122,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             if vma.flags().contains(VmaFlags::DONT_COPY) {
                 continue;
             }
+            #[cfg(mm_mutant = "entries_before_chains")]
+            if has_entries(vma) {
+                self.copy_entries(cx, child, vma, gather, shared)?;
+            }
             let twin = duplicate(nodes, handle, &node.vmas)?;
             child.count(&Delta::of_area(nodes.vma(twin)));
-            if has_entries(vma) {
+            if has_entries(vma) && !cfg!(mm_mutant = "entries_before_chains") {
                 self.copy_entries(cx, child, vma, gather, shared)?;
             }
         }

@@ -110,6 +110,8 @@ impl Epoch {
                 cx.relax(spins);
                 spins = spins.saturating_add(1);
             }
+            #[cfg(mm_mutant = "grace_waits_for_one")]
+            break;
         }
     }
 }

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! `cfg(mm_watched)` puts a witness in front of real.rs (see watched.rs), and
-//! `cfg(mm_tsan)` shows ThreadSanitizer the one kind of fence that it must see.
+//! `cfg(mm_tsan)` shows ThreadSanitizer the one kind of fence that it must see,
+//! `cfg(mm_tsan = "fences")` the others too.
 //!
 //! Two kinds of lock (see LOCKING.md). *Outer* locks are taken by verbs, with
 //! preemption on, and a waiter calls [`Context::relax`], which may yield.

@@ -8,8 +8,10 @@ pub use super::watched::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 #[cfg(all(target_has_atomic = "64", not(mm_watched)))]
 pub use core::sync::atomic::AtomicU64;
 pub use core::sync::atomic::Ordering;
+#[cfg(not(any(mm_watched, mm_tsan = "fences")))]
+pub use core::sync::atomic::fence;
 #[cfg(not(mm_watched))]
-pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, fence};
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 
 /// A count that nothing is decided by: models do not interleave it.
 pub use AtomicUsize as Tally;
@@ -20,6 +22,17 @@ pub use super::epoch::{Epoch, Pinned, Slot};
 pub use super::waiting::BitLock;
 pub(super) use super::waiting::{RawReadGuard, RawRwLock, RawWriteGuard};
 pub use spin::Once;
+
+/// A fence, and a change of a word that all fences change: ThreadSanitizer sees that
+/// who comes to it later has seen what those did who came before.
+#[cfg(mm_tsan = "fences")]
+pub fn fence(order: Ordering) {
+    static FENCES: AtomicU32 = AtomicU32::new(0);
+    if order == Ordering::SeqCst {
+        let _before = FENCES.fetch_add(1, order);
+    }
+    core::sync::atomic::fence(order);
+}
 
 /// Tells the witness that a lock's word is about to change.
 #[cfg(mm_watched)]

@@ -159,7 +159,8 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         let at = stretch(self.cx, self.space, page);
         let pfn = Pfn::new(pin.hints()?.leaf(at).into());
         let record = self.cx.frames().page(pfn)?.table();
-        if self.owner != TableOwner::User || !record.spans(at) {
+        let spans = record.spans(at) || cfg!(mm_mutant = "hint_is_believed");
+        if self.owner != TableOwner::User || !spans {
             return None;
         }
         let words = self.words(pfn, 1);

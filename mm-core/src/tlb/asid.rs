@@ -28,24 +28,68 @@
 //! On a machine without tags every space has number zero, and loading a root
 //! drops what was remembered. A space also gets number zero, and is loaded in
 //! this way, when CPUs hold all other numbers.
+//!
+//! # Rounds
+//!
+//! A word has room for so many generations only, on a 32-bit machine 65535. They
+//! come again, and a space that slept for all of them would find its tag current. So
+//! they are counted in *rounds*, in a second word beside each of the two:
+//!
+//! ```text
+//!  a generation begins         a CPU switches             a space gets a tag
+//!    round       = r + 1         space's round, tag         tag   = g, n
+//!    generation  = first         active  != 0               round = r + 1
+//!    active      : swap 0        generation, round
+//!                                active  : exchange
+//! ```
+//!
+//! Each pair is read in the other order than it is written: with a new generation
+//! the new round is seen, and with a space's new round no older tag. Tags of the new round
+//! are given out after the swap, and an exchange after the swap fails. So one that succeeds
+//! has compared a tag of the round before with that round.
 
 use super::{Remembered, SpaceTlb};
 use crate::cx::Cx;
 use crate::platform::{CpuSet, Flush, MAX_CPUS, Platform};
-use crate::sync::{AtomicUsize, Class, Fixed32, Mutex, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicUsize, Class, Fixed32, Mutex, Ordering, fence};
 
-/// Bits of a tag word that hold the number; the generation lies above. On
-/// 32-bit machines it has 16 bits: a space that does not run for 65536
-/// generations (16 million new tags of 8 bits) is beyond what is tracked.
+/// Bits of a tag word that hold the number; the generation lies above.
 const NUMBER_BITS: u32 = 16;
 const NUMBER: usize = 0xffff;
 const FIRST_GENERATION: usize = 1 << NUMBER_BITS;
 
+/// Bits of a tag word that hold the generation.
+const GENERATION_BITS: u32 = usize::BITS - NUMBER_BITS;
+
 /// The tag of a table that all spaces share.
 pub(super) const EVERY_SPACE: usize = usize::MAX;
 
-/// The tag of a space that never had one.
-const FRESH: usize = 0;
+/// Generation, number, and the round of generations: what a space has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tag {
+    /// Rounds have 32 bits: with the least word 2^48 generations pass before one
+    /// comes again.
+    pub(super) round: u32,
+    /// Generation and number.
+    pub(super) word: usize,
+}
+
+impl Tag {
+    /// The tag of a space that never had one: generation 0 is none.
+    pub(super) const FRESH: Self = Self { round: 0, word: 0 };
+
+    /// The same generation with another number.
+    const fn with_number(self, number: usize) -> Self {
+        Self {
+            word: (self.word & !NUMBER) | (number & NUMBER),
+            ..self
+        }
+    }
+
+    const fn number(self) -> usize {
+        self.word & NUMBER
+    }
+}
 
 /// The key that orders this pool's lock behind all pools of nodes.
 const LOCK_KEY: u32 = u32::MAX;
@@ -54,7 +98,10 @@ const LOCK_KEY: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct AsidPool {
     bits: Fixed32,
+    /// The last generation of a round.
+    last_generation: usize,
     generation: AtomicUsize,
+    round: AtomicU32,
     /// What each CPU runs; zero: it must come in through the lock.
     active: [AtomicUsize; MAX_CPUS],
     state: Mutex<State>,
@@ -65,7 +112,7 @@ struct State {
     /// The number given out last.
     last: usize,
     /// What each CPU ran when the generation began.
-    running: [usize; MAX_CPUS],
+    running: [Tag; MAX_CPUS],
     /// CPUs that have not dropped the generation before.
     stale: CpuSet,
 }
@@ -74,9 +121,19 @@ impl AsidPool {
     #[cfg(not(loom))]
     /// Makes a pool without tags: see [`Self::set_bits`].
     pub const fn new() -> Self {
+        Self::with_generations_of(GENERATION_BITS)
+    }
+
+    #[cfg(not(loom))]
+    /// As [`Self::new`], where a round has as many generations as fit in so many bits,
+    /// at least one and at most as many as a word has room for: rounds of a few can
+    /// be tested.
+    pub const fn with_generations_of(bits: u32) -> Self {
         Self {
             bits: Fixed32::new(0),
+            last_generation: last_generation(bits),
             generation: AtomicUsize::new(FIRST_GENERATION),
+            round: AtomicU32::new(0),
             active: [const { AtomicUsize::new(0) }; MAX_CPUS],
             state: Mutex::new(Class::Pool, State::NEW),
         }
@@ -85,9 +142,17 @@ impl AsidPool {
     #[cfg(loom)]
     /// Makes a pool without tags: see [`Self::set_bits`].
     pub fn new() -> Self {
+        Self::with_generations_of(GENERATION_BITS)
+    }
+
+    #[cfg(loom)]
+    /// As [`Self::new`], with rounds of few generations; see the other side of the facade.
+    pub fn with_generations_of(bits: u32) -> Self {
         Self {
             bits: Fixed32::new(0),
+            last_generation: last_generation(bits),
             generation: AtomicUsize::new(FIRST_GENERATION),
+            round: AtomicU32::new(0),
             active: core::array::from_fn(|_| AtomicUsize::new(0)),
             state: Mutex::new(Class::Pool, State::NEW),
         }
@@ -119,7 +184,7 @@ impl AsidPool {
         // entries are seen here, or this CPU and this tag are seen there.
         #[cfg(not(mm_mutant = "switch_without_fence"))]
         fence(Ordering::SeqCst);
-        match number(tag) {
+        match number(tag.word) {
             // Nobody's own, where others are.
             0 if tags > 1 => (0, Remembered::Stale),
             number => (number, remembered),
@@ -132,7 +197,7 @@ impl AsidPool {
         cpu: usize,
         tlb: &SpaceTlb,
         tags: usize,
-    ) -> usize {
+    ) -> Tag {
         let mut state = self.state.lock(cx, LOCK_KEY);
         let mut tag = tlb.tag();
         if !self.is_current(tag) {
@@ -154,22 +219,37 @@ impl AsidPool {
             );
         }
         if let Some(active) = self.active.get(cpu) {
-            active.store(tag, Ordering::Release);
+            active.store(tag.word, Ordering::Release);
         }
         tag
     }
 
-    /// Returns how many generations have begun.
+    /// Returns how many generations have begun; wraps.
     pub fn generations(&self) -> usize {
-        self.generation.load(Ordering::Relaxed) >> NUMBER_BITS
+        let rounds = self.round.load(Ordering::Relaxed) as usize;
+        let of_a_round = self.last_generation >> NUMBER_BITS;
+        let of_this = self.generation.load(Ordering::Relaxed) >> NUMBER_BITS;
+        rounds.wrapping_mul(of_a_round).wrapping_add(of_this)
     }
 
-    fn is_current(&self, tag: usize) -> bool {
-        (tag ^ self.generation.load(Ordering::Acquire)) >> NUMBER_BITS == 0
+    fn is_current(&self, tag: Tag) -> bool {
+        // In this order: who sees a generation sees the round that it is of, or a later one.
+        let generation = self.generation.load(Ordering::Acquire);
+        let round = self.round.load(Ordering::Acquire);
+        (tag.word ^ generation) >> NUMBER_BITS == 0
+            && (tag.round == round || cfg!(mm_mutant = "round_is_not_looked_at"))
+    }
+
+    /// The present generation, without a number; under the lock.
+    fn current(&self) -> Tag {
+        Tag {
+            round: self.round.load(Ordering::Relaxed),
+            word: self.generation.load(Ordering::Relaxed),
+        }
     }
 
     /// The way without a lock.
-    fn enter_current(&self, cpu: usize, tag: usize) -> bool {
+    fn enter_current(&self, cpu: usize, tag: Tag) -> bool {
         let Some(active) = self.active.get(cpu) else {
             return false;
         };
@@ -178,23 +258,22 @@ impl AsidPool {
         old != 0
             && (self.is_current(tag) || cfg!(mm_mutant = "generation_is_not_looked_at"))
             && active
-                .compare_exchange(old, tag, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(old, tag.word, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
     }
 
     /// Gives a space a tag of this generation: its old number, if it was
     /// running when the generation began, else the next.
-    fn renew(&self, state: &mut State, cpu: usize, tlb: &SpaceTlb, tags: usize) -> usize {
-        let generation = self.generation.load(Ordering::Relaxed);
+    fn renew(&self, state: &mut State, cpu: usize, tlb: &SpaceTlb, tags: usize) -> Tag {
         let old = tlb.tag();
-        let kept = generation | (old & NUMBER);
+        let kept = self.current().with_number(old.number());
         // Number 0 is nobody's own, so no CPU notes who runs it; the space does.
-        let without = old != FRESH && old & NUMBER == 0;
+        let without = old.word != Tag::FRESH.word && old.number() == 0;
         if without && tlb.cpus().iter().any(|other| other != cpu) {
             return kept;
         }
         let mut keeps = false;
-        let runs = |running: &&mut usize| old & NUMBER != 0 && **running == old;
+        let runs = |running: &&mut Tag| old.number() != 0 && **running == old;
         for running in state.running.iter_mut().filter(runs) {
             *running = kept;
             keeps = true;
@@ -208,38 +287,43 @@ impl AsidPool {
             if state.last >= tags {
                 if begun {
                     // CPUs hold every number.
-                    return self.generation.load(Ordering::Relaxed);
+                    return self.current();
                 }
                 self.begin_generation(state);
                 begun = true;
                 continue;
             }
-            let held = |running: &usize| running & NUMBER == state.last;
+            let held = |running: &Tag| running.number() == state.last;
             if !state.running.iter().any(held) || cfg!(mm_mutant = "running_tags_are_given_out") {
-                return self.generation.load(Ordering::Relaxed) | state.last;
+                return self.current().with_number(state.last);
             }
         }
     }
 
     fn begin_generation(&self, state: &mut State) {
-        let next = self
-            .generation
-            .load(Ordering::Relaxed)
-            .wrapping_add(FIRST_GENERATION);
-        // Generation 0 is no generation: a fresh space's tag must not be current.
-        let next = if next == FRESH {
-            FIRST_GENERATION
+        let ended = self.current();
+        if ended.word == self.last_generation {
+            // Generation 0 is no generation: a fresh space's tag must not be current.
+            let round = ended.round.wrapping_add(1);
+            #[cfg(not(mm_mutant = "round_is_told_last"))]
+            self.round.store(round, Ordering::Release);
+            self.generation.store(FIRST_GENERATION, Ordering::Release);
+            #[cfg(mm_mutant = "round_is_told_last")]
+            self.round.store(round, Ordering::Release);
         } else {
-            next
-        };
-        self.generation.store(next, Ordering::Release);
+            let next = ended.word.wrapping_add(FIRST_GENERATION);
+            self.generation.store(next, Ordering::Release);
+        }
         state.last = 0;
         for (i, (active, running)) in self.active.iter().zip(&mut state.running).enumerate() {
             let runs = active.swap(0, Ordering::AcqRel);
             // Zero: it has not switched since the generation before. This CPU's number
             // too stays taken: until the root is loaded its walker may fill the TLB.
             if runs != 0 {
-                *running = runs;
+                *running = Tag {
+                    word: runs,
+                    ..ended
+                };
             }
             state.stale.insert(i);
         }
@@ -256,7 +340,7 @@ impl Default for AsidPool {
 impl State {
     const NEW: Self = Self {
         last: 0,
-        running: [0; MAX_CPUS],
+        running: [Tag::FRESH; MAX_CPUS],
         stale: CpuSet::EMPTY,
     };
 }
@@ -267,6 +351,16 @@ const fn tags(bits: u32) -> usize {
     } else {
         NUMBER_BITS
     }
+}
+
+/// The generation before the first of the next round.
+const fn last_generation(bits: u32) -> usize {
+    let bits = match bits {
+        0 => 1,
+        bits if bits > GENERATION_BITS => GENERATION_BITS,
+        bits => bits,
+    };
+    (usize::MAX >> usize::BITS.saturating_sub(bits)) << NUMBER_BITS
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]

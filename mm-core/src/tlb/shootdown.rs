@@ -43,7 +43,8 @@
 //! absent CPU still remembers them under a tag that it does not run; no walk and
 //! no access of a CPU uses such an entry.
 
-use super::{FLUSH_CEILING_PAGES, Reach, asid};
+use super::asid::{self, Tag};
+use super::{FLUSH_CEILING_PAGES, Reach};
 use crate::addr::Vpn;
 use crate::cx::Cx;
 use crate::format::PageTableFormat;
@@ -79,6 +80,8 @@ pub struct SpaceTlb {
     cpus: [AtomicU32; STATE_WORDS],
     /// Number and generation (see `asid`).
     tag: AtomicUsize,
+    /// The round of generations that the tag was given in.
+    round: AtomicU32,
 }
 
 impl SpaceTlb {
@@ -88,6 +91,7 @@ impl SpaceTlb {
         Self {
             cpus: [const { AtomicU32::new(0) }; STATE_WORDS],
             tag: AtomicUsize::new(0),
+            round: AtomicU32::new(0),
         }
     }
 
@@ -97,6 +101,7 @@ impl SpaceTlb {
         Self {
             cpus: core::array::from_fn(|_| AtomicU32::new(0)),
             tag: AtomicUsize::new(0),
+            round: AtomicU32::new(0),
         }
     }
 
@@ -126,24 +131,33 @@ impl SpaceTlb {
         for word in &self.cpus {
             word.store(0, Ordering::Relaxed);
         }
-        self.tag.store(0, Ordering::Release);
+        self.set_tag(Tag::FRESH);
     }
 
     /// Returns the hardware tag for flushes, or `None` for all spaces.
     pub fn asid(&self) -> Option<u16> {
         match self.tag.load(Ordering::Relaxed) {
             asid::EVERY_SPACE => None,
-            tag => Some(asid::number(tag)),
+            word => Some(asid::number(word)),
         }
     }
 
-    pub(super) fn tag(&self) -> usize {
-        self.tag.load(Ordering::Acquire)
+    pub(super) fn tag(&self) -> Tag {
+        // In this order: who sees a round sees the tag that was given in it, or a later one.
+        let round = self.round.load(Ordering::Acquire);
+        Tag {
+            round,
+            word: self.tag.load(Ordering::Acquire),
+        }
     }
 
     /// Gives the space another tag; no CPU runs it with the old one.
-    pub(super) fn set_tag(&self, tag: usize) {
-        self.tag.store(tag, Ordering::Release);
+    ///
+    /// # Locks
+    /// The pool's.
+    pub(super) fn set_tag(&self, tag: Tag) {
+        self.tag.store(tag.word, Ordering::Release);
+        self.round.store(tag.round, Ordering::Release);
     }
 
     /// Notes that this CPU is about to load the root, or to run users of a root

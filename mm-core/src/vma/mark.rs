@@ -79,7 +79,12 @@ impl Mark {
     /// Counts a reader out.
     pub(super) fn leave(&self) {
         // Release: what the reader did is seen by the writer that waits.
-        let was = self.0.fetch_sub(1, Ordering::Release);
+        let order = if cfg!(mm_mutant = "reader_leaves_without_release") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        let was = self.0.fetch_sub(1, order);
         debug_assert!(was & COUNT > 1, "a reader left that was not inside");
     }
 
@@ -111,7 +116,12 @@ impl Mark {
     /// Removes the mark: changes are complete and seen by who enters next.
     pub(super) fn unmark(&self) {
         debug_assert!(self.is_marked());
-        self.0.fetch_and(!WRITER, Ordering::Release);
+        let order = if cfg!(mm_mutant = "writer_leaves_without_release") {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.0.fetch_and(!WRITER, order);
     }
 
     /// Makes the unlinked node free.

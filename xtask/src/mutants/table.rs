@@ -4,7 +4,7 @@
 //! several rows is noticed by each of them.
 
 /// Who notices that a line is broken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tool {
     /// A model of `tests/loom`, with two preemptions.
     Loom,
@@ -46,17 +46,25 @@ macro_rules! rows {
 pub const ROWS: &[Row] = rows! {
     mark_without_wait              Loom  "loom_fault" "fault_and_unmap";
     mark_without_wait              Loom  "loom_fault" "fault_and_protect";
+    mark_without_wait              Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
+    mark_without_wait              Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
+    reader_leaves_without_release  Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
+    writer_leaves_without_release  Loom  "vma_mark" "h11_no_fault_is_inside_between_mark_and_commit";
     fault_waits_with_the_lock      Kit   "crossing" "f6_lesson_54_a_fault_that_waits_for_who_is_busy_lets_flushes_in";
     no_recheck                     Loom  "vma_mark" "h11_a_reused_node_is_not_entered_under_its_old_name";
     change_what_is_busy            Kit   "busy" "a_verb_waits_for_the_one_that_is_busy_with_its_range";
     change_what_is_busy            Loom  "loom_space" "protect_and_protect";
     change_what_is_busy            Loom  "loom_space" "unmap_and_unmap";
     fork_waits_for_nobody          Loom  "loom_fault" "unmap_and_fork";
+    fork_waits_for_nobody          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     replaced_is_gone               Loom  "loom_fault" "fault_and_fixed_map";
     last_put_without_acquire       Loom  "loom_page" "the_last_put_is_one";
     finder_revives                 Loom  "loom_page" "a_finder_gets_a_reference_or_none";
     refused_map_counts             Loom  "loom_page" "a_full_count_is_refused";
     claim_without_exchange         Loom  "loom_page" "a_double_free_is_one_error";
+    claim_without_exchange         Loom  "loom_front" "free_twice";
+    put_in_two_steps               Loom  "loom_object" "unmap_and_truncate";
+    put_in_two_steps               Loom  "loom_object" "exit_and_truncate";
     full_magazine_is_lost          Loom  "loom_front" "alloc_and_free";
     transfers_unseen               Loom  "loom_front" "the_last_frame";
     drain_unlocked                 Loom  "loom_front" "the_last_frame";
@@ -66,27 +74,40 @@ pub const ROWS: &[Row] = rows! {
     node_claimed_by_all            Loom  "loom_nodes" "free_twice";
     kept_table_goes                Kit   "areas" "a_device_over_the_only_pages_of_a_table_is_there";
     pin_without_fence              Loom  "loom_pool" "a_reader_is_waited_for";
+    pin_without_fence              Loom  "loom_pool" "a_reader_comes_again";
     grace_without_fence            Loom  "loom_pool" "a_reader_is_waited_for";
+    grace_without_fence            Loom  "loom_pool" "a_reader_comes_again";
+    grace_waits_for_one            Loom  "loom_pool" "two_readers_are_waited_for";
     drain_without_grace            Loom  "loom_pool" "a_stale_handle_reads_a_node";
     wake_before_unlock             Loom  "loom_cache" "one_reads_and_all_get_it";
     locked_without_second_look     Loom  "loom_cache" "one_reads_and_all_get_it";
-    found_without_second_look      Loom  "loom_cache" "who_looks_gets_the_page_or_none";
+    found_without_second_look      Loom3 "loom_cache" "who_looks_gets_the_page_or_none";
+    life_is_looked_at_once         Loom  "loom_cache" "a_node_that_changes_its_level_is_not_followed";
     lookup_unpinned                Loom  "loom_cache" "an_index_is_not_drained_under_a_reader";
     inserted_past_the_end          Loom  "loom_cache" "nothing_is_read_in_past_the_end";
     walk_without_lock              Loom  "loom_rmap" "walk_and_unlink";
+    walk_without_lock              Loom  "loom_rmap" "walk_and_fork";
+    walk_without_lock              Loom  "loom_object" "exit_and_walk";
+    entries_before_chains          Loom  "loom_rmap" "walk_and_fork";
+    put_before_the_walk            Loom  "loom_object" "unmap_and_walk";
+    walker_revives                 Loom  "loom_object" "unmap_and_walk";
     owner_without_second_look      Loom  "loom_rmap" "walk_and_last";
     chosen_without_look            Loom  "loom_rmap" "fault_and_fault_first";
     no_second_look                 Loom  "loom_fault" "fault_and_fault";
+    no_second_look                 Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     exclusive_after_fork           Loom  "loom_fault" "fault_and_fork";
     exclusive_after_fork           Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     unmark_before_flush            Loom  "loom_fault" "cow_and_fork";
     exchange_without_look          Loom  "loom_fault" "cow_and_cow";
     exchange_without_look          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     copy_without_reference         Loom  "loom_fault" "cow_and_drop_shared";
+    copy_without_reference         Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     reuse_without_lock             Loom  "loom_fault" "cow_and_drop";
     grow_without_look              Loom  "loom_space" "stack_and_map";
     users_counted_in_two_steps     Loom  "loom_space" "fault_and_exec";
     unmap_before_size              Loom  "loom_object" "load_and_truncate";
+    unmap_before_size              Loom  "loom_object" "store_and_truncate";
+    unmap_before_size              Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     unmark_before_rewrite          Loom  "loom_space" "protect_and_protect";
     moved_without_mark             Loom  "loom_space" "remap_and_fault";
     moved_without_rmap_lock        Loom  "loom_object" "remap_and_truncate";
@@ -95,12 +116,16 @@ pub const ROWS: &[Row] = rows! {
     moved_without_flush            Kit   "remap" "f5_nobody_uses_the_old_place_after_a_move";
     user_copy_without_lock         Loom  "loom_space" "copy_and_protect";
     user_copy_without_lock         Loom  "loom_space" "copy_and_drop";
+    user_copy_without_lock         Loom  "loom_space" "copy_and_fork";
     map_past_the_end               Loom  "loom_object" "load_and_truncate";
     map_past_the_end               Loom  "loom_object" "copy_and_truncate";
+    map_past_the_end               Loom  "loom_object" "store_and_truncate";
+    map_past_the_end               Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     map_what_was_dropped           Loom  "loom_object" "load_and_regrow";
     pass_over_freed_table          Loom  "loom_object" "fork_and_truncate";
     dirty_without_lock             Loom  "loom_object" "store_and_clean";
     clean_after_protect            Loom  "loom_object" "store_and_clean";
+    clean_after_protect            Loom  "loom_object" "store_again_and_clean";
     publish_without_fence          Loom  "loom_table" "activate_and_flush";
     activate_without_fence         Loom  "loom_table" "activate_and_flush";
     switch_without_fence           Loom  "loom_tags" "flush_and_rollover";
@@ -109,6 +134,9 @@ pub const ROWS: &[Row] = rows! {
     generation_without_flush       Loom  "loom_tags" "asid_rollover";
     running_tags_are_given_out     Loom  "loom_tags" "asid_rollover";
     generation_is_not_looked_at    Loom  "loom_tags" "asid_rollover";
+    round_is_not_looked_at         Kit   "asid" "f7_a_space_that_slept_for_a_round_of_generations_gets_a_new_tag";
+    round_is_not_looked_at         Loom  "loom_tags" "sleep_and_rollover";
+    round_is_told_last             Loom  "loom_tags" "sleep_and_rollover";
     readers_first                  Loom  "loom_waiting" "a_writer_that_waits_is_next";
     writer_waits_for_ever          Loom  "loom_waiting" "two_writers_both_get_in";
     bit_lock_without_release       Loom  "loom_waiting" "the_bit_is_held_by_one";
@@ -121,10 +149,13 @@ pub const ROWS: &[Row] = rows! {
     tables_are_not_named           Kit   "table_rules" "f3_each_verb_flushes_once_and_only_what_lost_rights";
     tables_without_grace           Loom  "loom_table" "walk_and_free";
     tables_without_grace           Kit   "table_rules" "f2_a_table_outlives_the_readers_that_may_be_in_it";
+    tables_without_grace           Loom  "loom_object" "exit_and_truncate";
+    tables_without_grace           Loom  "loom_hints" "enter_and_reuse";
     exchange_without_flush         Kit   "flushes" "lesson_45_fork_flushes_the_parent_once_and_copies_flush_one_page";
     dirty_is_not_handed_on         Loom  "loom_dirty" "unmap";
     table_forgets_notes_of_runs    Kit   "table_runs" "what_one_entry_notes_counts_for_each_page";
     protect_without_flush          Kit   "invariants_pages" "f3_lesson_49_fewer_rights_are_in_force_everywhere_when_protect_returns";
+    protect_without_flush          Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     fork_without_flush             Loom  "loom_fault" "cow_and_fork";
     fork_without_flush             Kit   "invariants_pages" "e3_after_fork_no_cpu_can_write_to_what_is_shared";
     table_protect_without_flush    Kit   "table_rules" "f3_each_verb_flushes_once_and_only_what_lost_rights";
@@ -146,6 +177,9 @@ pub const ROWS: &[Row] = rows! {
 
     // Rules 15, 16: what CPUs remember, and what they owe.
     forgotten_too_early          Loom "loom_hints" "remember_and_drain";
+    table_before_it_forgets        Loom  "loom_hints" "enter_and_reuse";
+    hint_is_believed               Loom  "loom_hints" "enter_and_reuse";
+    table_of_any_space             Loom  "loom_hints" "copy_and_reuse";
     hints_outlive_slabs          Kit "hints" "what_was_drained_is_not_followed";
     batch_outlives_space         Kit "hints" "counts_do_not_outlive_their_space";
     batch_outlives_space         Loom "loom_counts" "fault_and_end";
@@ -164,6 +198,7 @@ pub const ROWS: &[Row] = rows! {
     // Rule 11: hardware writes too; blocks and runs.
     taken_by_store                 Loom  "loom_dirty" "unmap";
     replaced_by_store              Loom  "loom_dirty" "protect";
+    replaced_by_store              Loom  "loom_dirty" "protect_none";
     block_broken_in_place          Kit   "table_rules" "f7_a_block_is_shattered_by_way_of_an_invalid_entry";
     block_broken_without_flush     Kit   "table_rules" "f7_a_block_is_shattered_by_way_of_an_invalid_entry";
     block_shattered_without_flush  Kit   "table_rules" "a_block_loses_one_page_and_keeps_the_others";
@@ -173,7 +208,9 @@ pub const ROWS: &[Row] = rows! {
     run_rewritten_without_flush    Kit   "table_runs" "a_run_that_changes_as_a_whole_stays_one";
     run_harvested_without_flush    Kit   "table_runs" "a_run_that_changes_as_a_whole_stays_one";
     broken_run_forgets_notes       Loom  "loom_dirty" "break_run";
+    broken_run_forgets_notes       Loom  "loom_dirty" "unmap_part_of_a_run";
     run_is_noted_by_its_first      Loom  "loom_dirty" "unmap_run";
+    run_is_noted_by_its_first      Loom  "loom_dirty" "protect_run";
 
     // Tables come and go.
     dead_is_not_marked             Loom  "loom_table" "map_and_prune";
@@ -190,6 +227,9 @@ pub const ROWS: &[Row] = rows! {
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
+    cut_is_forgotten               Kit   "object_tails" "bytes_cut_off_while_the_tail_is_read_stay_gone_when_the_file_grows";
+    cut_is_forgotten               Kit   "object_tails" "a_write_behind_a_tail_that_is_read_leaves_zeros_between";
+    cut_is_forgotten               Kit   "object_tails" "random_sizes_while_pages_are_read_show_no_old_bytes";
     zero_page_is_made_twice        Loom  "loom_page" "the_zero_page_is_one";
     zero_page_is_writable          Kit   "invariants_pages" "e8_the_zero_page_is_not_counted_written_or_freed";
     second_slab_is_lost            Loom  "loom_pool" "a_node_has_one_owner";
@@ -204,6 +244,7 @@ pub const ROWS: &[Row] = rows! {
     write_leaves_code_fresh        Loom  "loom_code" "write_and_show";
     fresh_after_the_show           Loom  "loom_code" "write_and_show";
     two_show_code_at_once          Loom  "loom_code" "write_and_two_who_show";
+    shown_is_looked_at_first       Loom  "loom_code" "copy_and_show";
     code_is_not_shown              Kit   "code" "what_is_written_to_code_that_runs_is_fetched";
     running_code_is_not_shown      Kit   "code" "what_is_written_to_code_that_runs_is_fetched";
     user_copy_is_not_shown         Kit   "code" "what_is_written_to_code_that_runs_is_fetched";

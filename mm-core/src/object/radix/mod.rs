@@ -11,7 +11,8 @@
 //!
 //! Changes are made under the index's lock, with nodes that were allocated
 //! before. [`Index::peek`] takes no lock: slots and links are published with
-//! release, levels are checked on the way down, and nodes are type-stable, so
+//! release, nodes are type-stable, and a slot is believed only if its node was in one
+//! life before and after it was read (`node`), so
 //! it finds a page, or none, that was there while it ran; or the page of another
 //! object, if a node was reused under it: who peeks checks the page's record.
 //! A node that is not in use has only empty slots.
@@ -109,15 +110,15 @@ impl Index {
         if !reaches(level, pgoff) {
             return None;
         }
-        while level > 1 {
-            node = nodes.get(node.child(slot_of(pgoff, level))?);
-            level = level.wrapping_sub(1);
-            if node.level() != level {
-                // Reused for another object since we read its name.
-                return None;
+        loop {
+            // Never a slot's number before it is known for whose it is: a frame is no node.
+            let held = node.peek(level, slot_of(pgoff, level))?;
+            if level <= 1 {
+                return named(held);
             }
+            node = nodes.get(Handle::from_raw(held)?);
+            level = level.wrapping_sub(1);
         }
-        named(node.slot(slot_of(pgoff, 1)))
     }
 
     /// Finds a page under the lock and lets `take` have it before it can go.
@@ -339,9 +340,7 @@ impl Index {
         let wanted = level_for(pgoff);
         let mut make = |level: u32| {
             let handle = reserve.take()?;
-            let node = nodes.get(handle);
-            debug_assert!(node.used.load(Ordering::Relaxed) == 0);
-            node.level.store(level, Ordering::Relaxed);
+            nodes.get(handle).begin_life(level);
             Some(handle)
         };
         let mut handle = match self.root.get_locked() {
