@@ -125,15 +125,16 @@ fn cow_and_exit() {
         // is no part of the claim, and makes thousands of schedules of each.
         assert_eq!(store(&s, 1), Done::Done);
         let child = s.fork().unwrap();
-        // What exit does to the page; its nodes are no part of the claim.
-        let (stored, seen) = both(
-            &s,
-            |s| poke(&s, 2, 7),
-            |_| {
+        // What exit does to the page; its nodes are no part of the claim. In the second
+        // thread: loom knows of no bytes, and in the first it never put the load off.
+        let (seen, stored) = both(
+            &child,
+            |child| {
                 let seen = peek(&child, 2);
                 child.advise(va(2), PAGE, Advice::DontNeed).unwrap();
                 seen
             },
+            |_| poke(&s, 2, 7),
         );
         assert_eq!((stored, seen), (true, Some(0)));
         assert!(allows_stores(&s, 2));
