@@ -90,7 +90,12 @@ static void locking(void)
     check("mlockall, nothing", answer(mlockall(0)), -EINVAL);
     check("mlockall, strange flag", answer(mlockall(8)), -EINVAL);
     check("mlockall, on fault alone", answer(mlockall(4)), -EINVAL);
+    lay(PROT_READ, MAP_PRIVATE);
+    check("mlockall, what comes later", answer(mlockall(MCL_FUTURE)), 0);
     check("munlockall", answer(munlockall()), 0);
+    check("mlockall, what is there", answer(mlockall(MCL_CURRENT)), 0);
+    check("it brings all pages", resident(), 0xff);
+    check("munlockall again", answer(munlockall()), 0);
     lay(PROT_NONE, MAP_PRIVATE);
     check("mlock, no rights", answer(mlock(base, PAGE)), -ENOMEM);
 }

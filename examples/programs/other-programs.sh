@@ -37,6 +37,9 @@ echo "== file-calls: glibc, calls that fail or stop half way"
 echo "== group-exit: glibc, processes that are killed in their sleep"
 /usr/bin/group-exit || fails=$((fails + 1))
 
+echo "== processes: glibc, vfork, exec and signals with threads"
+/usr/bin/processes || fails=$((fails + 1))
+
 if [ -x /usr/bin/registers ]; then
     echo "== registers: glibc, signals and faults by the dozen"
     /usr/bin/registers || fails=$((fails + 1))

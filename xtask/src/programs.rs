@@ -43,6 +43,9 @@ const FILE_CALLS: &str = "file-calls";
 /// The program whose processes are killed while their threads sleep.
 const GROUP_EXIT: &str = "group-exit";
 
+/// The program whose processes and threads meet in vfork, exec and signals.
+const PROCESSES: &str = "processes";
+
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
@@ -178,6 +181,7 @@ impl Programs {
             MEMORY_CALLS,
             FILE_CALLS,
             GROUP_EXIT,
+            PROCESSES,
             REGISTERS,
         ] {
             if c_source(arch, name).is_none() {

@@ -71,6 +71,10 @@ impl Arch for Aarch64 {
         platform::drain_heap();
     }
 
+    fn heap_frames(&self) -> usize {
+        platform::heap_frames()
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         devices::CONSOLE.write(bytes);
     }

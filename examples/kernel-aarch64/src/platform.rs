@@ -149,6 +149,14 @@ pub fn drain_heap() {
     HEAP.drain();
 }
 
+/// Counts the heap's frames that hold something.
+pub fn heap_frames() -> usize {
+    HEAP_FRAMES.get().map_or(0, |frames| {
+        let stats = frames.stats();
+        stats.total - stats.free
+    })
+}
+
 /// Makes the machine of the family and gives it all free RAM.
 ///
 /// # Panics

@@ -78,6 +78,10 @@ impl Arch for Armv7 {
         platform::drain_heap();
     }
 
+    fn heap_frames(&self) -> usize {
+        platform::heap_frames()
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         CONSOLE.write(bytes);
     }

@@ -51,7 +51,7 @@ pub fn id() -> usize {
 /// What a CPU can do, as far as the kernel or programs count on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Features {
-    /// AT_HWCAP.
+    /// AT_HWCAP, floating point among it.
     hwcap: usize,
     /// Whether entries can keep the kernel from executing a page.
     pxn: Pxn,
@@ -63,7 +63,12 @@ struct Features {
 static FEATURES: Once<Features> = Once::new();
 
 /// Makes the CPU number `cpu`: its exception stacks, floating point for programs. Answers whether it
-/// can do what the first one can, no less and no more: one set of tables, one AT_HWCAP.
+/// can do what the first one can, no less and no more: one set of tables, one AT_HWCAP. What it can
+/// do is read before anything is switched on that it may lack.
+///
+/// # Panics
+///
+/// When the first CPU lacks floating point with 32 registers: every thread's are saved and loaded.
 #[must_use]
 pub fn init(cpu: usize) -> bool {
     let end = |stacks: *mut ExceptionStack| stacks as usize + (cpu + 1) * EXCEPTION_STACK_BYTES;
@@ -79,14 +84,10 @@ pub fn init(cpu: usize) -> bool {
             "cps #0x1b",                        // undefined mode
             "mov sp, {undefined}",
             "cps #0x13",
-            "mcr p15, 0, {cpacr}, c1, c0, 2",   // CPACR
-            "isb",
             cpu = in(reg) cpu,
             abort = in(reg) abort,
             undefined = in(reg) undefined,
-            cpacr = in(reg) CPACR_FLOATING_POINT,
         );
-        crate::fp::enable();
     }
     // SAFETY: supervisor mode.
     let own = unsafe {
@@ -99,8 +100,34 @@ pub fn init(cpu: usize) -> bool {
     let features = FEATURES.call_once(|| own);
     if own != *features {
         log::warn!("cpu {cpu}: {own:?}, but the first has {features:?}");
+        return false;
     }
-    own == *features
+    assert!(
+        own.hwcap & HWCAP_VFPD32 != 0 && own.hwcap & HWCAP_VFP != 0,
+        "this CPU lacks floating point with 32 registers, which every thread's state has"
+    );
+    // SAFETY: supervisor mode; CPACR allows the unit, which is there.
+    unsafe { crate::fp::enable() };
+    true
+}
+
+/// Allows floating point to all, as far as this CPU has it; answers whether it does.
+///
+/// Source: DDI 0406C B4.1.40: the bits of a coprocessor that is not there read as zero.
+fn allow_floating_point() -> bool {
+    let allowed: u32;
+    // SAFETY: supervisor mode; whether instructions are allowed changes nothing by itself.
+    unsafe {
+        asm!(
+            "mcr p15, 0, {wanted}, c1, c0, 2",  // CPACR
+            "isb",
+            "mrc p15, 0, {allowed}, c1, c0, 2",
+            wanted = in(reg) CPACR_FLOATING_POINT,
+            allowed = out(reg) allowed,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    allowed & CPACR_FLOATING_POINT == CPACR_FLOATING_POINT
 }
 
 /// Returns AT_HWCAP: what every CPU can do.
@@ -111,10 +138,15 @@ pub fn hardware_capabilities() -> usize {
 /// Returns what this CPU's feature registers say.
 fn read_hardware_capabilities() -> usize {
     let (isar0, mvfr0, mvfr1): (u32, u32, u32);
-    // SAFETY: reading the feature registers has no effect; VMRS works since `init`.
+    // SAFETY: reading the feature registers has no effect; those of floating point are there where
+    // CPACR allows it, whether the unit is on or not (DDI 0406C B1.11.3).
     unsafe {
         asm!("mrc p15, 0, {}, c0, c2, 0", out(reg) isar0, options(nomem, nostack, preserves_flags));
-        (mvfr0, mvfr1) = crate::fp::features();
+        (mvfr0, mvfr1) = if allow_floating_point() {
+            crate::fp::features()
+        } else {
+            (0, 0)
+        };
     }
     let mut all = HWCAP_HALF | HWCAP_THUMB | HWCAP_FAST_MULT | HWCAP_EDSP | HWCAP_TLS;
     let mut add = |when: bool, bits: usize| all |= if when { bits } else { 0 };

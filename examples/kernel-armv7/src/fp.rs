@@ -41,7 +41,7 @@ pub unsafe fn enable() {
 ///
 /// # Safety
 ///
-/// The unit is on.
+/// CPACR allows it, on this CPU; the unit need not be on.
 pub unsafe fn features() -> (u32, u32) {
     let mut features = [0; 2];
     // SAFETY: the caller's promise; two words are written.

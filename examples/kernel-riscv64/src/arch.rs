@@ -73,6 +73,10 @@ impl Arch for Riscv64 {
         platform::drain_heap();
     }
 
+    fn heap_frames(&self) -> usize {
+        platform::heap_frames()
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         devices::write(bytes);
     }

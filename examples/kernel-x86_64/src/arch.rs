@@ -81,6 +81,10 @@ impl Arch for X86_64 {
         platform::drain_heap();
     }
 
+    fn heap_frames(&self) -> usize {
+        platform::heap_frames()
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         console::write(bytes);
     }

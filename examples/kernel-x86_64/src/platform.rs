@@ -107,6 +107,14 @@ pub fn drain_heap() {
     HEAP.drain();
 }
 
+/// Counts the heap's frames that hold something.
+pub fn heap_frames() -> usize {
+    HEAP_FRAMES.get().map_or(0, |frames| {
+        let stats = frames.stats();
+        stats.total - stats.free
+    })
+}
+
 /// Sets the memory types that the entries name. Runs on each CPU.
 pub fn init_cpu() {
     // SAFETY: ring 0; the value is the one that the format's memory types are made for.

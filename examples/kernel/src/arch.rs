@@ -129,6 +129,9 @@ pub trait Arch: Sync + Sized + 'static {
     /// counted.
     fn drain_heap(&self);
 
+    /// Counts the frames of the kernel's heap that hold something.
+    fn heap_frames(&self) -> usize;
+
     // ---- Console and power --------------------------------------------------
 
     /// Writes bytes to the console, waiting for the device where it must.

@@ -28,6 +28,7 @@ use crate::task::exec::Words;
 use crate::task::lives::Lives;
 use crate::task::signal::{Action, Pending, SIGNALS, Set};
 use crate::task::{Process, Shared, Status, Task};
+use crate::tty::Tty;
 
 const ENVIRONMENT: [&[u8]; 4] = [
     b"PATH=/bin:/usr/bin",
@@ -47,7 +48,10 @@ impl<A: Arch> System<A> {
             Err(error) => self.log(format_args!("cannot start: {error:?}")),
         }
         self.forget_space();
+        // Empty tables, too, keep memory until they are cleared.
+        self.tasks.lock().clear();
         self.processes.lock().clear();
+        *self.tty.lock() = Tty::new();
         let root = self.root.lock().take();
         drop(root);
         let first = self.first_status.lock().take();

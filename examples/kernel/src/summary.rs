@@ -8,6 +8,7 @@ use crate::system::System;
 impl<A: Arch> System<A> {
     /// Notes what is in use before the first file and the first process.
     pub fn note_boot(&self) {
+        self.arch.drain_heap();
         self.at_boot.call_once(|| self.counts());
     }
 
@@ -19,6 +20,7 @@ impl<A: Arch> System<A> {
         let now = self.counts();
         let boot = self.at_boot.get().copied().unwrap_or(now);
         let leaked_frames = boot.free_frames.abs_diff(now.free_frames);
+        let leaked_heap = boot.heap_frames.abs_diff(now.heap_frames);
         let leaked_nodes = now.nodes.abs_diff(boot.nodes);
         let waited = self.disk.reads();
         let allocated = now.allocated.wrapping_sub(boot.allocated);
@@ -32,14 +34,14 @@ impl<A: Arch> System<A> {
         self.log(format_args!("{allocated:>10}  frames allocated"));
         self.log(format_args!("{freed:>10}  frames freed"));
         self.log(format_args!(
-            "leaked: {leaked_frames} frames, {leaked_nodes} nodes"
+            "leaked: {leaked_frames} frames, {leaked_heap} frames of the heap, {leaked_nodes} nodes"
         ));
         if waited == 0 {
             self.log(format_args!(
                 "no read was ever waited for: that is a failure"
             ));
         }
-        leaked_frames == 0 && leaked_nodes == 0 && waited > 0
+        leaked_frames == 0 && leaked_heap == 0 && leaked_nodes == 0 && waited > 0
     }
 
     /// What each CPU did, on machines with several.

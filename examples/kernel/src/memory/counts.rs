@@ -32,6 +32,8 @@ impl<A: Arch> System<A> {
 pub struct Counts {
     /// Frames that nobody uses.
     pub free_frames: usize,
+    /// Frames of the kernel's own heap that are in use.
+    pub heap_frames: usize,
     /// Nodes of all pools that are in use.
     pub nodes: usize,
     /// Blocks of frames that were handed out.
@@ -55,6 +57,7 @@ impl<A: Arch> System<A> {
         ];
         Counts {
             free_frames: usage.free_frames,
+            heap_frames: self.arch.heap_frames(),
             nodes: nodes.iter().sum(),
             allocated: frames.allocations,
             freed: frames.frees,

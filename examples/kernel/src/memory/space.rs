@@ -4,7 +4,8 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm_core::addr::VirtAddr;
-use mm_core::format::Entry;
+use mm_core::format::{Entry, PageTableFormat};
+use mm_core::platform::Platform;
 use mm_core::prot::Prot;
 use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
@@ -29,6 +30,16 @@ pub struct Map {
     pub flags: MapFlags,
 }
 
+impl<A: Arch> System<A> {
+    /// Answers the first address above all that a program can map, in bytes: where it asks for it,
+    /// that may be above what it gets ([`Arch::user_end`]).
+    #[must_use]
+    pub fn last_user_end(&self) -> usize {
+        let end = self.memory.platform().format().user_end();
+        end.addr(page_shift::<A>()).as_usize()
+    }
+}
+
 /// A process's address space.
 pub struct Space<A: Arch> {
     /// Never used twice; the same in all handles to one space.
@@ -44,12 +55,9 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(system: &System<A>) -> Result<Self> {
-        use mm_core::format::PageTableFormat;
-        use mm_core::platform::Platform;
         let limits = SpaceLimits::for_format(system.memory.platform().format());
         // The stack stands right below `user_end`, mmap's choices as far below as the limits say.
-        let end = system.memory.platform().format().user_end();
-        let reserve = end.addr(page_shift::<A>()).as_usize() - limits.mmap_base.as_usize();
+        let reserve = system.last_user_end() - limits.mmap_base.as_usize();
         let limits = SpaceLimits {
             min_addr: VirtAddr::new(A::USER_START),
             mmap_base: VirtAddr::new(system.arch.user_end() - reserve).min(limits.mmap_base),
@@ -206,6 +214,16 @@ impl<A: Arch> Space<A> {
             here = area.range.end().addr(page_shift::<A>()).as_usize();
         }
         Ok(())
+    }
+
+    /// Walks what is mapped, in order, each area looked at when its turn comes: its first address
+    /// and its bytes.
+    pub fn mapped(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let shift = page_shift::<A>();
+        self.inner.areas().map(move |area| {
+            let start = area.range.start().addr(shift).as_usize();
+            (start, area.range.end().addr(shift).as_usize() - start)
+        })
     }
 
     /// Answers whether all that is mapped in a range is private memory without a file.

@@ -61,6 +61,8 @@ pub enum Channel {
 pub enum Patience {
     /// A signal ends it.
     Interruptible,
+    /// Only the end of the sleeper's thread ends it (Linux: TASK_KILLABLE).
+    Killable,
     /// Only what is waited for ends it: it is sure to come soon.
     Patient,
 }
@@ -179,7 +181,12 @@ impl<A: Arch> System<A> {
                 task.stay();
                 return Ok(found);
             }
-            if patience == Patience::Interruptible && task.has_signal() {
+            let cut = match patience {
+                Patience::Interruptible => task.has_signal(),
+                Patience::Killable => task.own.lock().ends,
+                Patience::Patient => false,
+            };
+            if cut {
                 task.stay();
                 return Err(Cut::Signal);
             }
@@ -300,8 +307,9 @@ impl<A: Arch> System<A> {
     /// Makes `task` look at its signals: wakes it, or if it runs on another CPU brings it to the
     /// kernel's door. What it shall see there has been stored.
     pub fn wake_for_signal(&self, task: &Arc<Task<A>>) {
-        let interruptible = |sleep: &Sleep| sleep.patience == Patience::Interruptible;
-        if self.rouse(task, Some(Cut::Signal), interruptible) {
+        // Who can only be killed looks whether it was, and sleeps on.
+        let looks = |sleep: &Sleep| sleep.patience != Patience::Patient;
+        if self.rouse(task, Some(Cut::Signal), looks) {
             return;
         }
         let runs = task.stand.lock().state == State::Running;

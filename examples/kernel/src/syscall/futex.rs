@@ -33,7 +33,7 @@ impl<A: Arch> Call<'_, A> {
         if address % 4 != 0 {
             return Err(Errno::EINVAL);
         }
-        if address >= self.system.arch.user_end() {
+        if address >= self.system.last_user_end() {
             return Err(Errno::EFAULT);
         }
         let space = self.space()?;

@@ -219,7 +219,7 @@ impl<A: Arch> Call<'_, A> {
             Name::SchedGetaffinity => self.sched_getaffinity(b, c),
             Name::SchedSetaffinity => Ok(0),
             Name::Getpid => Ok(self.task.process.pid as usize),
-            Name::Gettid => Ok(self.task.tid as usize),
+            Name::Gettid => Ok(self.task.tid() as usize),
             Name::Getppid => self.getppid(),
             Name::Getpgrp => self.getpgid(0),
             Name::Getpgid => self.getpgid(a),

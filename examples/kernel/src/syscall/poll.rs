@@ -58,9 +58,8 @@ impl<A: Arch> Call<'_, A> {
     fn borrow_mask(&self, mask: usize) -> Result<()> {
         if mask != 0 {
             let set = Set(u64::from_ne_bytes(self.get(mask)?)).maskable();
-            let mut own = self.task.own.lock();
-            let before = core::mem::replace(&mut own.mask, set);
-            own.saved_mask = Some(before);
+            let before = self.system.set_mask(self.task, set);
+            self.task.own.lock().saved_mask = Some(before);
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ impl<A: Arch> Call<'_, A> {
 
     pub(super) fn set_tid_address(&self, address: usize) -> Result {
         self.task.own.lock().clear_at_end = address;
-        Ok(self.task.tid as usize)
+        Ok(self.task.tid() as usize)
     }
 
     pub(super) fn sched_yield(&self) -> Result {

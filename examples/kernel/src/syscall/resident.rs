@@ -11,6 +11,7 @@ use crate::task::signal::SIGSEGV;
 
 /// What mlockall(2) takes: MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT.
 const MCL_ALL: usize = 7;
+const MCL_CURRENT: usize = 1;
 const MCL_ONFAULT: usize = 4;
 /// The flag of mlock2(2): no page is brought in.
 const MLOCK_ONFAULT: usize = 1;
@@ -34,10 +35,16 @@ impl<A: Arch> Call<'_, A> {
         self.space()?.check_mapped(start, length).map(|()| 0)
     }
 
-    #[expect(clippy::unused_self, reason = "the dispatcher's shape")]
     pub(super) fn mlockall(&self, flags: usize) -> Result {
         if flags == 0 || flags & !MCL_ALL != 0 || flags == MCL_ONFAULT {
             return Err(Errno::EINVAL);
+        }
+        if flags & MCL_CURRENT != 0 && flags & MCL_ONFAULT == 0 {
+            let space = self.space()?;
+            for (start, length) in space.mapped() {
+                // What cannot come is left out: an area may have no rights (Linux: mm_populate).
+                let _ = self.system.populate(&space, start, length);
+            }
         }
         Ok(0)
     }

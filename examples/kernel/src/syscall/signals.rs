@@ -80,7 +80,7 @@ impl<A: Arch> Call<'_, A> {
                 2 => set,
                 _ => return Err(Errno::EINVAL),
             };
-            self.task.own.lock().mask = mask.maskable();
+            self.system.set_mask(self.task, mask.maskable());
         }
         if old != 0 {
             self.put(old, &before.0.to_ne_bytes())?;
@@ -102,11 +102,8 @@ impl<A: Arch> Call<'_, A> {
             return Err(Errno::EINVAL);
         }
         let set = Set(u64::from_ne_bytes(self.get(mask)?)).maskable();
-        {
-            let mut own = self.task.own.lock();
-            let before = core::mem::replace(&mut own.mask, set);
-            own.saved_mask = Some(before);
-        }
+        let before = self.system.set_mask(self.task, set);
+        self.task.own.lock().saved_mask = Some(before);
         self.pause()
     }
 
@@ -126,7 +123,7 @@ impl<A: Arch> Call<'_, A> {
         });
         match popped {
             Ok(popped) => {
-                self.task.own.lock().mask = Set(popped.mask).maskable();
+                self.system.set_mask(self.task, Set(popped.mask).maskable());
                 Ok(self.frame.return_value() as usize)
             }
             Err(_) => {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  path ─► file ─► "#!"? ─► ELF headers ─► map plan ─► new space, stack, heap    may fail
-//!       ─► other threads end ─► the new space takes the old one's place          cannot
+//!       ─► other threads end ─► the new space takes the old one's place          cannot, but for
+//!                                                    descriptors shared with another process
 //! ```
 //! The new space is built whole beside the old one; until the last step the caller's
 //! program is untouched and gets its errno. Nothing of the file is copied: its pages
@@ -11,6 +12,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use mm_elf::{Header, ImageFacts, Machine, Plan, ProcessFacts, Sink, Stack, Target};
 
@@ -21,8 +23,10 @@ use crate::fs::walk::{LastLink, walk};
 use crate::limits::{ARGUMENT_BYTES, Grant, SCRATCH_QUOTA};
 use crate::memory::{FileNode, Space};
 use crate::sched::{Channel, Patience};
+use crate::sync::Mutex;
 use crate::syscall::Call;
-use crate::task::signal::{Action, IGNORE};
+use crate::task::signal::{Action, IGNORE, SIGKILL};
+use crate::task::{Files, Status};
 
 const MAX_SCRIPTS: usize = 4;
 const HEAD_BYTES: usize = 256;
@@ -113,7 +117,9 @@ impl<A: Arch> Call<'_, A> {
         let image = self.resolve_scripts(path, words, argc)?;
         let (space, entry, sp) = self.build_space(&image, path)?;
         self.end_other_threads()?;
-        self.take_over(&image, space);
+        self.take_number();
+        let files = self.own_files()?;
+        self.take_over(&image, space, files);
         *self.frame = A::Frame::new(entry, sp);
         Ok(())
     }
@@ -326,6 +332,34 @@ impl<A: Arch> Call<'_, A> {
         Ok(built.sp() as usize)
     }
 
+    /// Answers descriptors that no other process has: what exec closes, it closes for itself
+    /// (Linux: `unshare_files`). Called when no other thread is left that could share them anew.
+    ///
+    /// # Errors
+    /// `ENOMEM`; as the other threads are gone, so is the process.
+    fn own_files(&self) -> Result<Files<A>> {
+        let files = self.task.process.files()?;
+        // One reference is the process's, one is here; who only looks has one, too, for a moment.
+        if Arc::strong_count(&files) <= 2 {
+            return Ok(files);
+        }
+        let own = files.lock().duplicate().inspect_err(|_| {
+            self.system
+                .end_process(&self.task.process, Status::Killed(SIGKILL));
+        })?;
+        Ok(Arc::new(Mutex::new(own)))
+    }
+
+    /// Gives the only thread that is left the number of the process (Linux: `de_thread`).
+    fn take_number(&self) {
+        let pid = self.task.process.pid;
+        let mut tasks = self.system.tasks.lock();
+        if let Some(task) = tasks.remove(&self.task.tid()) {
+            task.number.store(pid, Ordering::Relaxed);
+            tasks.insert(pid, task);
+        }
+    }
+
     fn end_other_threads(&self) -> Result<()> {
         let process = &self.task.process;
         {
@@ -334,10 +368,10 @@ impl<A: Arch> Call<'_, A> {
                 // Another thread's exec, or the end of all: this thread is to end.
                 return Err(Errno::RESTART);
             }
-            shared.exec_by = Some(self.task.tid);
+            shared.exec_by = Some(self.task.tid());
         }
         for other in self.system.threads_of(process) {
-            if other.tid != self.task.tid {
+            if !Arc::ptr_eq(&other, self.task) {
                 self.system.end_thread(&other);
             }
         }
@@ -355,9 +389,9 @@ impl<A: Arch> Call<'_, A> {
         }
     }
 
-    fn take_over(&self, image: &Image<A>, space: Space<A>) {
+    fn take_over(&self, image: &Image<A>, space: Space<A>, files: Files<A>) {
         let process = &self.task.process;
-        let (old, files) = {
+        let old = {
             let mut shared = process.shared.lock();
             shared.program = image.path.clone();
             shared.set_name(&image.path);
@@ -377,7 +411,8 @@ impl<A: Arch> Call<'_, A> {
             }
             shared.holds_parent = false;
             shared.exec_by = None;
-            (shared.space.replace(Arc::new(space)), shared.files.clone())
+            let files = shared.files.replace(files.clone());
+            (shared.space.replace(Arc::new(space)), files)
         };
         {
             let mut own = self.task.own.lock();
@@ -385,11 +420,11 @@ impl<A: Arch> Call<'_, A> {
             own.signal_stack = None;
         }
         self.system.wake(Channel::Vfork(process.pid));
-        while let Some(closed) = files
-            .as_ref()
-            .and_then(|files| files.lock().remove_on_exec())
-        {
-            drop(closed);
+        loop {
+            let closed = files.lock().remove_on_exec();
+            if closed.is_none() {
+                break;
+            }
         }
         self.system.activate(self.task);
         self.system.arch.reset_fp_state();

@@ -14,7 +14,7 @@ use crate::memory::Reach;
 use crate::sched::{Channel, State};
 use crate::system::System;
 use crate::task::lives::Leave;
-use crate::task::signal::{self, IGNORE, SA_NOCLDWAIT, SIGCHLD, SIGKILL};
+use crate::task::signal::{self, IGNORE, SA_NOCLDWAIT, SIGCHLD, SIGKILL, Set};
 use crate::task::{Process, Status, Task};
 
 impl<A: Arch> System<A> {
@@ -65,7 +65,8 @@ impl<A: Arch> System<A> {
                 self.wake_futex(Channel::Futex(word.name), 1);
             }
         }
-        self.tasks.lock().remove(&task.tid);
+        self.tasks.lock().remove(&task.tid());
+        self.offer_pending(&task.process, Set(!0));
         let ended = task.process.shared.lock().lives.gone(leave);
         if let Some(status) = ended {
             self.finish_process(&task.process, status);

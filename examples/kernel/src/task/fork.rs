@@ -10,7 +10,7 @@
 //! there on nothing fails.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::sync::Mutex;
 
@@ -127,8 +127,9 @@ impl<A: Arch> System<A> {
         drop(child);
         if request.has(CLONE_VFORK) {
             let released = || (!process.shared.lock().holds_parent).then_some(());
-            // Patient: only the child's exec or exit lets the parent use its stack again.
-            let _ = self.wait_until(Channel::Vfork(tid), None, Patience::Patient, released);
+            // Only the child's exec or exit lets the parent use its stack again; one that is killed
+            // never does.
+            let _ = self.wait_until(Channel::Vfork(tid), None, Patience::Killable, released);
         }
         Ok(tid as usize)
     }
@@ -141,7 +142,7 @@ impl<A: Arch> System<A> {
     /// # Errors
     /// The caller is being ended: it never sees the error.
     fn enter_thread(&self, child: &Arc<Task<A>>) -> Result<()> {
-        self.tasks.lock().insert(child.tid, child.clone());
+        self.tasks.lock().insert(child.tid(), child.clone());
         let entered = {
             let mut shared = child.process.shared.lock();
             let entered = !shared.loses_threads();
@@ -153,7 +154,7 @@ impl<A: Arch> System<A> {
         if entered {
             return Ok(());
         }
-        let never_ran = self.tasks.lock().remove(&child.tid);
+        let never_ran = self.tasks.lock().remove(&child.tid());
         drop(never_ran);
         Err(Errno::RESTART)
     }
@@ -221,7 +222,7 @@ impl<A: Arch> System<A> {
             .ok_or(Errno::ENOMEM)?;
         let own = Mutex::new(Own::new(frame, mask));
         Ok(Arc::new(Task {
-            tid,
+            number: AtomicU32::new(tid),
             system,
             process,
             thread,

@@ -22,7 +22,7 @@ pub mod wait;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::sync::Mutex;
 
@@ -61,8 +61,8 @@ impl Status {
 
 /// One thread.
 pub struct Task<A: Arch> {
-    /// Its number; that of the process for the first thread.
-    pub tid: u32,
+    /// Its number ([`Task::tid`]).
+    pub(crate) number: AtomicU32,
     /// The kernel.
     pub system: &'static System<A>,
     /// Its process.
@@ -117,6 +117,13 @@ impl<A: Arch> Own<A> {
 }
 
 impl<A: Arch> Task<A> {
+    /// Answers its number: that of the process for the first thread, and for the one that called
+    /// exec. It changes only there, under the lock of the table of tasks.
+    #[must_use]
+    pub fn tid(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
     /// Tells whether a signal waits that this thread does not block, or its end.
     #[must_use]
     pub fn has_signal(&self) -> bool {

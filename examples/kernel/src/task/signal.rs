@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use crate::arch::{Arch, HandlerStyle, SignalDelivery, SignalDetail, SignalInfo};
 use crate::errno::{Errno, Result};
 use crate::system::System;
-use crate::task::{Process, Status, Task};
+use crate::task::{Process, Shared, Status, Task};
 
 /// Number of signals, with 0 which is none.
 pub const SIGNALS: usize = 65;
@@ -154,6 +154,37 @@ impl Action {
     }
 }
 
+impl<A: Arch> Shared<A> {
+    /// Tells whether `signal`, which is neither held back nor ignored, is the end of the process as
+    /// soon as it is sent: then who sleeps until it is killed need not come to the door to learn
+    /// of it (Linux: `sig_fatal`).
+    fn ends_at_once(&self, signal: u32) -> bool {
+        let action = self.actions.get(signal as usize);
+        action.is_some_and(|action| action.handler == 0) && !leaves_a_core(signal)
+    }
+}
+
+/// Tells whether the default of `signal` is to leave a core (signal(7)): that ends a process at the
+/// door of the thread that takes the signal.
+const fn leaves_a_core(signal: u32) -> bool {
+    const SIGXCPU: u32 = 24;
+    const SIGXFSZ: u32 = 25;
+    const SIGSYS: u32 = 31;
+    matches!(
+        signal,
+        SIGQUIT
+            | SIGILL
+            | SIGTRAP
+            | SIGABRT
+            | SIGBUS
+            | SIGFPE
+            | SIGSEGV
+            | SIGXCPU
+            | SIGXFSZ
+            | SIGSYS
+    )
+}
+
 /// Who gets a signal of kill(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -181,7 +212,7 @@ impl<A: Arch> System<A> {
             .threads_of(process)
             .iter()
             .all(|task| task.own.lock().mask.has(signal));
-        {
+        let fatal = {
             let mut shared = process.shared.lock();
             if shared.zombie {
                 return;
@@ -194,26 +225,56 @@ impl<A: Arch> System<A> {
                 return;
             }
             shared.pending.add(signal, info);
+            !blocked && shared.ends_at_once(signal)
+        };
+        if fatal {
+            self.end_process(process, Status::Killed(signal));
+        } else {
+            self.offer_signal(process, signal);
         }
-        // Listed again: a thread that came meanwhile may have looked at what was pending before.
-        // One that comes from here on finds the signal before it sleeps.
-        for task in self.threads_of(process) {
-            let masked = task.own.lock().mask.has(signal);
-            if !masked {
-                self.wake_for_signal(&task);
-            }
+    }
+
+    /// Has one thread look at a signal of its process: the first thread, unless it holds the signal
+    /// back. The others sleep on (Linux: `complete_signal`).
+    ///
+    /// Listed after the signal was stored: a thread that comes from here on finds it before it
+    /// sleeps.
+    fn offer_signal(&self, process: &Arc<Process<A>>, signal: u32) {
+        let takes = |task: &Arc<Task<A>>| {
+            let own = task.own.lock();
+            !own.ends && !own.mask.has(signal)
+        };
+        let threads = self.threads_of(process).into_iter().filter(takes);
+        if let Some(task) = threads.min_by_key(|task| task.tid() != process.pid) {
+            self.wake_for_signal(&task);
         }
+    }
+
+    /// Offers those of `signals` anew that wait for the process: who was to look at them ends, or
+    /// holds them back now (Linux: `retarget_shared_pending`).
+    pub fn offer_pending(&self, process: &Arc<Process<A>>, signals: Set) {
+        let mut left = Set(process.shared.lock().pending.set.0 & signals.0);
+        while let Some(signal) = left.first() {
+            left = left.minus(Set::of(signal));
+            self.offer_signal(process, signal);
+        }
+    }
+
+    /// Sets which signals the running thread holds back; answers which it did before.
+    pub fn set_mask(&self, task: &Task<A>, mask: Set) -> Set {
+        let before = core::mem::replace(&mut task.own.lock().mask, mask);
+        self.offer_pending(&task.process, mask.minus(before));
+        before
     }
 
     /// Sends a signal to one thread.
     pub fn send_to_thread(&self, task: &Arc<Task<A>>, signal: u32, info: SignalInfo) {
-        let ignored = task
-            .process
-            .shared
-            .lock()
-            .actions
-            .get(signal as usize)
-            .is_some_and(|action| action.ignores(signal));
+        let (ignored, fatal) = {
+            let shared = task.process.shared.lock();
+            let action = shared.actions.get(signal as usize);
+            let ignored = action.is_some_and(|action| action.ignores(signal));
+            (ignored, !ignored && shared.ends_at_once(signal))
+        };
         {
             let mut own = task.own.lock();
             if ignored && !own.mask.has(signal) {
@@ -224,7 +285,11 @@ impl<A: Arch> System<A> {
                 return;
             }
         }
-        self.wake_for_signal(task);
+        if fatal {
+            self.end_process(&task.process, Status::Killed(signal));
+        } else {
+            self.wake_for_signal(task);
+        }
     }
 
     /// Sends a signal that the running thread caused itself and cannot hold back: if it
@@ -319,9 +384,9 @@ impl<A: Arch> System<A> {
         if left == Left::Interrupted {
             frame.restart_syscall();
         }
-        let mut own = task.own.lock();
-        if let Some(mask) = own.saved_mask.take() {
-            own.mask = mask;
+        let saved = task.own.lock().saved_mask.take();
+        if let Some(mask) = saved {
+            self.set_mask(task, mask);
         }
     }
 
@@ -344,7 +409,7 @@ impl<A: Arch> System<A> {
         info: SignalInfo,
         action: &Action,
     ) {
-        let (old_mask, stack) = {
+        let (mask, old_mask, stack) = {
             let mut own = task.own.lock();
             let old = own.saved_mask.take().unwrap_or(own.mask);
             let itself = if action.flags & SA_NODEFER == 0 {
@@ -352,9 +417,10 @@ impl<A: Arch> System<A> {
             } else {
                 Set(0)
             };
-            own.mask = own.mask.union(action.mask).union(itself).maskable();
-            (old, own.signal_stack)
+            let mask = own.mask.union(action.mask).union(itself).maskable();
+            (mask, old, own.signal_stack)
         };
+        self.set_mask(task, mask);
         let on_it = |(base, size): (usize, usize)| {
             use crate::arch::Frame;
             (base..base.saturating_add(size)).contains(&frame.sp())
