@@ -49,6 +49,20 @@ pub mod nr {
     pub const OPENAT: usize = 322;
     pub const PPOLL: usize = 336;
     pub const PIPE2: usize = 359;
+    /// Calls that may wait for ever by their nature with some of the arguments of `bad-pointers`:
+    /// for a signal, as there is no descriptor and no time. (ppoll reads its mask from the page of
+    /// the vectors, which programs can read.)
+    pub const MAY_WAIT: &[(&str, usize)] = &[
+        ("pause", 29),
+        ("select", 142),
+        ("poll", 168),
+        ("pselect6", 335),
+        ("ppoll", PPOLL),
+        ("pselect6_time64", 413),
+        ("ppoll_time64", 414),
+    ];
+    /// Its child returns on its parent's stack.
+    pub const VFORK: Option<usize> = Some(190);
     /// Those that make children: fork, clone, vfork, clone3.
     pub const MAKE_CHILDREN: &[usize] = &[2, 120, 190, 435];
 }

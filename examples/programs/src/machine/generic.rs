@@ -20,6 +20,11 @@ pub mod nr {
     pub const MREMAP: usize = 216;
     pub const MADVISE: usize = 233;
     pub const WAIT4: usize = 260;
+    /// Calls that may wait for ever by their nature with some of the arguments of `bad-pointers`:
+    /// for a signal, as there is no descriptor and no time.
+    pub const MAY_WAIT: &[(&str, usize)] = &[("pselect6", 72)];
+    /// Its child returns on its parent's stack; here it is a clone.
+    pub const VFORK: Option<usize> = None;
     /// Those that make children: clone, clone3.
     pub const MAKE_CHILDREN: &[usize] = &[220, 435];
 }

@@ -50,6 +50,16 @@ pub mod nr {
     pub const OPENAT: usize = 257;
     pub const PPOLL: usize = 271;
     pub const PIPE2: usize = 293;
+    /// Calls that may wait for ever by their nature with some of the arguments of `bad-pointers`:
+    /// for a signal, as there is no descriptor and no time.
+    pub const MAY_WAIT: &[(&str, usize)] = &[
+        ("poll", 7),
+        ("select", 23),
+        ("pause", 34),
+        ("pselect6", 270),
+    ];
+    /// Its child returns on its parent's stack.
+    pub const VFORK: Option<usize> = Some(58);
     /// Those that make children: clone, fork, vfork, clone3.
     pub const MAKE_CHILDREN: &[usize] = &[56, 57, 58, 435];
 }
