@@ -225,7 +225,7 @@ fn fault_and_fault_first() {
             for page in [3, 4] {
                 let found = Kept::of(&s, page).walk();
                 assert!(
-                    found.len() == 1 && has(&found, &s),
+                    found.areas.len() == 1 && found.has(&s),
                     "page {page}: {found:?}"
                 );
             }
