@@ -14,6 +14,8 @@
 //! - `cow_and_exit` (H6): a store in the parent, while the child reads the page
 //!   and gives up its share, ends with a page of the parent's own, and the child
 //!   does not see it.
+//! - `cow_and_last_user` (H6): the same, while the child's last user goes and all of its
+//!   areas, tables and nodes with it.
 //! - `cow_and_cow` (E10): nor is a store lost when two threads of the parent copy
 //!   the page at once.
 //! - `cow_and_drop` (E9): a page is neither copied after it was freed, nor made
@@ -31,6 +33,7 @@ mod explore;
 mod machine;
 mod scene;
 
+use loom::thread;
 use machine::be_cpu;
 use mm_core::addr::Vpn;
 use mm_core::format::Entry;
@@ -139,6 +142,25 @@ fn cow_and_exit() {
         assert_eq!((stored, seen), (true, Some(0)));
         assert!(allows_stores(&s, 2));
         assert_eq!(peek(&s, 2), Some(7));
+    });
+}
+
+#[test]
+fn cow_and_last_user() {
+    on_machine(64, |mm| {
+        let s = scene(mm);
+        let child = s.fork().unwrap();
+        let exit = thread::spawn(move || {
+            be_cpu(1);
+            let seen = peek(&child, 2);
+            drop(child);
+            seen
+        });
+        let stored = poke(&s, 2, 7);
+        assert_eq!((stored, exit.join().unwrap()), (true, Some(0)));
+        assert!(allows_stores(&s, 2));
+        assert_eq!(peek(&s, 2), Some(7));
+        assert_eq!(mm.usage().spaces, 1, "the child is there still");
     });
 }
 

@@ -225,6 +225,7 @@ pub const ROWS: &[Row] = rows! {
     marked_is_entered              Loom  "loom_fault" "fault_and_unmap";
     reuse_what_two_have            Kit   "invariants_pages" "e2_e4_lessons_33_34_43_a_chain_of_forks_keeps_everyones_bytes_apart";
     reuse_what_two_have            Loom  "loom_fault" "cow_and_exit";
+    reuse_what_two_have            Loom  "loom_fault" "cow_and_last_user";
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
