@@ -40,9 +40,10 @@ pub fn command(options: &Options) -> Result<()> {
     suites.finish()
 }
 
-/// Runs all models as one suite.
+/// Runs all models as one suite, one after the other: other suites run beside it.
 pub fn all() -> Result<Counts> {
     let mut command = cargo_test(&paths::product("loom")?);
+    command.env("RUST_TEST_THREADS", "1");
     for name in models()? {
         command.arg("--test").arg(name);
     }

@@ -52,21 +52,26 @@ pub fn command(options: &Options) -> Result<()> {
     if wanted("tour") {
         suites.run("tour", tour);
     }
+    let demo = Mutex::new(None);
+    // What uses one processor, the longest first.
+    let mut beside = Vec::new();
     if wanted("loom") {
         if loom::models()?.is_empty() {
             suites.absent("loom", "tests/loom");
         } else {
-            suites.run("loom", loom::all);
+            beside.push(Job::new("loom".to_string(), loom::all));
         }
     }
     if wanted("schedules") {
-        suites.run("schedules", || soak::schedules(options.long));
+        let long = options.long;
+        beside.push(Job::new("schedules".to_string(), move || {
+            soak::schedules(long)
+        }));
     }
     if options.long && wanted("tsan") {
         suites.run("tsan", soak::races);
     }
-    let demo = Mutex::new(None);
-    let (alone, mut beside) = boots(&mut suites, &wanted, &demo);
+    let alone = boots(&mut suites, &wanted, &demo, &mut beside);
     beside.extend(check::targets(&mut suites, &wanted));
     suites.run_side_by_side(beside);
     for (name, setup) in alone {
@@ -107,14 +112,15 @@ fn compiles(package: &str) -> Result<Counts> {
 /// What the demo's programs wrote on the first machine that ran it to its end.
 type Demo = Mutex<Option<Vec<String>>>;
 
-/// The kernel's boots, one suite each: those that need all processors, and the others. They need
-/// Debian's busybox: without it they fail.
+/// Adds the kernel's boots to `beside`, one suite each, and returns those that need all processors.
+/// They need Debian's busybox: without it they fail.
 fn boots<'a>(
     suites: &mut Suites,
     wanted: &dyn Fn(&str) -> bool,
     demo: &'a Demo,
-) -> (Vec<(String, Setup)>, Vec<Job<'a>>) {
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    beside: &mut Vec<Job<'a>>,
+) -> Vec<(String, Setup)> {
+    let mut alone = Vec::new();
     for (name, setup) in setups() {
         if !wanted(&name) {
             continue;
@@ -127,7 +133,7 @@ fn boots<'a>(
             beside.push(Job::new(name, move || boot(&setup, demo)));
         }
     }
-    (alone, beside)
+    alone
 }
 
 /// Boots, judges, and compares what programs wrote with what they must write.
