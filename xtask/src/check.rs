@@ -232,12 +232,11 @@ const NO_ALLOC: &str = "tests/no-alloc";
 fn libraries(target: &'static str) -> Result<()> {
     let bare = toolchain::bare(target)?;
     say(&format!("{target}: core is {}", bare.describe()));
-    let mut command = bare.cargo("build", Std::Core);
-    command
-        .env("RUSTFLAGS", "-D warnings")
-        .arg("--target-dir")
-        .arg(paths::product("bare")?)
-        .arg("--manifest-path")
-        .arg(paths::root().join(NO_ALLOC).join("Cargo.toml"));
-    command::run(&mut command)
+    let manifest = paths::root().join(NO_ALLOC).join("Cargo.toml");
+    let (mut cargo, _) = kernel::cargo(&bare, Std::Core, &manifest, "bare")?;
+    let heard = command::listen(&mut cargo)?;
+    if !heard.success || heard.warned {
+        bail!("a library does not compile for {target}, or with warnings");
+    }
+    Ok(())
 }

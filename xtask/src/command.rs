@@ -135,6 +135,8 @@ pub struct Heard {
     pub output: String,
     /// Whether its exit status was zero.
     pub success: bool,
+    /// Whether it was a cargo whose compiler warned of something in a package of ours.
+    pub warned: bool,
 }
 
 /// Runs a command, shows its output line by line, keeps the telling lines, and returns the output.
@@ -146,12 +148,17 @@ pub fn listen(command: &mut Command) -> Result<Heard> {
         .with_context(|| format!("cannot start {}", text(command)))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let voice = voice::current();
-    let output = std::thread::scope(|scope| {
+    let (output, warned) = std::thread::scope(|scope| {
         let errors = scope.spawn(move || {
             voice::adopt(voice);
+            let mut warned = false;
             if let Some(stderr) = stderr {
-                let _shown = follow(stderr, voice::print);
+                let _shown = follow(stderr, |line| {
+                    voice::print(line);
+                    warned |= sums_up_warnings(line);
+                });
             }
+            warned
         });
         let mut output = String::new();
         if let Some(stdout) = stdout {
@@ -160,14 +167,21 @@ pub fn listen(command: &mut Command) -> Result<Heard> {
                 output.push_str(line);
             })?;
         }
-        let _ended = errors.join();
-        Ok::<_, std::io::Error>(output)
+        let warned = errors.join().unwrap_or_default();
+        Ok::<_, std::io::Error>((output, warned))
     })?;
     let status = child.wait()?;
     Ok(Heard {
         output,
         success: status.success(),
+        warned,
     })
+}
+
+/// Returns whether a line is cargo's, after the warnings of a package: "warning: `mm-core` (lib)
+/// generated 1 warning". Of packages from a registry, and of `core`, there are none.
+fn sums_up_warnings(line: &str) -> bool {
+    line.starts_with("warning: `") && line.contains(" generated ")
 }
 
 /// Hands each line on, and keeps the telling ones.

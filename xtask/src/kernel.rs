@@ -1,6 +1,7 @@
 //! Builds the example kernel of an architecture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
@@ -9,7 +10,7 @@ use elf::abi::{EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64};
 
 use crate::command::{self, say};
 use crate::image::{self, Header};
-use crate::toolchain::{self, Std};
+use crate::toolchain::{self, Bare, Std};
 use crate::{frames, paths};
 
 /// An architecture that has an example kernel.
@@ -162,6 +163,37 @@ pub fn lint(arch: Arch) -> Result<()> {
     command::run(&mut clippy)
 }
 
+/// Returns the command that builds a package of ours for a bare machine, and the directory below
+/// which its products will stand: `own`, or, where unstable flags are open anyhow, that of the builds
+/// that tell frame sizes. Those stand in a section that is not loaded; and `core`, which is compiled
+/// from its source there, is compiled once for kernels, programs and libraries.
+pub fn cargo(bare: &Bare, std: Std, manifest: &Path, own: &str) -> Result<(Command, PathBuf)> {
+    if bare.is_unlocked() {
+        return with_frames(bare, std, manifest);
+    }
+    let dir = paths::product(own)?;
+    Ok((release(bare, std, manifest, &dir), dir))
+}
+
+fn with_frames(bare: &Bare, std: Std, manifest: &Path) -> Result<(Command, PathBuf)> {
+    let dir = paths::product("kernel-frames")?;
+    let mut cargo = release(bare, std, manifest, &dir);
+    cargo
+        .env("RUSTFLAGS", frames::FLAG)
+        .env("RUSTC_BOOTSTRAP", "1");
+    Ok((cargo, dir))
+}
+
+fn release(bare: &Bare, std: Std, manifest: &Path, dir: &Path) -> Command {
+    let mut cargo = bare.cargo("build", std);
+    cargo
+        .args(["--release", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(dir);
+    cargo
+}
+
 fn manifest(arch: Arch) -> Result<PathBuf> {
     let manifest = paths::root()
         .join("examples")
@@ -188,25 +220,10 @@ fn build_for(arch: Arch, purpose: Purpose) -> Result<PathBuf> {
         arch.target(),
         bare.describe()
     ));
-    // Where unstable flags are open anyhow, one build serves both purposes: the sizes of frames
-    // stand in a section that is not loaded.
-    let with_frames = bare.is_unlocked() || purpose == Purpose::Frames;
-    let target_dir = paths::product(if with_frames {
-        "kernel-frames"
-    } else {
-        "kernel"
-    })?;
-    let mut cargo = bare.cargo("build", Std::CoreAlloc);
-    cargo
-        .args(["--release", "--manifest-path"])
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(&target_dir);
-    if with_frames {
-        cargo
-            .env("RUSTFLAGS", frames::FLAG)
-            .env("RUSTC_BOOTSTRAP", "1");
-    }
+    let (mut cargo, target_dir) = match purpose {
+        Purpose::Boot => self::cargo(&bare, Std::CoreAlloc, &manifest, "kernel")?,
+        Purpose::Frames => with_frames(&bare, Std::CoreAlloc, &manifest)?,
+    };
     command::run(&mut cargo)?;
     let elf = target_dir
         .join(arch.target())

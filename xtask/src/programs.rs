@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, say};
 use crate::cpio::Archive;
-use crate::kernel::Arch;
+use crate::kernel::{self, Arch};
 use crate::toolchain::{self, Std};
 use crate::{apt, debian, dynamic, initramfs, paths};
 
@@ -83,16 +83,9 @@ pub fn build(arch: Arch) -> Result<Programs> {
         arch.target(),
         bare.describe()
     ));
-    let target_dir = paths::product("programs")?;
-    command::run(
-        bare.cargo("build", Std::Core)
-            // A plain executable at fixed addresses: nothing relocates a program without a C library.
-            .env("RUSTFLAGS", "-Crelocation-model=static")
-            .args(["--release", "--manifest-path"])
-            .arg(paths::root().join(PACKAGE).join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target_dir),
-    )?;
+    let manifest = paths::root().join(PACKAGE).join("Cargo.toml");
+    let (mut cargo, target_dir) = kernel::cargo(&bare, Std::Core, &manifest, "programs")?;
+    command::run(&mut cargo)?;
     Ok(Programs {
         dir: target_dir.join(arch.target()).join("release"),
     })

@@ -302,6 +302,7 @@ mod tests {
         Heard {
             output: output.to_string(),
             success,
+            warned: false,
         }
     }
 
