@@ -79,7 +79,7 @@ pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) -> Vec<Job<'s
                 continue;
             }
             if kernel::is_there(arch) {
-                jobs.push(Job::new(name, move || {
+                jobs.push(Job::new(&name, move || {
                     check(arch).map(|()| Counts::default())
                 }));
             } else {
@@ -90,7 +90,7 @@ pub fn targets(suites: &mut Suites, wanted: &dyn Fn(&str) -> bool) -> Vec<Job<'s
     for target in TARGETS {
         let name = format!("build {target}");
         if wanted(&name) {
-            jobs.push(Job::new(name, move || {
+            jobs.push(Job::new(&name, move || {
                 libraries(target).map(|()| Counts::default())
             }));
         }

@@ -135,7 +135,8 @@ fn told_row(name: &str, body: impl FnOnce() -> Result<Counts>) -> Row {
     row
 }
 
-/// A suite that may run beside others: it uses one processor, and nothing that another one changes.
+/// A suite that may run beside others: one processor is enough for it, and it uses nothing that
+/// another one changes.
 pub struct Job<'a> {
     name: String,
     body: Box<dyn FnOnce() -> Result<Counts> + Send + 'a>,
@@ -143,8 +144,8 @@ pub struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// Names a suite and what it does.
-    pub fn new(name: String, body: impl FnOnce() -> Result<Counts> + Send + 'a) -> Self {
-        let body = Box::new(body);
+    pub fn new(name: &str, body: impl FnOnce() -> Result<Counts> + Send + 'a) -> Self {
+        let (name, body) = (name.to_string(), Box::new(body));
         Self { name, body }
     }
 }
@@ -336,10 +337,7 @@ mod tests {
             Ok(Counts::passed(2))
         };
         let mut suites = Suites::default();
-        let jobs = vec![
-            Job::new("first".to_string(), first),
-            Job::new("second".to_string(), second),
-        ];
+        let jobs = vec![Job::new("first", first), Job::new("second", second)];
         suites.run_in_lanes(jobs, 2);
         let [first, second] = &suites.rows[..] else {
             panic!("{} rows", suites.rows.len());

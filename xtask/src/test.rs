@@ -37,39 +37,37 @@ pub fn command(options: &Options) -> Result<()> {
     };
 
     check::all(&mut suites, &wanted);
+    let demo = Mutex::new(None);
+    // Side by side, the longest first; then what needs all processors.
+    let mut beside = Vec::new();
+    if wanted("loom") {
+        if loom::models()?.is_empty() {
+            suites.absent("loom", "tests/loom");
+        } else {
+            beside.push(Job::new("loom", loom::all));
+        }
+    }
     if wanted("host") {
-        suites.run("host", || host(options));
+        beside.push(Job::new("host", || host(options)));
     }
     for package in paths::OUTSIDE_HOST {
         if wanted(package) {
             if paths::root().join(package).join("Cargo.toml").is_file() {
-                suites.run(package, || outside(options, package));
+                beside.push(Job::new(package, || outside(options, package)));
             } else {
                 suites.absent(package, package);
             }
         }
     }
     if wanted("tour") {
-        suites.run("tour", tour);
-    }
-    let demo = Mutex::new(None);
-    // What uses one processor, the longest first.
-    let mut beside = Vec::new();
-    if wanted("loom") {
-        if loom::models()?.is_empty() {
-            suites.absent("loom", "tests/loom");
-        } else {
-            beside.push(Job::new("loom".to_string(), loom::all));
-        }
+        beside.push(Job::new("tour", tour));
     }
     if wanted("schedules") {
-        let long = options.long;
-        beside.push(Job::new("schedules".to_string(), move || {
-            soak::schedules(long)
-        }));
+        beside.push(Job::new("schedules", || soak::schedules(options.long)));
     }
-    if options.long && wanted("tsan") {
-        suites.run("tsan", soak::races);
+    if wanted("publish") {
+        let publish = || publish::dry_run().map(|()| Counts::default());
+        beside.push(Job::new("publish", publish));
     }
     let alone = boots(&mut suites, &wanted, &demo, &mut beside);
     beside.extend(check::targets(&mut suites, &wanted));
@@ -77,8 +75,8 @@ pub fn command(options: &Options) -> Result<()> {
     for (name, setup) in alone {
         suites.run(&name, || boot(&setup, &demo));
     }
-    if wanted("publish") {
-        suites.run("publish", || publish::dry_run().map(|()| Counts::default()));
+    if options.long && wanted("tsan") {
+        suites.run("tsan", soak::races);
     }
     if options.long {
         for package in ["tests/fuzz", "tests/benches-peers"] {
@@ -130,7 +128,7 @@ fn boots<'a>(
         } else if setup.cpus > 1 {
             alone.push((name, setup));
         } else {
-            beside.push(Job::new(name, move || boot(&setup, demo)));
+            beside.push(Job::new(&name, move || boot(&setup, demo)));
         }
     }
     alone

@@ -26,7 +26,8 @@ pub trait SerialPort: Copy + Send {
     fn receive(&self) -> Option<u8>;
     /// Lets the port interrupt when input arrives.
     fn listen(&self);
-    /// Acknowledges the interrupt at the port, after its input was taken.
+    /// Acknowledges the interrupt at the port, before its input is taken: what arrives after the
+    /// last look interrupts again.
     fn acknowledge(&self);
 }
 
@@ -123,11 +124,11 @@ impl<P: SerialPort + 'static> Console<P> {
         };
         let mut ring = self.input.lock();
         let mut any = false;
+        port.acknowledge();
         while let Some(byte) = port.receive() {
             ring.push(byte);
             any = true;
         }
-        port.acknowledge();
         any
     }
 
@@ -181,7 +182,52 @@ impl<P: SerialPort + 'static> Log for Console<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::vec;
+    use std::vec::Vec;
+
     use super::*;
+
+    /// A port that receives a second byte between the last look for more and what comes after it.
+    #[derive(Clone, Copy)]
+    struct Late(&'static Mutex<(Vec<u8>, Vec<u8>, bool)>);
+
+    impl SerialPort for Late {
+        fn send(&self, _: u8) {}
+
+        fn receive(&self) -> Option<u8> {
+            let (there, coming, interrupts) = &mut *self.0.lock().unwrap();
+            let byte = there.pop();
+            let late = if byte.is_none() { coming.pop() } else { None };
+            if let Some(late) = late {
+                there.push(late);
+                *interrupts = true;
+            }
+            byte
+        }
+
+        fn listen(&self) {}
+
+        fn acknowledge(&self) {
+            self.0.lock().unwrap().2 = false;
+        }
+    }
+
+    #[test]
+    fn what_arrives_after_the_last_look_interrupts_again() {
+        static STATE: Mutex<(Vec<u8>, Vec<u8>, bool)> = Mutex::new((Vec::new(), Vec::new(), false));
+        static CONSOLE: Console<Late> = Console::new();
+        *STATE.lock().unwrap() = (vec![1], vec![2], true);
+        *CONSOLE.port.lock() = Some(Late(&STATE));
+        assert!(CONSOLE.drain());
+        assert_eq!(CONSOLE.read(), Some(1));
+        assert!(
+            STATE.lock().unwrap().2,
+            "nobody will look for the second byte"
+        );
+        assert!(CONSOLE.drain());
+        assert_eq!(CONSOLE.read(), Some(2));
+    }
 
     #[test]
     fn the_ring_keeps_the_order_and_drops_what_does_not_fit() {
