@@ -14,10 +14,12 @@ use mm_core::stats::Counter;
 use mm_core::sync::NoContext;
 use mm_testkit::format::AnyFormat;
 use mm_testkit::machine::{Machine, on_every_page_size};
+use mm_testkit::patience::until;
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 type P = TestPlatform<AnyFormat>;
 
@@ -466,23 +468,29 @@ fn a_page_in_use_survives_truncation_but_is_found_no_more() {
 fn writing_waits_for_the_end_of_a_truncation() {
     on_every_page_size(|machine| {
         let size = machine.page_size();
-        let mm = make(machine, 128);
+        let mm = Arc::new(make(machine, 128));
         let object = mm.new_object(PagerFacts::memory(0)).unwrap();
         let mut waited = 0;
         for nth in 1.. {
             write_all(size as u64, &object, &[], 0, &vec![5; 8 * size]);
             let turns = mm.platform().relaxes();
             let (begin, begun) = std::sync::mpsc::channel();
+            let through = Arc::new(AtomicBool::new(false));
             let reached = std::thread::scope(|s| {
-                let object = &object;
+                let (object, is_through) = (&object, through.clone());
                 let writer = s.spawn(move || {
-                    let write = || object.write(size as u64, b"new").done;
-                    begun.recv().is_ok().then(|| on_cpu(1, write))
+                    begun.recv().ok()?;
+                    let done = on_cpu(1, || object.write(size as u64, b"new").done);
+                    through.store(true, Ordering::SeqCst);
+                    Some(done)
                 });
+                let machine = mm.clone();
                 mm.platform().preempt_nth(nth, move || {
                     begin.send(()).unwrap();
                     // The writer must not put a page in that we then drop.
-                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    until("the writer neither wrote nor waited", || {
+                        is_through.load(Ordering::SeqCst) || machine.platform().relaxes() > turns
+                    });
                 });
                 on_cpu(0, || object.set_size(0).unwrap());
                 mm.platform().preempt_no_more();

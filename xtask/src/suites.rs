@@ -73,10 +73,21 @@ struct Row {
     telling: Vec<String>,
 }
 
-/// Of a failed suite's telling lines the first so many are repeated at the end, each up to so many
-/// characters: where only the end of a log is kept, it must say what failed.
-const TOLD_LINES: usize = 8;
-const TOLD_CHARS: usize = 160;
+impl Row {
+    /// Why it failed, shortly.
+    fn reasons(&self) -> impl Iterator<Item = String> {
+        let error = (!self.remark.is_empty()).then_some(&self.remark);
+        let lines = error.into_iter().chain(&self.telling);
+        lines
+            .take(REASONS)
+            .map(|line| line.chars().take(REASON_CHARS).collect())
+    }
+}
+
+/// Of a failed suite's error and telling lines the first so many are repeated at the end, each up to
+/// so many characters: where only the end of a log is kept, it must say what failed.
+const REASONS: usize = 6;
+const REASON_CHARS: usize = 160;
 
 /// The error of a run whose table was printed: there is nothing to add to it.
 #[derive(Debug)]
@@ -258,10 +269,9 @@ impl Suites {
             .map(|row| row.name.as_str())
             .collect();
         if !names.is_empty() {
-            for row in &self.rows {
-                for told in row.telling.iter().take(TOLD_LINES) {
-                    let told: String = told.chars().take(TOLD_CHARS).collect();
-                    println!("{}: {told}", row.name);
+            for row in self.rows.iter().filter(|row| row.counts.failed > 0) {
+                for line in row.reasons() {
+                    println!("{}: {line}", row.name);
                 }
             }
             println!("FAILED: {}", names.join(", "));

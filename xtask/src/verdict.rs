@@ -46,7 +46,9 @@ pub enum Expect {
 pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     if booted.ending != Ending::Success {
-        wrong.push(describe(booted.ending));
+        let last = booted.output.lines().rfind(|line| !line.trim().is_empty());
+        let last = last.unwrap_or_default().trim();
+        wrong.push(format!("{}, after {last:?}", describe(booted.ending)));
     }
     if let Some(text) = booted.waits_for {
         wrong.push(format!("what was typed was never answered with {text:?}"));
