@@ -238,14 +238,16 @@ fn areas(m: &Machine) {
         for _ in 0..400 {
             if random.chance(60) {
                 let count = 1 + random.below(20) as usize;
+                let align = 1 << random.below(5);
                 if random.chance(20) {
                     frames.platform().fail_nth(1 + random.below(3));
                 }
-                let result = kernel.vmap(&cx, &vec![pfn; count], Prot::READ);
+                let result = kernel.vmap_aligned(&cx, &vec![pfn; count], Prot::READ, align);
                 frames.platform().fail_none();
                 match result {
                     Ok(area) => {
                         assert_eq!(area.pages(), count);
+                        assert_eq!(area.start().as_usize() % align, 0, "seed {seed}");
                         let guarded = PageRange::new(
                             area.start().saturating_sub(1),
                             area.end().saturating_add(1),
@@ -256,12 +258,16 @@ fn areas(m: &Machine) {
                     }
                     Err(MmError::NoGap(_)) => {
                         // No hole between areas takes it with its guard.
-                        let mut free = Vpn::new(base + 1);
+                        let full = |free: usize, end: usize| {
+                            let first = free.next_multiple_of(align);
+                            assert!(first + count + 1 > end, "seed {seed}");
+                        };
+                        let mut free = base + 1;
                         for area in areas.values() {
-                            assert!(area.start().pages_since(free) <= count, "seed {seed}");
-                            free = area.end().saturating_add(1);
+                            full(free, area.start().as_usize());
+                            free = area.end().as_usize() + 1;
                         }
-                        assert!(Vpn::new(base + total).pages_since(free) <= count);
+                        full(free, base + total);
                         refused += 1;
                     }
                     Err(e) => assert_eq!(e, MmError::OutOfMemory),
@@ -285,6 +291,126 @@ fn areas(m: &Machine) {
         let whole = kernel.vmap(&cx, &vec![pfn; total - 2], Prot::READ).unwrap();
         assert_eq!(whole.pages(), total - 2);
     }
+}
+
+/// One bit of an address tells a stack from what lies below it; an alignment
+/// that is none is refused.
+#[test]
+fn an_aligned_area_begins_at_a_multiple_and_unmapped_pages_lie_below() {
+    on_every_machine(|m| {
+        let frames = TestPlatform::machine(m.format(), 64, 2048);
+        // The window itself begins anywhere.
+        let start = window(m, 100).start().saturating_add(3);
+        let kernel = KernelSpace::new(PageRange::with_len(start, 97).unwrap());
+        let cx = Cx::new(&frames);
+        kernel.init(&cx).unwrap();
+        let pfn = frames.alloc(&cx, 0).unwrap();
+        let stacks: Vec<_> = (0..5)
+            .map(|_| kernel.vmap_aligned(&cx, &[pfn; 8], Prot::RW, 16).unwrap())
+            .collect();
+        for stack in &stacks {
+            assert!(stack.iter().all(|page| page.as_usize() & 8 == 0));
+            assert!(
+                stack
+                    .iter()
+                    .all(|page| leaf(&kernel, &frames, page).is_some())
+            );
+            let below = (1..9).map(|pages| stack.start().saturating_sub(pages));
+            assert!({ below }.all(|page| leaf(&kernel, &frames, page).is_none()));
+        }
+        let sixth = kernel.vmap_aligned(&cx, &[pfn; 8], Prot::RW, 16);
+        assert!(matches!(sixth, Err(MmError::NoGap(_))), "{sixth:?}");
+        // What is no multiple stands between them, and guards them as well.
+        let small = kernel.vmap_aligned(&cx, &[pfn], Prot::RW, 1).unwrap();
+        assert!(stacks.iter().all(|stack| !stack.contains(small.start())));
+        let free = frames.free_frames();
+        for align in [0, 3, 24, usize::MAX] {
+            let refused = kernel.vmap_aligned(&cx, &[pfn], Prot::RW, align);
+            assert!(matches!(refused, Err(MmError::Invalid(_))), "{refused:?}");
+        }
+        assert_eq!(frames.free_frames(), free);
+    });
+}
+
+/// What is prepared needs no memory any more, and preparing goes on where
+/// memory ran out.
+#[test]
+fn c1_a_prepared_window_maps_without_memory() {
+    on_every_machine(prepared);
+}
+
+fn prepared(m: &Machine) {
+    let format = m.format();
+    // Three tables, and none of them from its first page to its last.
+    let pages = 2 * format.entry_pages(2);
+    let start = window(m, 1).start().saturating_add(1);
+    let window = PageRange::with_len(start, pages).unwrap();
+    // How many frames it takes when the `nth` allocation fails.
+    let takes = |nth: u64| {
+        let frames = TestPlatform::machine(format, 64, 1088);
+        let cx = Cx::new(&frames);
+        let kernel = KernelSpace::new(window);
+        assert_eq!(kernel.prepare(&cx), Err(MmError::NotSupported));
+        kernel.init(&cx).unwrap();
+        let pfn = frames.alloc(&cx, 0).unwrap();
+        let before = frames.free_frames();
+        frames.platform().fail_nth(nth);
+        let failed = kernel.prepare(&cx);
+        frames.platform().fail_none();
+        assert!(
+            matches!(failed, Ok(()) | Err(MmError::OutOfMemory)),
+            "{failed:?}"
+        );
+        if failed.is_err() {
+            // What there is, is used.
+            assert_eq!(kernel.prepare(&cx), Ok(()));
+        }
+        let free = frames.free_frames();
+        frames.platform().fail_from(1, u64::MAX);
+        assert_eq!(kernel.prepare(&cx), Ok(()), "again");
+        for count in [1, pages - 2] {
+            let area = kernel.vmap(&cx, &vec![pfn; count], Prot::RW).unwrap();
+            assert!(leaf(&kernel, &frames, area.start()).is_some());
+            assert_eq!(kernel.vunmap(&cx, area.start()), Ok(area));
+            let device = kernel.map_device(&cx, Pfn::new(256), count.min(9), MemType::Device);
+            kernel.vunmap(&cx, device.unwrap().start()).unwrap();
+        }
+        assert_eq!(frames.platform().fail_none(), 0, "allocations");
+        assert_eq!(frames.free_frames(), free);
+        (failed.is_ok(), before - free)
+    };
+    let (whole, all) = takes(u64::MAX);
+    assert!(whole);
+    // A frame of bits, and tables that are not there from the start.
+    let least = if format.levels() > 2 || has_own_root(m) {
+        4
+    } else {
+        1
+    };
+    assert!(all >= least, "{all}");
+    for nth in 1.. {
+        let (done, taken) = takes(nth);
+        assert_eq!(taken, all, "nothing is lost when allocation {nth} fails");
+        if done {
+            assert!(nth > least as u64, "{nth}");
+            break;
+        }
+    }
+}
+
+/// Beyond 4 GiB a window has no bits: there are no addresses, not no memory.
+#[test]
+fn more_than_there_are_bits_for_is_no_gap() {
+    let frames = TestPlatform::machine(Tiny::<u64, SetsBoth>::new(3, 3), 64, 512);
+    let cx = Cx::new(&frames);
+    let most = 1 << 20;
+    let window = PageRange::with_len(Vpn::new(0), most + 100).unwrap();
+    let kernel = KernelSpace::new(window);
+    kernel.init(&cx).unwrap();
+    let free = frames.free_frames();
+    let device = |pages| kernel.map_device(&cx, Pfn::new(0), pages, MemType::Device);
+    assert!(matches!(device(most - 1), Err(MmError::NoGap(_))));
+    assert_eq!(frames.free_frames(), free);
 }
 
 /// The kernel half of the root is complete from the start; without memory for

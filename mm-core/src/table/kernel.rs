@@ -25,7 +25,8 @@
 //! Its tables come into being as they are needed; a page whose upper bits are
 //! not all ones is not the kernel's.
 //!
-//! Tables of the kernel are never freed. A kernel mapping owns nothing: frames
+//! Tables of the kernel are never freed; [`KernelSpace::prepare`] makes those of
+//! the window before they are needed. A kernel mapping owns nothing: frames
 //! and devices stay the caller's, who gets them back when
 //! [`KernelSpace::vunmap`] returns: then no CPU can reach them through it.
 //!
@@ -34,6 +35,7 @@
 
 use super::cursor::{CursorMut, TableError};
 use super::run::run_len;
+use super::walk::next_boundary;
 use super::window::{Placement, Window};
 use super::{PageTable, Why};
 use crate::addr::{Pfn, Vpn};
@@ -92,6 +94,37 @@ impl KernelSpace {
         let number = u32::try_from(root.as_u64()).map_err(|_| MmError::OutOfMemory)?;
         self.root.store(number, Ordering::Release);
         Ok(root)
+    }
+
+    /// Makes all tables of the window, and the memory of its free addresses: from
+    /// here on a mapping there allocates nothing, nor does its end, and it can
+    /// only fail for want of addresses. For what must not fail later (the
+    /// stack of a thread), and for who counts frames. Blocks are not used in the
+    /// window then: a table stands in their place.
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`]: what was made stays, as tables of the kernel do,
+    /// and another call goes on from there. [`MmError::OutOfRange`] for a window
+    /// that the kernel's table does not reach, `Exists` for a block in it,
+    /// `NotSupported` before [`Self::init`].
+    ///
+    /// # Locks
+    /// Takes `(Space, 0)`, so no other lock may be held; then tables' locks.
+    pub fn prepare<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<(), MmError> {
+        let table = self.table(cx).ok_or(MmError::NotSupported)?;
+        let window = self.window.lock(cx, 0).prepare(cx)?;
+        let span = cx.format().entry_pages(2);
+        let mut at = window.start();
+        while at < window.end() {
+            match table.lock_level_or_create(at, 1) {
+                Ok(_made) => at = next_boundary(at, span),
+                Err(stopped) => {
+                    let why = stopped.why();
+                    return Err(mm_error(TableError { at, why }, cx.page_shift()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the kernel's root: for CPUs that run no user space, and for the
@@ -181,13 +214,35 @@ impl KernelSpace {
         frames: &[Pfn],
         prot: Prot,
     ) -> Result<PageRange, MmError> {
+        self.vmap_aligned(cx, frames, prot, 1)
+    }
+
+    /// Maps as [`Self::vmap`], from a page whose number is a multiple of `align`,
+    /// a power of two. With stacks aligned to twice their size, one bit of a stack
+    /// pointer tells that it ran over the lower end (Linux, `THREAD_ALIGN`).
+    ///
+    /// # Errors
+    /// As [`Self::map_device`], and `Invalid` when `align` is no power of two.
+    ///
+    /// # Locks
+    /// Takes `(Space, 0)`, so no other lock may be held; then tables' locks.
+    pub fn vmap_aligned<P: Platform>(
+        &self,
+        cx: &Cx<'_, P>,
+        frames: &[Pfn],
+        prot: Prot,
+        align: usize,
+    ) -> Result<PageRange, MmError> {
+        if !align.is_power_of_two() {
+            return Err(MmError::Invalid(Vpn::new(0).addr(cx.page_shift())));
+        }
         let attrs = Attrs::kernel(prot).with(AttrFlags::SPECIAL);
         if prot.contains(Prot::EXEC) {
             // What the kernel has loaded there, for each CPU to fetch.
             #[cfg(not(mm_mutant = "kernel_code_is_not_shown"))]
             frames.iter().for_each(|&pfn| cx.platform().sync_code(pfn));
         }
-        let place = Placement { align: 1, skew: 0 };
+        let place = Placement { align, skew: 0 };
         self.map_area(cx, frames.len(), place, |cursor| {
             cursor.map_each(frames, attrs)
         })

@@ -1,5 +1,6 @@
 //! Tables come in: allocated before the lock, zeroed, then linked.
 
+use super::cursor::Why;
 use super::{LeafGuard, MAX_LEVELS, PageTable, TableGuard, alloc_table, stretch};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
@@ -73,6 +74,17 @@ pub(crate) enum Stopped {
     OutOfReach,
     /// A block of this level spans the page.
     Block(u8),
+}
+
+impl Stopped {
+    /// Returns what a verb says that fills tables and breaks no block.
+    pub(super) fn why(self) -> Why {
+        match self {
+            Self::OutOfMemory => Why::OutOfMemory,
+            Self::OutOfReach => Why::OutOfReach,
+            Self::Block(_) => Why::Exists,
+        }
+    }
 }
 
 /// How far one attempt came.

@@ -6,7 +6,6 @@
 //! The frames stay the caller's until a map succeeds.
 
 use super::cursor::{CursorMut, TableError, Why};
-use super::link::Stopped;
 use super::walk::next_boundary;
 use crate::addr::{Pfn, Vpn};
 use crate::format::{AttrFlags, Attrs, PageTableFormat, TableOwner};
@@ -94,12 +93,10 @@ impl<P: Platform> CursorMut<'_, '_, P> {
             let word = format
                 .encode_leaf(pfn, attrs, level)
                 .map_err(|e| Self::error(at, Why::Format(e)))?;
-            let guard = match self.table.lock_level_or_create(at, level) {
-                Ok(guard) => guard,
-                Err(Stopped::OutOfMemory) => return Err(Self::error(at, Why::OutOfMemory)),
-                Err(Stopped::OutOfReach) => return Err(Self::error(at, Why::OutOfReach)),
-                Err(Stopped::Block(_)) => return Err(Self::error(at, Why::Exists)),
-            };
+            let guard = self
+                .table
+                .lock_level_or_create(at, level)
+                .map_err(|stopped| Self::error(at, stopped.why()))?;
             let part = self.range.intersect(guard.range()).pages();
             let entries = part.checked_div(span).unwrap_or(0);
             let done = guard.install_run(at, entries, word);
@@ -136,12 +133,10 @@ impl<P: Platform> CursorMut<'_, '_, P> {
         let mut frames = frames.iter();
         while !frames.as_slice().is_empty() {
             let at = self.at();
-            let guard = match self.table.lock_level_or_create(at, 1) {
-                Ok(guard) => guard,
-                Err(Stopped::OutOfMemory) => return Err(Self::error(at, Why::OutOfMemory)),
-                Err(Stopped::OutOfReach) => return Err(Self::error(at, Why::OutOfReach)),
-                Err(Stopped::Block(_)) => return Err(Self::error(at, Why::Exists)),
-            };
+            let guard = self
+                .table
+                .lock_level_or_create(at, 1)
+                .map_err(|stopped| Self::error(at, stopped.why()))?;
             let part = self.range.intersect(guard.range()).pages();
             for &pfn in frames.by_ref().take(part) {
                 let at = self.at();

@@ -11,9 +11,9 @@
 //! carries the end bit; page 0 guards the first area. So a run off either end
 //! of an area faults, and an area's length is known from its start.
 //!
-//! The bits lie in frames, allocated when a part of the window is first used:
-//! half of a frame's words are used bits, half are end bits. 64 frames of
-//! 4 KiB cover 4 GiB of window.
+//! The bits lie in frames, allocated when a part of the window is first used
+//! or in advance ([`Window::prepare`]): half of a frame's words are used bits,
+//! half are end bits. 64 frames of 4 KiB cover 4 GiB of window.
 
 use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
@@ -57,6 +57,19 @@ impl Window {
         }
     }
 
+    /// Allocates all bits; returns the pages that they cover.
+    pub(super) fn prepare<P: Platform>(
+        &mut self,
+        cx: &Cx<'_, P>,
+    ) -> Result<PageRange, OutOfMemory> {
+        let total = self.total(cx);
+        if let Some(last) = total.checked_sub(1) {
+            self.make_chunks(cx, 0, last)?;
+        }
+        let start = self.pages.start();
+        Ok(PageRange::new(start, start.saturating_add(total)))
+    }
+
     /// Takes an area of `pages` pages and its guard; `None` when none fits.
     pub(super) fn take<P: Platform>(
         &mut self,
@@ -93,7 +106,7 @@ impl Window {
         if !begins || !self.get(cx, first, Bits::Used) {
             return None;
         }
-        let guard = (first..self.total()).find(|&i| self.get(cx, i, Bits::End))?;
+        let guard = (first..self.total(cx)).find(|&i| self.get(cx, i, Bits::End))?;
         Some(PageRange::new(
             start,
             self.pages.start().saturating_add(guard),
@@ -111,8 +124,10 @@ impl Window {
         self.hint = self.hint.min(first);
     }
 
-    fn total(&self) -> usize {
-        self.pages.pages()
+    /// Returns the pages of the window that there can be bits for.
+    fn total<P: Platform>(&self, cx: &Cx<'_, P>) -> usize {
+        let most = pages_per_chunk(cx).saturating_mul(CHUNKS);
+        self.pages.pages().min(most)
     }
 
     fn find<P: Platform>(
@@ -130,7 +145,7 @@ impl Window {
             let off = place.skew.wrapping_sub(base.wrapping_add(at)) & mask;
             at = at.checked_add(off)?;
             let end = at.checked_add(len)?;
-            if end > self.total() {
+            if end > self.total(cx) {
                 return None;
             }
             // From behind: what is in the way lets us skip the most.
