@@ -22,7 +22,7 @@ pub const OFFSET_UNIT: usize = 1;
 pub const WILD: [usize; 8] = [
     0x900,                 // in the page that is never mapped
     0x1000_0000_0000,      // user space, not mapped
-    0xffff_ffff_efff,      // the last bytes of user space
+    0xffff_ffff_ffff,      // the last byte of user space
     0x0001_0000_0000_0000, // in no half
     0xfffe_ffff_ffff_ffff, // in no half
     0xffff_0000_0000_0000, // the first byte of the kernel's half

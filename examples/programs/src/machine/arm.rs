@@ -22,7 +22,7 @@ pub const OFFSET_UNIT: usize = 4096;
 pub const WILD: [usize; 7] = [
     0x900,          // in the page that is never mapped
     0x3000_0000,    // user space, not mapped
-    0xbfff_efff,    // the last bytes of user space
+    0xbfff_ffff,    // the last byte of user space
     0xc000_0000,    // the first byte of the kernel's
     0xc000_8000,    // where kernels like to live
     0xffff_0000,    // the vectors
@@ -50,16 +50,13 @@ pub mod nr {
     pub const PPOLL: usize = 336;
     pub const PIPE2: usize = 359;
     /// Calls that may wait for ever by their nature with some of the arguments of `bad-pointers`:
-    /// for a signal, as there is no descriptor and no time. (ppoll reads its mask from the page of
-    /// the vectors, which programs can read.)
+    /// for a signal, as there is no descriptor and no time.
     pub const MAY_WAIT: &[(&str, usize)] = &[
         ("pause", 29),
         ("select", 142),
         ("poll", 168),
         ("pselect6", 335),
-        ("ppoll", PPOLL),
         ("pselect6_time64", 413),
-        ("ppoll_time64", 414),
     ];
     /// Its child returns on its parent's stack.
     pub const VFORK: Option<usize> = Some(190);

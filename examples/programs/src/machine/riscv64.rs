@@ -22,7 +22,7 @@ pub const OFFSET_UNIT: usize = 1;
 pub const WILD: [usize; 8] = [
     0x900,                 // in the page that is never mapped
     0x10_0000_0000,        // user space, not mapped
-    0x3f_ffff_efff,        // the last bytes of user space with three levels
+    0x3f_ffff_ffff,        // the last byte of user space with three levels
     0x0100_0000_0000_0000, // in no half
     0xfeff_ffff_ffff_ffff, // in no half
     0xffff_ffc0_0000_0000, // the first byte of the kernel's half with three levels

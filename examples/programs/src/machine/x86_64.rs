@@ -22,7 +22,7 @@ pub const OFFSET_UNIT: usize = 1;
 pub const WILD: [usize; 8] = [
     0x900,                 // in the page that is never mapped
     0x1000_0000_0000,      // user space, not mapped
-    0x7fff_ffff_efff,      // the last bytes of user space
+    0x7fff_ffff_efff,      // the last byte of user space
     0x8000_0000_0000,      // not canonical
     0xffff_7fff_ffff_ffff, // not canonical
     0xffff_8000_0000_0000, // the first byte of the kernel's half
