@@ -94,7 +94,7 @@ fn begin(mm: &'static Mm<Machine>, file: &File) -> IoRequest<'static, Machine> {
 #[test]
 fn one_begins_the_transfer() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(16, |mm| {
             let file = mm.new_object(PagerFacts::file(1, PAGE)).unwrap();
             let ask = move |file: &File| match file.view(&mm.cx()).find_or_create(0) {
                 Found::Wait(Ticket::Start(request)) => Some(request),
@@ -111,7 +111,7 @@ fn one_begins_the_transfer() {
 #[test]
 fn one_reads_and_all_get_it() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(12, |mm| {
             let file = mm.new_object(PagerFacts::file(1, PAGE)).unwrap();
             let request = begin(mm, &file);
             let frame = request.ticket_key().frame;
@@ -126,7 +126,7 @@ fn one_reads_and_all_get_it() {
 #[test]
 fn a_failed_read_is_begun_anew() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(12, |mm| {
             let file = mm.new_object(PagerFacts::file(1, PAGE)).unwrap();
             let request = begin(mm, &file);
             let pager = Pager::new();
@@ -140,7 +140,7 @@ fn a_failed_read_is_begun_anew() {
 #[test]
 fn who_looks_gets_the_page_or_none() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(16, |mm| {
             let ours = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
             let other = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
             drop(ours.view(&mm.cx()).find_or_create(0));
@@ -170,7 +170,7 @@ const SECOND_LEAF: u64 = 64;
 fn a_node_that_changes_its_level_is_not_followed() {
     // A frame that is taken for a node is noticed by the memory.
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(16, |mm| {
             let size = (SECOND_LEAF + 1) * PAGE;
             let ours = mm.new_object(PagerFacts::memory(size)).unwrap();
             let other = mm.new_object(PagerFacts::memory(2 * PAGE)).unwrap();
@@ -189,7 +189,7 @@ fn a_node_that_changes_its_level_is_not_followed() {
 #[test]
 fn an_index_is_not_drained_under_a_reader() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(16, |mm| {
             let file = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
             let cx = mm.cx();
             drop(file.view(&cx).find_or_create(0));
@@ -211,7 +211,7 @@ fn an_index_is_not_drained_under_a_reader() {
 #[test]
 fn nothing_is_read_in_past_the_end() {
     at_most(3, || {
-        Machine::with_mm(32, |mm| {
+        Machine::with_mm(12, |mm| {
             let file = mm.new_object(PagerFacts::file(1, PAGE)).unwrap();
             let pager = Pager::new();
             let (_, ()) = both(

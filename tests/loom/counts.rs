@@ -19,7 +19,7 @@ use mm_core::space::Advice;
 use scene::{Done, PAGE, Space, area, empty, scene, store, va};
 
 /// Enough for two spaces and for what CPUs keep.
-const FRAMES: usize = 96;
+const FRAMES: usize = 32;
 
 /// A space to which CPU 1 owes its one page, and one whose first page is not there yet.
 fn spaces(mm: &'static Mm<Machine>) -> (Space, Space) {

@@ -45,7 +45,7 @@ use scene::{
 
 #[test]
 fn fault_and_unmap() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         let (stored, ()) = both(&s, |s| store(&s, 1), |s| s.unmap(va(1), 2 * PAGE).unwrap());
         assert_ne!(stored, Done::Denied);
@@ -57,7 +57,7 @@ fn fault_and_unmap() {
 
 #[test]
 fn fault_and_protect() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         let (stored, ()) = both(
             &s,
@@ -71,7 +71,7 @@ fn fault_and_protect() {
 
 #[test]
 fn fault_and_fault() {
-    on_machine(48, |mm| {
+    on_machine(24, |mm| {
         let s = scene(mm);
         let stored = both(&s, |s| store(&s, 1), |s| store(s, 1));
         assert_eq!(stored, (Done::Done, Done::Done));
@@ -82,7 +82,7 @@ fn fault_and_fault() {
 
 #[test]
 fn fault_and_fork() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let stores = |s: Space| (store(&s, 1), store(&s, 2));
         let (stored, child) = both(&s, stores, |s| s.fork().unwrap());
@@ -106,7 +106,7 @@ fn fault_and_fork() {
 
 #[test]
 fn unmap_and_fork() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let ((), child) = both(
             &s,
@@ -122,7 +122,7 @@ fn unmap_and_fork() {
 
 #[test]
 fn cow_and_exit() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         // A page that stays, so that its table does: the grace period of a table
         // is no part of the claim, and makes thousands of schedules of each.
@@ -147,7 +147,7 @@ fn cow_and_exit() {
 
 #[test]
 fn cow_and_last_user() {
-    on_machine(64, |mm| {
+    on_machine(32, |mm| {
         let s = scene(mm);
         let child = s.fork().unwrap();
         let exit = thread::spawn(move || {
@@ -166,7 +166,7 @@ fn cow_and_last_user() {
 
 #[test]
 fn cow_and_cow() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let child = s.fork().unwrap();
         // What a store went to is there until the end, and one of the two copied.
@@ -181,7 +181,7 @@ fn cow_and_cow() {
 
 #[test]
 fn cow_and_drop_shared() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
         drop(s.fork().unwrap());
@@ -204,7 +204,7 @@ fn cow_and_drop_shared() {
 
 #[test]
 fn cow_and_drop() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
         drop(s.fork().unwrap());
@@ -229,7 +229,7 @@ fn cow_and_drop() {
 
 #[test]
 fn cow_and_fork() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let Entry::Leaf { pfn, .. } = s.entry(Vpn::new(2)) else {
             panic!("the page is not there");
@@ -248,7 +248,7 @@ fn cow_and_fork() {
 
 #[test]
 fn fault_and_fixed_map() {
-    on_machine(48, |mm| {
+    on_machine(24, |mm| {
         let s = scene(mm);
         let new = MapRequest::anonymous(2 * PAGE, Prot::READ).fixed(va(1));
         let (stored, _) = both(&s, |s| store(&s, 1), |s| s.map(&new).unwrap());

@@ -72,7 +72,7 @@ fn truncate(
 
 #[test]
 fn load_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(16, |mm| {
         truncate(mm, Access::Read, |f| {
             MapRequest::shared(f, 0, PAGE, Prot::RW)
         });
@@ -81,7 +81,7 @@ fn load_and_truncate() {
 
 #[test]
 fn store_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(16, |mm| {
         truncate(mm, Access::Write, |f| {
             MapRequest::shared(f, 0, PAGE, Prot::RW)
         });
@@ -90,7 +90,7 @@ fn store_and_truncate() {
 
 #[test]
 fn copy_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         truncate(mm, Access::Write, |f| {
             MapRequest::private(f, 0, PAGE, Prot::RW)
         });
@@ -99,7 +99,7 @@ fn copy_and_truncate() {
 
 #[test]
 fn load_and_regrow() {
-    on_machine(48, |mm| {
+    on_machine(16, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
@@ -122,7 +122,7 @@ fn load_and_regrow() {
 
 #[test]
 fn fork_and_truncate() {
-    on_machine(64, |mm| {
+    on_machine(32, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let cut = MapRequest::private(&file, 0, PAGE, Prot::RW);
         s.map(&cut.fixed(va(4))).unwrap();
@@ -154,7 +154,7 @@ fn file(mm: &'static Mm<Machine>) -> File {
 /// Stores to a page, which `make_dirty` leaves dirty and without WRITE, while it is
 /// written back.
 fn clean(make_dirty: impl Fn(&Space, &File) + Sync + Send + 'static) {
-    on_machine(48, move |mm| {
+    on_machine(16, move |mm| {
         let (s, file) = (empty(mm), file(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
@@ -211,7 +211,7 @@ fn mapped(mm: &'static Mm<Machine>) -> (Space, File) {
 
 #[test]
 fn unmap_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(24, |mm| {
         let (s, file) = mapped(mm);
         both(
             &s,
@@ -234,7 +234,7 @@ fn remap(s: &Space, pages: usize) {
 
 #[test]
 fn remap_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = empty(mm);
         let facts = PagerFacts::memory(2 * PAGE as u64);
         let file = mm.new_object(facts).unwrap();
@@ -256,7 +256,7 @@ fn remap_and_truncate() {
 
 #[test]
 fn remap_and_walk() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         let page = locked_page(mm, &s);
         let (found, ()) = both(
@@ -282,7 +282,7 @@ fn remap_and_walk() {
 
 #[test]
 fn exit_and_truncate() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let (s, file) = (empty(mm), object(mm));
         let shared = MapRequest::shared(&file, 0, PAGE, Prot::RW).fixed(va(1));
         s.map(&shared).unwrap();
@@ -334,7 +334,7 @@ fn let_go(mm: &'static Mm<Machine>, page: &Page) {
 
 #[test]
 fn unmap_and_walk() {
-    on_machine(48, |mm| {
+    on_machine(16, |mm| {
         let s = scene(mm);
         let page = locked_page(mm, &s);
         let (seen, ()) = both(
@@ -354,7 +354,7 @@ fn unmap_and_walk() {
 
 #[test]
 fn exit_and_walk() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let child = s.fork().unwrap();
         let (ours, theirs) = (s.id(), child.id());

@@ -42,7 +42,7 @@ fn assert_sound(s: &Space) {
 
 #[test]
 fn stack_and_map() {
-    on_machine(48, |mm| {
+    on_machine(16, |mm| {
         let s = empty(mm);
         let stack = MapRequest::anonymous(PAGE, Prot::RW).fixed(va(3));
         s.map(&stack.with(MapFlags::GROWS_DOWN)).unwrap();
@@ -64,7 +64,7 @@ fn stack_and_map() {
 
 #[test]
 fn unmap_and_unmap() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         // Stays, so that what is counted off twice is missed.
         let other = MapRequest::anonymous(2 * PAGE, Prot::READ).fixed(va(5));
@@ -82,7 +82,7 @@ fn unmap_and_unmap() {
 
 #[test]
 fn protect_and_protect() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         both(
             &s,
@@ -100,7 +100,7 @@ fn protect_and_protect() {
 
 #[test]
 fn remap_and_fault() {
-    on_machine(64, |mm| {
+    on_machine(24, |mm| {
         let s = scene(mm);
         assert!(poke(&s, 2, 7));
         let ((old, new), ()) = both(
@@ -124,7 +124,7 @@ fn remap_and_fault() {
 
 #[test]
 fn copy_and_protect() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         let (copied, seen) = both(
             &s,
@@ -141,7 +141,7 @@ fn copy_and_protect() {
 
 #[test]
 fn copy_and_drop() {
-    on_machine(48, |mm| {
+    on_machine(20, |mm| {
         let s = scene(mm);
         assert_eq!(store(&s, 1), Done::Done);
         let (copied, ()) = both(
@@ -156,7 +156,7 @@ fn copy_and_drop() {
 
 #[test]
 fn copy_and_fork() {
-    on_machine(64, |mm| {
+    on_machine(28, |mm| {
         let s = scene(mm);
         let (copied, (child, seen)) = both(
             &s,
@@ -174,7 +174,7 @@ fn copy_and_fork() {
 
 #[test]
 fn fault_and_exec() {
-    on_machine(64, |mm| {
+    on_machine(24, |mm| {
         let (old, new) = (scene(mm), empty(mm));
         let other = old.clone();
         let thread = thread::spawn(move || {

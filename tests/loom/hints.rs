@@ -35,7 +35,7 @@ use scene::{Done, PAGE, Space, access, area, both, empty, peek, poke, scene, sto
 #[test]
 fn remember_and_drain() {
     at_most(3, || {
-        Machine::with_cpus(64, 2, |mm| {
+        Machine::with_cpus(20, 2, |mm| {
             let s = scene(mm);
             let found = |s: scene::Space| {
                 let found = store(&s, 2);
@@ -81,7 +81,7 @@ fn enter(frames: &Frames<Machine>, (root, tlb): (Pfn, &SpaceTlb), page: usize, p
 #[test]
 fn enter_and_reuse() {
     at_most(3, || {
-        let frames = Arc::new(Machine::boot(64));
+        let frames = Arc::new(Machine::boot(16));
         frames.add_cpus(&NoContext, 2).unwrap();
         let cx = Cx::new(&frames);
         let root = PageTable::create(&cx, TableOwner::User, NUMBER).unwrap();
@@ -110,9 +110,9 @@ fn enter_and_reuse() {
         cursor.unmap(&mut gather).unwrap();
         let unlinked = gather.finish().tables > 0;
         enter(&frames, (root, &tlb), 9, far);
+        let entered = fault.join().unwrap();
         let reused = table.lock_leaf(Vpn::new(9)).unwrap().pfn() == old;
         assert_eq!(reused, unlinked, "the model rests on it");
-        let entered = fault.join().unwrap();
         let leads_to = |page| match table.lock_leaf(Vpn::new(page))?.entry(Vpn::new(page)) {
             Entry::Leaf { pfn, .. } => Some(pfn),
             _ => None,
@@ -125,7 +125,7 @@ fn enter_and_reuse() {
 #[test]
 fn copy_and_reuse() {
     at_most(2, || {
-        Machine::with_cpus(64, 2, |mm| {
+        Machine::with_cpus(24, 2, |mm| {
             let (s, other) = (remembered(mm), empty(mm));
             other.map(&area()).unwrap();
             let (_, loaded) = both(

@@ -21,12 +21,15 @@ use mm_core::platform::{CpuSet, Flush, PhysMemory, Platform};
 use mm_core::pool::Node;
 use mm_core::prot::Prot;
 use mm_core::sync::NoContext;
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32 as Plain32, AtomicUsize as AtomicPlain, Ordering::Relaxed};
 
 /// A word that no table holds: not present, of a kind that nobody writes.
 pub const POISON: u64 = 0xf0e;
+
+/// The words of a directory of the page map.
+const DIRECTORY: usize = 32;
 
 /// What the bytes of a free frame read as.
 pub const GONE: u32 = 0xdead;
@@ -130,6 +133,9 @@ unsafe impl PageTableFormat for Small {
     }
 }
 
+/// Two-level tables of four entries.
+const FORMAT: Small = Small(Tiny::new(2, 2), Replacing::InPlace);
+
 struct View {
     node: Box<dyn Any + Send + Sync>,
     poison: fn(&(dyn Any + Send + Sync)),
@@ -140,6 +146,9 @@ pub struct Memory {
     /// All that each frame ever was, the newest last. Views are never dropped
     /// before the memory is, and boxes do not move.
     views: Vec<Mutex<Vec<View>>>,
+    /// The entries of a table. Each word more would be one more that a freed table is
+    /// overwritten in, beside other threads.
+    entries: usize,
     /// The first four bytes of each frame of user memory. Which schedules there
     /// are does not depend on them: locks guard them, models do not.
     bytes: Vec<Plain32>,
@@ -197,8 +206,9 @@ unsafe impl PhysMemory for Memory {
                 return words.iter().for_each(|w| w.store(zero));
             }
         }
-        // 32 words reach for the directories of the page map.
-        let words: Vec<C> = (0..32).map(|_| C::new(zero)).collect();
+        let is_table = TypeId::of::<C>() == TypeId::of::<Cell<Small>>();
+        let count = if is_table { self.entries } else { DIRECTORY };
+        let words: Vec<C> = (0..count).map(|_| C::new(zero)).collect();
         self.add(pfn, words, poison_words::<C>);
     }
     fn words<C: WordCell>(&self, pfn: Pfn, _order: u8) -> &[C] {
@@ -276,7 +286,11 @@ pub struct Machine {
     memory: Memory,
     format: Small,
     pub flushed: [AtomicU32; 3],
-    /// CPU 1, where it is hardware alone: what it remembers of one page or run.
+    /// How often a model took all that was free.
+    used_up: AtomicPlain,
+    /// Whether CPU 1 is hardware alone.
+    has_tlb: bool,
+    /// What it remembers of one page or run, then.
     pub remembered: loom::sync::Mutex<Option<Remembered>>,
     /// Who waits for a transfer.
     sleepers: loom::sync::Mutex<()>,
@@ -298,40 +312,46 @@ pub struct Remembered {
 impl Machine {
     /// Makes a machine of `frames` frames with two-level tables of four entries.
     pub fn boot(frames: usize) -> Frames<Self> {
-        Self::boot_as(frames, Small(Tiny::new(2, 2), Replacing::InPlace))
+        Self::new(frames, FORMAT).boots()
     }
 
-    /// As [`Self::boot`], with a format of one's own.
+    /// As [`Self::boot`], with a format of one's own, and with CPU 1 as hardware alone.
     pub fn boot_as(frames: usize, format: Small) -> Frames<Self> {
-        let machine = Frames::new(Self::new(frames, format));
-        machine
-            .add_region(&NoContext, Pfn::new(0), frames as u64)
-            .unwrap();
-        machine
+        let mut machine = Self::new(frames, format);
+        machine.has_tlb = true;
+        machine.boots()
     }
 
     /// As [`Self::boot`], with hardware tags.
     pub fn boot_tagged(frames: usize) -> Frames<Self> {
-        let mut machine = Self::new(frames, Small(Tiny::new(2, 2), Replacing::InPlace));
+        let mut machine = Self::new(frames, FORMAT);
         machine.has_tags = true;
-        let machine = Frames::new(machine);
-        machine
-            .add_region(&NoContext, Pfn::new(0), frames as u64)
-            .unwrap();
+        machine.boots()
+    }
+
+    /// Gives the machine its frames.
+    fn boots(self) -> Frames<Self> {
+        let frames = self.memory.views.len() as u64;
+        let machine = Frames::new(self);
+        machine.add_region(&NoContext, Pfn::new(0), frames).unwrap();
         machine
     }
 
     /// Makes a machine that knows none of its frames yet.
     fn new(frames: usize, format: Small) -> Self {
+        let levels = 1..=format.levels();
         Self {
             memory: Memory {
                 views: (0..frames).map(|_| Mutex::default()).collect(),
+                entries: levels.map(|level| format.entries(level)).max().unwrap(),
                 bytes: (0..frames).map(|_| Plain32::new(GONE)).collect(),
                 stored_to: AtomicPlain::new(usize::MAX),
             },
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
             remembered: loom::sync::Mutex::new(None),
+            used_up: AtomicPlain::new(0),
+            has_tlb: false,
             has_tags: false,
             tagged: std::array::from_fn(|_| loom::sync::Mutex::new(Vec::new())),
             sleepers: loom::sync::Mutex::new(()),
@@ -355,22 +375,23 @@ impl Machine {
 
     /// As [`Self::with_mm`], where so many CPUs keep things for themselves.
     pub fn with_cpus(frames: usize, cpus: usize, model: impl FnOnce(&'static Mm<Self>)) {
-        let format = Small(Tiny::new(2, 2), Replacing::InPlace);
-        let mm = Box::into_raw(Box::new(Mm::new(Self::new(frames, format))));
+        let mm = Box::into_raw(Box::new(Mm::new(Self::new(frames, FORMAT))));
         // SAFETY: it is dropped below, after the model and all of its threads,
         // which it joins.
         let shared = unsafe { &*mm };
-        shared
-            .frames()
-            .add_region(&NoContext, Pfn::new(0), frames as u64)
-            .unwrap();
+        let frames = shared.platform().memory.views.len() as u64;
+        let region = shared.frames().add_region(&NoContext, Pfn::new(0), frames);
+        region.unwrap();
         shared.frames().add_cpus(&NoContext, cpus).unwrap();
         shared.frames().init_zero_page(&NoContext).unwrap();
         let before = shared.frames().free_frames();
         model(shared);
         shared.drain();
         assert!(shared.usage().is_clean(), "{:?}", shared.usage());
-        assert_eq!(shared.frames().free_frames(), before, "frames are lost");
+        let stats = shared.frames().stats();
+        assert_eq!(stats.free, before, "frames are lost");
+        let used_up = shared.platform().used_up.load(Relaxed);
+        assert_eq!(stats.refused, used_up, "the machine is too small");
         // SAFETY: made by `into_raw` above; nobody has it any more.
         drop(unsafe { Box::from_raw(mm) });
     }
@@ -383,6 +404,7 @@ impl Machine {
     /// Makes every free frame one that was a table before.
     pub fn dirty(frames: &Frames<Self>) {
         let all: Vec<_> = std::iter::from_fn(|| frames.alloc(&NoContext, 0).ok()).collect();
+        frames.platform().used_up.fetch_add(1, Relaxed);
         for &pfn in &all {
             frames.memory().make_words::<Cell<Small>>(pfn, 0);
         }
@@ -420,7 +442,7 @@ unsafe impl Platform for Machine {
             self.tagged[cpu].lock().unwrap().retain(|e| !meets(e.0));
         }
         // The CPU ends its access before it answers.
-        if cpus.contains(1) {
+        if self.has_tlb && cpus.contains(1) {
             *self.remembered.lock().unwrap() = None;
         }
         for cpu in cpus.iter() {

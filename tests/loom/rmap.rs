@@ -154,7 +154,7 @@ fn walking<R>(kept: Kept, verb: impl FnOnce() -> R) -> (Found, R) {
 #[test]
 fn walk_and_fork() {
     at_most(3, || {
-        Machine::with_mm(64, |mm| {
+        Machine::with_mm(36, |mm| {
             let s = scene(mm);
             // The second child's chain turns the family's tree.
             let first = s.fork().unwrap();
@@ -170,7 +170,7 @@ fn walk_and_fork() {
 #[test]
 fn walk_and_unlink() {
     at_most(3, || {
-        Machine::with_mm(64, |mm| {
+        Machine::with_mm(28, |mm| {
             let s = scene(mm);
             let child = s.fork().unwrap();
             let (found, ()) = walking(Kept::new(&s), || s.unmap(va(), PAGE).unwrap());
@@ -182,7 +182,7 @@ fn walk_and_unlink() {
 #[test]
 fn walk_and_last() {
     at_most(3, || {
-        Machine::with_mm(64, |mm| {
+        Machine::with_mm(20, |mm| {
             let s = scene(mm);
             let (found, ()) = walking(Kept::new(&s), || {
                 s.unmap(va(), PAGE).unwrap();
@@ -200,7 +200,7 @@ fn walk_and_last() {
 #[test]
 fn fault_and_fault_first() {
     at_most(3, || {
-        Machine::with_cpus(96, 2, |mm| {
+        Machine::with_cpus(28, 2, |mm| {
             // Each CPU has nodes and frames at hand: who takes them from whom is modelled alone.
             for cpu in [1, 0] {
                 be_cpu(cpu);

@@ -97,7 +97,7 @@ fn the_bit_is_held_by_one() {
     fn guarded(word: &AtomicU32, count: &AtomicU32, flag: u32) {
         let lock: BitLock<31> = BitLock::new();
         word.fetch_or(flag, Ordering::Relaxed);
-        lock.lock(word, &NoContext);
+        let _held = lock.lock(word, &NoContext);
         // No atomic addition: the lock must be what keeps the other out.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         lock.unlock(word);

@@ -23,7 +23,7 @@
 
 use super::buddy::FreeError;
 use super::hints::Stretch;
-use crate::sync::{AtomicU32, BitLock, Context, Held, Ordering, Rank};
+use crate::sync::{AtomicU32, BitHeld, BitLock, Context, Held, Ordering, Rank};
 use bitflags::bitflags;
 
 /// What a frame is used for.
@@ -526,9 +526,10 @@ impl<'a> TableRecord<'a> {
     /// Inner, class `Table`.
     pub fn lock<C: Context>(self, cx: &'a C, rank: Rank) -> TableLock<'a, C> {
         let held = Held::enter(cx, rank);
-        self.0.lock.lock(&self.0.state, cx);
+        let bit = self.0.lock.lock(&self.0.state, cx);
         TableLock {
             page: self.0,
+            _bit: bit,
             _held: held,
         }
     }
@@ -536,9 +537,10 @@ impl<'a> TableRecord<'a> {
     /// Takes the lock of a table that nobody else can know yet.
     pub fn lock_fresh<C: Context>(self, cx: &'a C, rank: Rank) -> TableLock<'a, C> {
         let held = Held::attempt(cx, rank);
-        self.0.lock.lock(&self.0.state, cx);
+        let bit = self.0.lock.lock(&self.0.state, cx);
         TableLock {
             page: self.0,
+            _bit: bit,
             _held: held,
         }
     }
@@ -553,6 +555,7 @@ fn linked_at(at: Stretch) -> u32 {
 /// Proof that a table's lock is held.
 pub struct TableLock<'a, C: Context> {
     page: &'a Page,
+    _bit: BitHeld<'a>,
     _held: Held<'a, C>,
 }
 

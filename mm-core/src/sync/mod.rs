@@ -52,7 +52,7 @@ pub use imp::AtomicU64;
 #[cfg(not(loom))]
 pub use imp::Once;
 pub use imp::{AtomicBool, AtomicU32, AtomicUsize, Fixed32, Ordering, Tally, fence, spin_hint};
-pub use imp::{BitLock, Epoch, Pinned, Slot};
+pub use imp::{BitHeld, BitLock, Epoch, Pinned, Slot};
 pub use mutex::{Mutex, MutexGuard};
 pub use rank::{Class, Rank, RankStack};
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};

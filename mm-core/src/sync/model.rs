@@ -63,9 +63,13 @@ impl<T> RawRwLock<T> {
 /// The model of a lock in one bit of a word: the bit is kept, so that readers
 /// of the word see it, but waiting is loom's.
 #[derive(Debug)]
-pub struct BitLock<const BIT: u32> {
-    held: loom::sync::Mutex<bool>,
-    freed: loom::sync::Condvar,
+pub struct BitLock<const BIT: u32>(loom::sync::Mutex<()>);
+
+/// Loom's lock, held from before the bit is set until after it is cleared.
+#[derive(Debug)]
+#[must_use = "kept until the lock is released"]
+pub struct BitHeld<'a> {
+    _guard: loom::sync::MutexGuard<'a, ()>,
 }
 
 impl<const BIT: u32> BitLock<BIT> {
@@ -74,39 +78,19 @@ impl<const BIT: u32> BitLock<BIT> {
 
     /// Makes the lock.
     pub fn new() -> Self {
-        Self {
-            held: loom::sync::Mutex::new(false),
-            freed: loom::sync::Condvar::new(),
-        }
-    }
-
-    /// Takes the lock if nobody holds it.
-    pub fn try_lock(&self, word: &AtomicU32) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
-        if *held {
-            return false;
-        }
-        *held = true;
-        word.fetch_or(Self::MASK, Ordering::Acquire);
-        true
+        Self(loom::sync::Mutex::new(()))
     }
 
     /// Waits for the lock.
-    pub fn lock(&self, word: &AtomicU32, _cx: &impl Context) {
-        let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
-        while *held {
-            held = self.freed.wait(held).unwrap_or_else(|e| e.into_inner());
-        }
-        *held = true;
+    pub fn lock(&self, word: &AtomicU32, _cx: &impl Context) -> BitHeld<'_> {
+        let _guard = self.0.lock().unwrap_or_else(|e| e.into_inner());
         word.fetch_or(Self::MASK, Ordering::Acquire);
+        BitHeld { _guard }
     }
 
-    /// Releases the lock.
+    /// Releases the lock. The next one comes when what [`Self::lock`] returned is dropped, too.
     pub fn unlock(&self, word: &AtomicU32) {
-        let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
         word.fetch_and(!Self::MASK, Ordering::Release);
-        *held = false;
-        self.freed.notify_one();
     }
 }
 

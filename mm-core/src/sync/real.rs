@@ -19,7 +19,7 @@ pub use AtomicUsize as Tally;
 pub use core::sync::atomic::AtomicU32 as Fixed32;
 
 pub use super::epoch::{Epoch, Pinned, Slot};
-pub use super::waiting::BitLock;
+pub use super::waiting::{BitHeld, BitLock};
 pub(super) use super::waiting::{RawReadGuard, RawRwLock, RawWriteGuard};
 pub use spin::Once;
 

@@ -14,6 +14,7 @@
 #[cfg(loom)]
 use super::imp::{RawReadGuard as ReadGuard, RawRwLock as Inside, RawWriteGuard as WriteGuard};
 use super::{AtomicU32, Context, Ordering};
+use core::marker::PhantomData;
 #[cfg(not(loom))]
 use spin::rwlock::{
     RwLock as Inside, RwLockReadGuard as ReadGuard, RwLockWriteGuard as WriteGuard,
@@ -88,6 +89,12 @@ impl<T> RawRwLock<T> {
 #[derive(Debug)]
 pub struct BitLock<const BIT: u32>;
 
+/// What the holder of a [`BitLock`] keeps until it has released the lock: nothing here; in
+/// models, loom's lock.
+#[derive(Debug)]
+#[must_use = "kept until the lock is released"]
+pub struct BitHeld<'a>(PhantomData<&'a ()>);
+
 impl<const BIT: u32> BitLock<BIT> {
     /// The lock's bit in the word.
     pub const MASK: u32 = 1 << BIT;
@@ -107,14 +114,14 @@ impl<const BIT: u32> BitLock<BIT> {
     }
 
     /// Waits for the lock.
-    pub fn lock(&self, word: &AtomicU32, cx: &impl Context) {
+    pub fn lock(&self, word: &AtomicU32, cx: &impl Context) -> BitHeld<'_> {
         wait(cx, || {
             // Look before the locked instruction, so that waiters share the line.
             if word.load(Ordering::Relaxed) & Self::MASK != 0 {
                 return None;
             }
-            self.try_lock(word).then_some(())
-        });
+            self.try_lock(word).then_some(BitHeld(PhantomData))
+        })
     }
 
     /// Releases the lock.
