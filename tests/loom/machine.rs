@@ -286,6 +286,8 @@ pub struct Machine {
     memory: Memory,
     format: Small,
     pub flushed: [AtomicU32; 3],
+    /// How many hold preemption off on each CPU.
+    pinned: [AtomicPlain; 3],
     /// How often a model took all that was free.
     used_up: AtomicPlain,
     /// Whether CPU 1 is hardware alone.
@@ -350,6 +352,7 @@ impl Machine {
             format,
             flushed: std::array::from_fn(|_| AtomicU32::new(0)),
             remembered: loom::sync::Mutex::new(None),
+            pinned: std::array::from_fn(|_| AtomicPlain::new(0)),
             used_up: AtomicPlain::new(0),
             has_tlb: false,
             has_tags: false,
@@ -396,6 +399,11 @@ impl Machine {
         drop(unsafe { Box::from_raw(mm) });
     }
 
+    /// Returns how many hold preemption off on a CPU.
+    pub fn preempt_offs(&self, cpu: usize) -> usize {
+        self.pinned[cpu].load(Relaxed)
+    }
+
     /// Lets CPU 2 remember a writable entry that leads to a frame.
     pub fn remember(&self, pfn: Pfn) {
         self.memory.stored_to.store(pfn.as_usize(), Relaxed);
@@ -428,6 +436,13 @@ unsafe impl Platform for Machine {
     }
     fn cpu(&self) -> usize {
         CPU.with(|c| c.get())
+    }
+    fn preempt_off(&self) {
+        self.pinned[self.cpu()].fetch_add(1, Relaxed);
+    }
+    fn preempt_on(&self) {
+        let before = self.pinned[self.cpu()].fetch_sub(1, Relaxed);
+        assert_ne!(before, 0, "another CPU counted it");
     }
     fn relax(&self, _spins: u32) {
         loom::thread::yield_now();

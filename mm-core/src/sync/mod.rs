@@ -110,6 +110,7 @@ impl<'a, C: Context> Held<'a, C> {
     /// Notes a lock that is only tried: no order to check.
     pub(crate) fn attempt(cx: &'a C, rank: Rank) -> Self {
         cx.acquire_fresh(rank);
+        #[cfg(not(mm_mutant = "tried_lock_is_preempted"))]
         if rank.class.is_inner() {
             cx.preempt_off();
         }

@@ -37,11 +37,12 @@ impl<T> Mutex<T> {
     /// until release when the class is inner.
     pub fn lock<'a, C: Context>(&'a self, cx: &'a C, key: u32) -> MutexGuard<'a, T, C> {
         let rank = Rank::new(self.class, key);
+        #[cfg(not(mm_mutant = "rank_after_wait"))]
         let held = Held::enter(cx, rank);
-        MutexGuard {
-            raw: self.raw.lock(cx),
-            _held: held,
-        }
+        let raw = self.raw.lock(cx);
+        #[cfg(mm_mutant = "rank_after_wait")]
+        let held = Held::enter(cx, rank);
+        MutexGuard { raw, _held: held }
     }
 
     /// Takes the lock if nobody holds it.

@@ -103,13 +103,14 @@ impl RankStack {
     /// # Panics
     /// In debug builds, when the order is violated: a bug of this crate.
     pub fn push(&self, rank: Rank) {
-        if rank.class.is_inner() {
-            self.inner.set(self.inner.get().saturating_add(1));
-        }
         #[cfg(debug_assertions)]
         {
             let mut held = self.held.get();
-            for h in held.iter().flatten() {
+            #[cfg(not(mm_mutant = "outermost_is_looked_at_alone"))]
+            let above = held.iter().flatten();
+            #[cfg(mm_mutant = "outermost_is_looked_at_alone")]
+            let above = held.iter().flatten().take(1);
+            for h in above {
                 debug_assert!(*h < rank, "lock order: {rank:?} wanted while {h:?} is held");
             }
             let free = held.iter_mut().find(|h| h.is_none());
@@ -118,6 +119,10 @@ impl RankStack {
                 *slot = Some(rank);
             }
             self.held.set(held);
+        }
+        // A lock that is refused leaves nothing behind.
+        if rank.class.is_inner() {
+            self.inner.set(self.inner.get().saturating_add(1));
         }
     }
 
@@ -146,7 +151,10 @@ impl RankStack {
         #[cfg(debug_assertions)]
         {
             let mut held = self.held.get();
+            #[cfg(not(mm_mutant = "any_rank_is_released"))]
             let slot = held.iter_mut().find(|h| **h == Some(rank));
+            #[cfg(mm_mutant = "any_rank_is_released")]
+            let slot = held.iter_mut().find(|h| h.is_some());
             debug_assert!(slot.is_some(), "released {rank:?}, which is not held");
             if let Some(slot) = slot {
                 *slot = None;

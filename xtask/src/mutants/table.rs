@@ -141,6 +141,12 @@ pub const ROWS: &[Row] = rows! {
     writer_waits_for_ever          Loom  "loom_waiting" "two_writers_both_get_in";
     bit_lock_without_release       Loom  "loom_waiting" "the_bit_is_held_by_one";
 
+    // The rank checker.
+    any_rank_is_released           Loom  "loom_rank" "who_keeps_the_order_is_let_in";
+    tried_lock_is_preempted        Loom  "loom_rank" "who_keeps_the_order_is_let_in";
+    rank_after_wait                Loom  "loom_rank" "who_breaks_the_order_is_refused";
+    outermost_is_looked_at_alone   Loom  "loom_rank" "who_breaks_the_order_is_refused";
+
     // Rules 5, 6: what a gather flushes, when, and what it hands on.
     gather_without_flush           Kit   "flushes" "f4_who_was_not_told_catches_up_before_a_user_runs";
     given_back_before_flush        Kit   "invariants_pages" "f1_f8_lesson_51_a_full_batch_is_flushed_before_anything_is_freed";
