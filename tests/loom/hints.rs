@@ -124,7 +124,7 @@ fn enter_and_reuse() {
 
 #[test]
 fn copy_and_reuse() {
-    at_most(2, || {
+    at_most(3, || {
         Machine::with_cpus(24, 2, |mm| {
             let (s, other) = (remembered(mm), empty(mm));
             other.map(&area()).unwrap();

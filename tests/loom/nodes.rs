@@ -111,7 +111,7 @@ fn alloc_and_drain() {
 
 #[test]
 fn the_last_node() {
-    loom::model(|| {
+    at_most(3, || {
         let s = scene();
         let cx = Cx::new(&s.frames);
         be_cpu(1);
@@ -142,7 +142,7 @@ fn the_last_node() {
 
 #[test]
 fn free_twice() {
-    loom::model(|| {
+    at_most(3, || {
         let s = scene();
         let cx = Cx::new(&s.frames);
         let node = s.pool.alloc(&cx).unwrap();

@@ -3,8 +3,8 @@
 //! was linked; what it finds is what it looked for.
 //!
 //! It may miss: that is not claimed.
-//! Shown to fail when links are published without release, and when the descent
-//! loads them without acquire.
+//! Shown to fail, beside an insertion and beside a removal, when links are published
+//! without release, and when the descent loads them without acquire.
 #![cfg(loom)]
 
 mod explore;
@@ -114,16 +114,19 @@ fn a6_descent_during_a_removal_and_reuse_of_the_node() {
             let (nodes, tree) = seen;
             // A node that was reused may answer to its new key; it is never
             // found on the way down from itself.
-            let found = look(&tree, &nodes, 30);
-            assert!(found.is_none_or(|key| key == 30));
+            let found = look(&tree, &nodes, 40);
+            assert!(found.is_none_or(|key| key == 40));
         });
         // The root has two children: 30 takes its place.
         tree.remove(&*nodes, handle(1));
         let other = Tree::<ByKey>::new();
         insert(&other, &nodes, 1, 25);
+        // Below the one that took its place.
+        insert(&tree, &nodes, 4, 40);
         reader.join().unwrap();
         assert_eq!(look(&tree, &nodes, 10), Some(10));
         assert_eq!(look(&tree, &nodes, 30), Some(30));
+        assert_eq!(look(&tree, &nodes, 40), Some(40));
         assert_eq!(look(&tree, &nodes, 20), None);
     });
 }

@@ -2,7 +2,8 @@
 //!
 //! - `a_writer_that_waits_is_next`: once a writer waits, no reader who comes
 //!   later is let in before it; afterwards readers are.
-//! - `who_writes_is_alone`: a reader sees all of what a writer did, or nothing.
+//! - `who_writes_is_alone`: a reader sees all of what a writer did, or nothing, and is let in
+//!   once that has left.
 //! - `two_writers_both_get_in`: and each sees what the other did.
 //! - `the_bit_is_held_by_one`: and whoever changes other bits of the word
 //!   loses neither them nor the lock.

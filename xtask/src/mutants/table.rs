@@ -139,6 +139,7 @@ pub const ROWS: &[Row] = rows! {
     round_is_told_last             Loom  "loom_tags" "sleep_and_rollover";
     readers_first                  Loom  "loom_waiting" "a_writer_that_waits_is_next";
     writer_waits_for_ever          Loom  "loom_waiting" "two_writers_both_get_in";
+    writer_waits_for_ever          Loom  "loom_waiting" "who_writes_is_alone";
     bit_lock_without_release       Loom  "loom_waiting" "the_bit_is_held_by_one";
 
     // The rank checker.
@@ -225,7 +226,9 @@ pub const ROWS: &[Row] = rows! {
     linked_without_look            Loom  "loom_table" "link_twice";
     table_is_not_zeroed            Loom  "loom_table" "link_and_walk";
     links_without_release          Loom  "tree_descent" "a6_descent_during_an_insertion_with_rotation";
+    links_without_release          Loom  "tree_descent" "a6_descent_during_a_removal_and_reuse_of_the_node";
     links_without_acquire          Loom  "tree_descent" "a6_descent_during_an_insertion_with_rotation";
+    links_without_acquire          Loom  "tree_descent" "a6_descent_during_a_removal_and_reuse_of_the_node";
 
     // Rules 2, 4, 8, and counts.
     marked_is_entered              Loom  "loom_fault" "fault_and_unmap";
@@ -235,6 +238,7 @@ pub const ROWS: &[Row] = rows! {
     locked_by_two                  Loom  "loom_cache" "one_begins_the_transfer";
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
+    merged_buddy_stays_linked      Loom  "loom_page" "a_frame_has_one_owner";
     cut_is_forgotten               Kit   "object_tails" "bytes_cut_off_while_the_tail_is_read_stay_gone_when_the_file_grows";
     cut_is_forgotten               Kit   "object_tails" "a_write_behind_a_tail_that_is_read_leaves_zeros_between";
     cut_is_forgotten               Kit   "object_tails" "random_sizes_while_pages_are_read_show_no_old_bytes";
