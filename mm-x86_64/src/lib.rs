@@ -35,4 +35,4 @@ pub mod tlb;
 
 pub use fault::PageFaultCode;
 #[cfg(target_pointer_width = "64")]
-pub use paging::{Depth, FiveLevel, FourLevel, NoExecute, Paging, Probed};
+pub use paging::{Depth, FiveLevel, FourLevel, Paging, PagingFeatures, Probed};

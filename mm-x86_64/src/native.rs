@@ -3,6 +3,7 @@
 //! This is the one file of the crate with inline assembly.
 #![allow(unsafe_code, reason = "privileged instructions")]
 
+use crate::paging::PagingFeatures;
 use crate::tlb::{Emit, InvpcidKind, TlbFeatures, cr3};
 use core::arch::asm;
 use mm_core::tlb::Remembered;
@@ -92,11 +93,47 @@ pub unsafe fn tlb_features() -> TlbFeatures {
     }
 }
 
+/// IA32_EFER.
+const EFER: u32 = 0xc000_0080;
+
+/// Reads which bits of entries the CPU has: EFER.NXE and CPUID.
+///
+/// Every CPU must answer the same: the entries of one table are read by all.
+///
+/// # Safety
+/// The CPU is in ring 0, and EFER.NXE is as it will stay.
+pub unsafe fn paging_features() -> PagingFeatures {
+    // SAFETY: every CPU in long mode has EFER; ring 0 is the caller's promise.
+    let efer = unsafe { read_msr(EFER) };
+    // SAFETY: every x86-64 CPU has CPUID (newer compilers know it is safe), and
+    // as it has long mode, its leaf 80000001H.
+    #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
+    let extended = unsafe { core::arch::x86_64::__cpuid(0x8000_0001) };
+    PagingFeatures {
+        no_execute: efer & (1 << 11) != 0,
+        page_1g: extended.edx & (1 << 26) != 0,
+    }
+}
+
+/// Reads a model-specific register.
+///
+/// # Safety
+/// Ring 0, and the CPU has the register.
+unsafe fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Writes a model-specific register.
 ///
 /// # Safety
 /// Ring 0, and the value is right for the register: EFER (0xc000_0080) with
-/// NXE as the format's [`crate::paging::NoExecute`] says, PAT (0x277) with [`crate::paging::PAT_VALUE`].
+/// NXE as the format's [`PagingFeatures`] say, PAT (0x277) with [`crate::paging::PAT_VALUE`].
 pub unsafe fn write_msr(msr: u32, value: u64) {
     let low = value & 0xffff_ffff;
     let high = value >> 32;

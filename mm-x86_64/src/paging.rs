@@ -19,8 +19,9 @@
 //!
 //! The first four are what the PAT holds at reset; a kernel that uses
 //! write-combining loads [`PAT_VALUE`] first. EFER.NXE must be as the format's
-//! [`NoExecute`] says: while it is clear, bit 63 is reserved, no entry has it,
-//! and every page that is present can be fetched from.
+//! [`PagingFeatures`] say: while it is clear, bit 63 is reserved, no entry has
+//! it, and every page that is present can be fetched from. So is PS of level 3
+//! on a CPU without pages of 1 GiB: a leaf there would fault at its first use.
 //! CR0.WP must be set, else the kernel writes through write-protected entries.
 //! A readable right is implied by present; write-only and exec-only mappings
 //! are readable too, as on Linux/x86 without protection keys.
@@ -96,47 +97,57 @@ impl Depth for Probed {
     }
 }
 
-/// Whether EFER.NXE is set: else bit 63 of an entry is reserved.
+/// Which bits of an entry the CPUs have: elsewhere these are reserved (SDM 3A,
+/// 4.1.4), and one entry with such a bit answers no access.
 ///
-/// CPUID.80000001H:EDX bit 20 says whether a CPU has it. The first 64-bit
-/// CPUs of Intel have not, and firmware can hide it (SDM 3A, 4.1.4).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum NoExecute {
-    /// Pages without [`Prot::EXEC`] cannot be fetched from.
-    #[default]
-    On,
-    /// Every page that can be read can be executed: an area without
-    /// [`Prot::EXEC`] too, once its page is there.
-    Off,
+/// `native::paging_features` asks the CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagingFeatures {
+    /// EFER.NXE is set, which CPUs with CPUID.80000001H:EDX bit 20 have: the
+    /// first of Intel's 64-bit CPUs have not, and firmware can hide it.
+    /// Without it every page that can be read can be executed: of an area
+    /// without [`Prot::EXEC`] too, once the page is there.
+    pub no_execute: bool,
+    /// CPUID.80000001H:EDX bit 26: level 3 has leaves, of 1 GiB.
+    pub page_1g: bool,
+}
+
+impl PagingFeatures {
+    /// EFER.NXE alone: what all CPUs of the last twenty years can be used with.
+    pub const NX: Self = Self {
+        no_execute: true,
+        page_1g: false,
+    };
+}
+
+impl Default for PagingFeatures {
+    fn default() -> Self {
+        Self::NX
+    }
 }
 
 /// The long-mode format of a depth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Paging<D: Depth> {
     depth: D,
-    no_execute: NoExecute,
+    features: PagingFeatures,
 }
 
 impl<D: Depth> Paging<D> {
-    /// Makes the format for CPUs with EFER.NXE set.
+    /// Makes the format for CPUs with EFER.NXE set, without pages of 1 GiB:
+    /// see [`PagingFeatures::NX`].
     pub const fn new(depth: D) -> Self {
-        Self {
-            depth,
-            no_execute: NoExecute::On,
-        }
+        Self::with_features(depth, PagingFeatures::NX)
     }
 
-    /// Makes the format for CPUs whose EFER.NXE is as said, the same on all.
-    pub const fn with_no_execute(depth: D, no_execute: NoExecute) -> Self {
-        Self { depth, no_execute }
+    /// Makes the format for CPUs that have these features, the same on all.
+    pub const fn with_features(depth: D, features: PagingFeatures) -> Self {
+        Self { depth, features }
     }
 
     /// The bit that forbids fetches, or zero.
     const fn no_exec(self) -> u64 {
-        match self.no_execute {
-            NoExecute::On => NO_EXEC,
-            NoExecute::Off => 0,
-        }
+        if self.features.no_execute { NO_EXEC } else { 0 }
     }
 }
 
@@ -187,7 +198,11 @@ unsafe impl<D: Depth> PageTableFormat for Paging<D> {
     }
 
     fn leaf_at(self, level: u8) -> bool {
-        (1..=3).contains(&level)
+        match level {
+            1 | 2 => true,
+            3 => self.features.page_1g,
+            _ => false,
+        }
     }
 
     /// 2^47 or 2^56 less one page: SYSRET to the first non-canonical address

@@ -24,7 +24,7 @@ use mm_core::prot::Prot;
 use mm_core::sync::{AtomicU32, AtomicU64};
 use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
 use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
-use mm_x86_64::{FiveLevel, FourLevel, Paging};
+use mm_x86_64::{Depth, FiveLevel, FourLevel, Paging, PagingFeatures};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -125,6 +125,16 @@ const FULL: Extensions = Extensions {
     svinval: true,
 };
 
+/// A CPU with pages of 1 GiB.
+fn long_mode<D: Depth>(name: &'static str, depth: D) -> Machine {
+    let features = PagingFeatures {
+        page_1g: true,
+        ..PagingFeatures::NX
+    };
+    let format = Paging::with_features(depth, features);
+    Machine::new(name, format, LongModeWalker::new(depth.levels()))
+}
+
 fn arm64<G: Granule>(name: &'static str, granule: u32, bits: u8, ad: HardwareAd) -> Machine {
     let sets = match ad {
         HardwareAd::None => Sets::Nothing,
@@ -155,16 +165,8 @@ pub fn machines() -> &'static [Machine] {
     static MACHINES: OnceLock<Vec<Machine>> = OnceLock::new();
     MACHINES.get_or_init(|| {
         vec![
-            Machine::new(
-                "x86_64, 4 levels",
-                Paging::new(FourLevel),
-                LongModeWalker::new(4),
-            ),
-            Machine::new(
-                "x86_64, 5 levels",
-                Paging::new(FiveLevel),
-                LongModeWalker::new(5),
-            ),
+            long_mode("x86_64, 4 levels", FourLevel),
+            long_mode("x86_64, 5 levels", FiveLevel),
             Machine::new(
                 "x86, 2 levels",
                 TwoLevel::new(LargePages::On),

@@ -11,7 +11,7 @@ use mm_core::tlb::{SpaceTlb, TlbGather};
 use mm_testkit::machine::{Machine, machines, on_every_machine};
 use mm_testkit::mmu::{Leaf, LongModeWalker, Mode, Roots};
 use mm_testkit::platform::TestPlatform;
-use mm_x86_64::{FourLevel, NoExecute, Paging};
+use mm_x86_64::{FourLevel, Paging, PagingFeatures};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,12 +36,22 @@ struct Seen {
 /// reads there and what hardware does; `None` where it cannot be written down.
 fn mapped(m: &Machine, level: u8, attrs: Attrs) -> Option<(Pfn, Attrs, Seen)> {
     let format = m.format();
-    let frames = TestPlatform::machine(format, 16, 64);
-    let cx = Cx::new(&frames);
     let pages = format.entry_pages(level);
     // The frame's number has the block's alignment, and the bits of two blocks.
     let pfn = Pfn::new(3 * pages as u64);
     format.encode_leaf(pfn, attrs, level).ok()?;
+    let (found, attrs, seen) = filled(m, pages, pfn, attrs);
+    assert_eq!(found, level, "a block is one entry");
+    Some((pfn, attrs, seen))
+}
+
+/// Maps frames from `pfn` on at as many pages with these attributes, and returns
+/// the level of the last one's entry, what the format reads there and what
+/// hardware does.
+fn filled(m: &Machine, pages: usize, pfn: Pfn, attrs: Attrs) -> (u8, Attrs, Seen) {
+    let format = m.format();
+    let frames = TestPlatform::machine(format, 16, 64);
+    let cx = Cx::new(&frames);
     let tlb = SpaceTlb::new();
     let root = PageTable::create(&cx, TableOwner::User, 1).unwrap();
     let table = PageTable::view(&cx, root, TableOwner::User, 1);
@@ -55,11 +65,11 @@ fn mapped(m: &Machine, level: u8, attrs: Attrs) -> Option<(Pfn, Attrs, Seen)> {
     owed.settle(&cx, &tlb);
     let last = range.end().saturating_sub(1);
     let (word, found) = table.translate(last).unwrap();
-    assert_eq!(found, level, "a block is one entry");
-    let Entry::Leaf { pfn: at, attrs } = format.decode(word, level) else {
+    let Entry::Leaf { pfn: at, attrs } = format.decode(word, found) else {
         panic!("{word:#x} is no leaf")
     };
-    assert_eq!(at, pfn);
+    let end = pfn.as_u64() + pages as u64;
+    assert_eq!(at.as_u64(), end - format.entry_pages(found) as u64);
     let roots = Roots {
         low: root.as_u64() << format.page_shift(),
         high: None,
@@ -79,11 +89,7 @@ fn mapped(m: &Machine, level: u8, attrs: Attrs) -> Option<(Pfn, Attrs, Seen)> {
     let kernel = ACCESSES.map(|a| goes(a, Mode::Kernel));
     if let Some(leaf) = leaf {
         let below = (last.as_usize() - leaf.page) as u64;
-        assert_eq!(
-            leaf.frame + below,
-            pfn.as_u64() + pages as u64 - 1,
-            "{leaf:x?}"
-        );
+        assert_eq!(leaf.frame + below, end - 1, "{leaf:x?}");
     }
     let seen = Seen { user, kernel, leaf };
     let mut gather = TlbGather::new(&cx, &tlb);
@@ -92,7 +98,7 @@ fn mapped(m: &Machine, level: u8, attrs: Attrs) -> Option<(Pfn, Attrs, Seen)> {
         .unwrap();
     let _nothing = gather.finish();
     table.destroy(&tlb).unwrap();
-    Some((pfn, attrs, seen))
+    (found, attrs, seen)
 }
 
 fn leaf_levels(m: &Machine) -> Vec<u8> {
@@ -119,13 +125,33 @@ fn hardware_does_what_the_format_decodes() {
 /// one entry with it would answer no access.
 #[test]
 fn hardware_without_no_execute_does_what_the_format_decodes() {
+    let features = PagingFeatures {
+        no_execute: false,
+        page_1g: true,
+    };
     let machine = Machine::new(
         "x86_64, no NX",
-        Paging::with_no_execute(FourLevel, NoExecute::Off),
+        Paging::with_features(FourLevel, features),
         LongModeWalker::new(4).without_no_execute(),
     );
     assert!(!machine.format().forbids_exec());
     does_what_the_format_decodes(&machine);
+}
+
+/// The same for a CPU without pages of 1 GiB: there PS of level 3 is reserved,
+/// and what would fill one such page is mapped by pages of 2 MiB.
+#[test]
+fn hardware_without_pages_of_1_gib_does_what_the_format_decodes() {
+    let machine = Machine::new(
+        "x86_64, no pages of 1 GiB",
+        Paging::new(FourLevel),
+        LongModeWalker::new(4).without_page_1g(),
+    );
+    does_what_the_format_decodes(&machine);
+    let attrs = Attrs::user(Prot::RW).with(SETTLED);
+    let size = machine.format().entry_pages(3);
+    let (level, _, seen) = filled(&machine, size, Pfn::new(size as u64), attrs);
+    assert_eq!((level, seen.user), (2, [true, true, false]));
 }
 
 fn does_what_the_format_decodes(m: &Machine) {

@@ -17,7 +17,7 @@ use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
 use mm_x86_64::native;
-use mm_x86_64::{FourLevel, NoExecute, Paging};
+use mm_x86_64::{FourLevel, Paging};
 use spin::Once;
 
 use crate::memory::{DIRECT_MAP, Facts, MAX_REGIONS};
@@ -162,12 +162,8 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
 
 /// The entries of these CPUs: [`cpu::init`] has set EFER.NXE where there is one, the same on all.
 fn format() -> Paging<FourLevel> {
-    let no_execute = if cpu::features().no_execute {
-        NoExecute::On
-    } else {
-        NoExecute::Off
-    };
-    Paging::with_no_execute(FourLevel, no_execute)
+    // SAFETY: ring 0, after `cpu::init`.
+    Paging::with_features(FourLevel, unsafe { native::paging_features() })
 }
 
 fn give(frames: &'static Frames<Pc>, start: Pfn, count: u64) {

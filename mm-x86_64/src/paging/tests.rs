@@ -4,7 +4,14 @@ use super::*;
 use mm_core::format::{AttrFlags, NonPresentKind};
 use mm_core::prot::MemType;
 
-const F: Paging<FourLevel> = Paging::new(FourLevel);
+/// With every bit that a CPU can have.
+const F: Paging<FourLevel> = Paging::with_features(
+    FourLevel,
+    PagingFeatures {
+        page_1g: true,
+        ..PagingFeatures::NX
+    },
+);
 
 fn leaf(word: u64, level: u8) -> (Pfn, Attrs) {
     match F.decode(word, level) {
@@ -179,7 +186,11 @@ fn impossible_leaves_are_refused() {
 /// every access.
 #[test]
 fn without_no_execute_no_word_has_bit_63() {
-    let format = Paging::with_no_execute(FourLevel, NoExecute::Off);
+    let features = PagingFeatures {
+        no_execute: false,
+        page_1g: true,
+    };
+    let format = Paging::with_features(FourLevel, features);
     for level in 1..=3u8 {
         for bits in 1..8u8 {
             let prot = Prot::from_bits_truncate(bits);
@@ -206,6 +217,29 @@ fn without_no_execute_no_word_has_bit_63() {
         }
     }
     assert_eq!(Paging::new(FourLevel), Paging::default());
+}
+
+/// PS of level 3 is reserved on a CPU without pages of 1 GiB, as it is of
+/// level 4 on every CPU.
+#[test]
+fn without_pages_of_1_gib_level_3_has_no_leaf() {
+    let format = Paging::new(FourLevel);
+    let attrs = Attrs::kernel(Prot::RW);
+    let leaves = |format: Paging<FourLevel>| (1..=4).map(move |level| format.leaf_at(level));
+    assert!(leaves(F).eq([true, true, true, false]));
+    assert!(leaves(format).eq([true, true, false, false]));
+    assert_eq!(
+        format.encode_leaf(Pfn::new(0), attrs, 3),
+        Err(FormatError::NoLeafHere(3))
+    );
+    for level in 1..=2 {
+        let block = Pfn::new(512);
+        assert_eq!(
+            format.encode_leaf(block, attrs, level),
+            F.encode_leaf(block, attrs, level),
+            "nothing else differs"
+        );
+    }
 }
 
 #[test]

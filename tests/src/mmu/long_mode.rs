@@ -17,15 +17,18 @@ pub struct LongModeWalker {
     pub phys_bits: u32,
     /// EFER.NXE: while it is clear, bit 63 is reserved (4.5.4, tables 4-15 to 4-20).
     pub no_execute: bool,
+    /// CPUID.80000001H:EDX\[26\]: without it PS of level 3 is reserved (4.5.4, table 4-16).
+    pub page_1g: bool,
 }
 
 impl LongModeWalker {
-    /// Makes the walker of a CPU with 46 physical address bits.
+    /// Makes the walker of a CPU with 46 physical address bits, NX and pages of 1 GiB.
     pub const fn new(levels: u8) -> Self {
         Self {
             levels,
             phys_bits: 46,
             no_execute: true,
+            page_1g: true,
         }
     }
 
@@ -33,6 +36,14 @@ impl LongModeWalker {
     pub const fn without_no_execute(self) -> Self {
         Self {
             no_execute: false,
+            ..self
+        }
+    }
+
+    /// Makes the same CPU without pages of 1 GiB.
+    pub const fn without_page_1g(self) -> Self {
+        Self {
+            page_1g: false,
             ..self
         }
     }
@@ -91,7 +102,7 @@ impl Walker for LongModeWalker {
             let page_size = word & 0x80 != 0;
             let is_leaf = at.level == 1 || (page_size && at.level <= 3);
             let mut reserved = 0x000f_ffff_ffff_ffff & !((1u64 << self.phys_bits) - 1);
-            if at.level >= 4 {
+            if at.level >= 4 || (at.level == 3 && !self.page_1g) {
                 reserved |= 0x80;
             }
             if !self.no_execute {
