@@ -125,6 +125,29 @@ fn a_device_may_be_mapped_before_it_is_allowed() {
     });
 }
 
+/// The direct map may hold RAM only, and a cache operation through it would be
+/// an abort of the kernel: of a device the library's RAM alone is made visible.
+#[test]
+fn only_ram_is_made_visible_to_fetches() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 2, 1);
+        let cx = w.mm().cx();
+        let ram = w.mm().frames().alloc(&cx, 0).unwrap();
+        let s = w.space();
+        w.platform().take_log();
+        for (pfn, synced) in [(OUTSIDE, &[][..]), (ram, &[ram])] {
+            let at = s.map(&device(pfn, page, Prot::RX)).unwrap();
+            assert_eq!(special(&s, at).0, pfn);
+            assert_eq!(w.platform().take_log().synced, synced);
+        }
+        drop(s);
+        w.mm().frames().free(&cx, ram).unwrap();
+        drop(cx);
+        w.assert_empty();
+    });
+}
+
 /// Outside of RAM there is nothing that could be read and copied.
 #[test]
 fn a_store_to_a_private_device_copies_nothing() {

@@ -154,8 +154,9 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// Makes freshly written instructions in a frame visible to fetches on
     /// every CPU, and returns when they are. An executable leaf is published
     /// only after this was called since the last write through the library
-    /// (`page::code` says how). No lock of the family's inner ones is held. A no-op
-    /// only where instruction caches are coherent (x86).
+    /// (`page::code` says how). The frame is RAM, as the direct map may hold nothing
+    /// else: it has a record, or `vmap` was given it. No lock of the family's
+    /// inner ones is held. A no-op only where instruction caches are coherent (x86).
     fn sync_code(&self, _frame: Pfn) {}
 
     /// Asked before memory is given to a user.

@@ -346,9 +346,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let attrs = device_attrs(spec);
         let mut pfn = Pfn::new(spec.pgoff as u64);
         if attrs.prot.contains(Prot::EXEC) {
-            // Nobody counts these frames: whatever is there now.
-            for nth in 0..range.pages() as u64 {
-                cx.platform().sync_code(pfn.saturating_add(nth));
+            // Nobody counts these frames: whatever is there now. What has no record
+            // may be no RAM, which the platform could not reach.
+            let frames = (0..range.pages() as u64).map(|nth| pfn.saturating_add(nth));
+            for ram in frames.filter(|&frame| cx.frames().page(frame).is_some()) {
+                cx.platform().sync_code(ram);
             }
         }
         let table = self.table(cx);

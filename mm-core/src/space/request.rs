@@ -51,6 +51,11 @@ pub enum Backing<'a, 'm, P: Platform> {
     /// do not, as the frames may be out of reach of [`PhysMemory`], and to copy
     /// registers is nobody's wish.
     ///
+    /// Instructions in frames that have a record ([`Frames::page`]) are made
+    /// visible to fetches when they are mapped with EXEC, not by a later protect.
+    /// What has none may be no memory at all: it is the caller's to make visible.
+    ///
+    /// [`Frames::page`]: crate::page::Frames::page
     /// [`PhysMemory`]: crate::platform::PhysMemory
     Device {
         /// The first frame.

@@ -200,8 +200,8 @@ impl KernelSpace {
         self.map_area(cx, frames, place, |cursor| cursor.map(first, attrs))
     }
 
-    /// Maps frames one behind the other for the kernel; returns their pages.
-    /// The frames stay the caller's, and are in use until [`Self::vunmap`].
+    /// Maps frames of RAM one behind the other for the kernel; returns their
+    /// pages. The frames stay the caller's, and are in use until [`Self::vunmap`].
     ///
     /// # Errors
     /// As [`Self::map_device`].
