@@ -416,3 +416,33 @@ fn the_heap_serves_every_size_and_alignment_and_keeps_one_slab_a_class() {
     assert!(unsafe { HEAP.alloc(layout(8 << 20, 8)) }.is_null());
     m.platform().assert_preemptible();
 }
+
+/// Blocks are aligned by their frames' numbers, which says nothing of addresses
+/// where frame 0 has none that is a multiple of the alignment.
+#[test]
+fn the_heap_refuses_an_alignment_that_its_memory_has_not() {
+    static EVEN: OnceLock<Frames<P>> = OnceLock::new();
+    static ODD: OnceLock<Frames<P>> = OnceLock::new();
+    static IN_STEP: FrameHeap<P> = FrameHeap::new(|| EVEN.get());
+    static OUT_OF_STEP: FrameHeap<P> = FrameHeap::new(|| ODD.get());
+    // An arena begins at a multiple of 2 MiB, whatever its first frame.
+    for (first, machine, heap, aligned) in [
+        (0x800, &EVEN, &IN_STEP, true),
+        (0x801, &ODD, &OUT_OF_STEP, false),
+    ] {
+        let m = machine.get_or_init(|| TestPlatform::machine(Paging::new(FourLevel), first, 1024));
+        let free = m.free_frames();
+        for align in [4096, 8192, 16384] {
+            let layout = Layout::from_size_align(align, align).unwrap();
+            // SAFETY: the layout has a size.
+            let ptr = unsafe { heap.alloc(layout) };
+            assert_eq!(ptr.addr() % align, 0, "first frame {first:#x}");
+            assert_eq!(ptr.is_null(), align > 4096 && !aligned, "{align}");
+            if !ptr.is_null() {
+                // SAFETY: allocated with this layout.
+                unsafe { heap.dealloc(ptr, layout) };
+            }
+            assert_eq!(m.free_frames(), free, "a refused block stays free");
+        }
+    }
+}

@@ -81,6 +81,8 @@ pub unsafe trait PhysMemory: Sync + 'static {
 /// # Safety
 /// The pointer is to the first of `1 << order` frames' bytes, which are valid
 /// for reads and writes by whoever allocated them, and `frame_of` is its inverse.
+/// It is aligned to a page. Larger blocks are aligned to their size only where
+/// `frame_ptr(0)` is: a heap refuses what asks for more.
 pub unsafe trait LinearMemory: PhysMemory {
     /// Returns the first byte of a frame.
     fn frame_ptr(&self, pfn: Pfn) -> *mut u8;
@@ -104,7 +106,7 @@ impl DirectMap {
     /// For every frame that the family is given, `base + (pfn << page_shift)`
     /// is mapped readable and writable, cacheable, as long as this value
     /// lives, and nothing else uses the frame. `page_shift` is that of the
-    /// page-table format.
+    /// page-table format, and `base` is a multiple of a page.
     pub const unsafe fn new(base: usize, page_shift: u32) -> Self {
         Self { base, page_shift }
     }

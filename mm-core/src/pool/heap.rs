@@ -8,6 +8,10 @@
 //!             └─► order 0 1 2 ... MAX_ORDER          a block
 //! ```
 //!
+//! A block is aligned to its size by its frames' numbers. Its address is too where
+//! frame 0 would have an address so aligned ([`LinearMemory`]); elsewhere a request
+//! that asks for more than a page's alignment may be refused.
+//!
 //! The first four bytes of a free place link it to the next one. One empty slab
 //! per class is kept, so that a program at the edge does not go to the frame
 //! allocator each time.
@@ -126,6 +130,24 @@ impl<P: Platform> FrameHeap<P> {
         lists.take(frames, link)
     }
 
+    /// Takes a block; null too when its address is not aligned as asked.
+    fn take_block(frames: &Frames<P>, order: u8, align: usize) -> *mut u8
+    where
+        P::Memory: LinearMemory,
+    {
+        let cx = HeapContext::new(frames);
+        let Ok(pfn) = frames.alloc(&cx, order) else {
+            return core::ptr::null_mut();
+        };
+        let block = frames.memory().frame_ptr(pfn);
+        if block.addr() & align.wrapping_sub(1) == 0 {
+            return block;
+        }
+        let freed = frames.free(&cx, pfn);
+        debug_assert_eq!(freed, Ok(()));
+        core::ptr::null_mut()
+    }
+
     /// Makes a slab of free places, on no list.
     fn build(&self, frames: &Frames<P>, cx: &HeapContext<'_, P>, class: usize) -> Option<(u32, u32)>
     where
@@ -150,9 +172,10 @@ impl<P: Platform> FrameHeap<P> {
 }
 
 // SAFETY: a place or block is handed out to one owner at a time (`Lists` and the
-// frame allocator see to it), is at least as large and aligned as the layout (its
-// size is a power of two not below either, and it starts at a multiple of its
-// size in a frame or block that is aligned to its own), and stays until `dealloc`.
+// frame allocator see to it), is at least as large as the layout asks (its size is a
+// power of two below neither size nor alignment), and stays until `dealloc`. A place
+// is aligned: it starts at a multiple of its size in a frame, which is aligned to a
+// page (`LinearMemory`). A block is handed out only if it is (`take_block`).
 unsafe impl<P: Platform> GlobalAlloc for FrameHeap<P>
 where
     P::Memory: LinearMemory,
@@ -170,9 +193,7 @@ where
                 .map_or(core::ptr::null_mut(), |(slab, at)| {
                     place_ptr(frames, slab, at, class)
                 }),
-            Place::Block(order) => frames
-                .alloc(&HeapContext::new(frames), order)
-                .map_or(core::ptr::null_mut(), |pfn| frames.memory().frame_ptr(pfn)),
+            Place::Block(order) => Self::take_block(frames, order, layout.align()),
         }
     }
 
