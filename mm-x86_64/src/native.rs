@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "privileged instructions")]
 
 use crate::paging::PagingFeatures;
-use crate::tlb::{Emit, InvpcidKind, TlbFeatures, cr3};
+use crate::tlb::{CR4_PGE, Emit, InvpcidKind, TlbFeatures, cr3};
 use core::arch::asm;
 use mm_core::tlb::Remembered;
 
@@ -74,7 +74,7 @@ impl Emit for Native {
     }
 }
 
-/// Reads which TLB features are on: CR4.PCIDE and CPUID.
+/// Reads which TLB features are on: CR4.PGE, CR4.PCIDE and CPUID.
 ///
 /// # Safety
 /// The CPU is in ring 0.
@@ -88,6 +88,7 @@ pub unsafe fn tlb_features() -> TlbFeatures {
             && core::arch::x86_64::__cpuid_count(7, 0).ebx & (1 << 10) != 0
     };
     TlbFeatures {
+        global: cr4 & CR4_PGE != 0,
         pcid: cr4 & (1 << 17) != 0,
         invpcid,
     }

@@ -12,6 +12,9 @@
 //! | INVPCID 1 | a PCID | no | of that PCID |
 //! | INVPCID 2 | everything | yes | all |
 //! | CR4.PGE off, on | everything | yes | all |
+//!
+//! Entries are global while CR4.PGE is set. While it is clear and PCIDs are on,
+//! INVLPG leaves what other PCIDs remember of the kernel: then everything goes.
 
 use mm_core::platform::Flush;
 use mm_core::tlb::Remembered;
@@ -49,6 +52,8 @@ pub enum InvpcidKind {
 /// What the CPU can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TlbFeatures {
+    /// CR4.PGE is set: entries can be global, and the kernel's are.
+    pub global: bool,
     /// CR4.PCIDE is set.
     pub pcid: bool,
     /// INVPCID exists.
@@ -59,6 +64,12 @@ impl TlbFeatures {
     /// Returns how many bits the tags of spaces have: none without PCIDs.
     pub const fn asid_bits(self) -> u32 {
         if self.pcid { 12 } else { 0 }
+    }
+
+    /// Returns whether INVLPG drops a kernel entry whatever PCID has it: either
+    /// it is global, or there is one PCID.
+    const fn invlpg_reaches_all(self) -> bool {
+        self.global || !self.pcid
     }
 }
 
@@ -84,14 +95,14 @@ pub const SINGLE_PAGE_CEILING: usize = 33;
 
 /// Drops translations on this CPU.
 ///
-/// `asid` of the flush is a PCID; `None` means global kernel entries.
+/// `asid` of the flush is a PCID; `None` means kernel entries, of every PCID.
 pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
     let single = flush
         .pages
         .filter(|r| r.pages() <= SINGLE_PAGE_CEILING)
         .filter(|_| !flush.tables || cfg!(mm_mutant = "x86_tables_page_by_page"));
     match (flush.asid, single) {
-        (None, Some(range)) => {
+        (None, Some(range)) if features.invlpg_reaches_all() => {
             for page in range.iter() {
                 emit.invlpg(page.addr(12).as_usize());
             }
@@ -99,7 +110,7 @@ pub fn flush_local(emit: &mut impl Emit, features: TlbFeatures, flush: Flush) {
         (None, None) if cfg!(mm_mutant = "x86_global_entries_stay") => {
             flush_pcid(emit, features, 0)
         }
-        (None, None) => flush_everything(emit, features),
+        (None, _) => flush_everything(emit, features),
         (Some(pcid), single) => {
             let current = current_pcid(emit, features) == pcid;
             match single {
@@ -140,10 +151,17 @@ fn flush_pcid(emit: &mut impl Emit, features: TlbFeatures, pcid: u16) {
     }
 }
 
-/// Drops everything, global entries included.
+/// Drops everything, global entries included. Where PCIDs are on without CR4.PGE
+/// and INVPCID, it sets that bit for a moment.
 pub fn flush_everything(emit: &mut impl Emit, features: TlbFeatures) {
     if features.invpcid {
         emit.invpcid(InvpcidKind::AllWithGlobal, 0, 0);
+        return;
+    }
+    if !features.global && !features.pcid {
+        // Nothing is global, and a CPU that has no PGE takes no such bit.
+        let cr3 = emit.read_cr3();
+        emit.write_cr3(cr3);
         return;
     }
     let cr4 = emit.read_cr4();
@@ -203,10 +221,12 @@ mod tests {
     }
 
     const OLD: TlbFeatures = TlbFeatures {
+        global: true,
         pcid: false,
         invpcid: false,
     };
     const NEW: TlbFeatures = TlbFeatures {
+        global: true,
         pcid: true,
         invpcid: true,
     };
@@ -287,5 +307,31 @@ mod tests {
             asid: None,
         };
         assert_eq!(run(OLD, f), ["invlpg 0x10000"]);
+    }
+
+    /// INVLPG drops a page of the current PCID and global ones. While none is
+    /// global, each PCID has kernel entries of its own.
+    #[test]
+    fn kernel_entries_that_are_not_global_go_from_every_pcid() {
+        let few = Flush {
+            pages: pages(1),
+            tables: false,
+            asid: None,
+        };
+        let local = |f: TlbFeatures| TlbFeatures { global: false, ..f };
+        assert_eq!(run(local(NEW), few), ["invpcid 2 0 0x0"]);
+        let pcid = TlbFeatures { pcid: true, ..OLD };
+        assert_eq!(run(local(pcid), few), ["cr4 0x20", "cr4 0xa0"]);
+        assert_eq!(run(pcid, few), ["invlpg 0x10000"], "PGE reaches all");
+        // One PCID, in which INVLPG and a load of CR3 find all there is.
+        assert_eq!(run(local(OLD), few), ["invlpg 0x10000"]);
+        let all = Flush { pages: None, ..few };
+        assert_eq!(run(local(OLD), all), ["cr3 0x5003"]);
+        // A space's pages are its PCID's, global or not.
+        let own = Flush {
+            asid: Some(3),
+            ..few
+        };
+        assert_eq!(run(local(NEW), own), ["invlpg 0x10000"]);
     }
 }
