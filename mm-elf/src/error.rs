@@ -73,13 +73,6 @@ pub enum ElfError {
         /// Which program header.
         segment: u16,
     },
-    /// `p_align` is not a power of two.
-    BadAlign {
-        /// Which program header.
-        segment: u16,
-        /// The value in the file.
-        align: u64,
-    },
     /// Address and file offset differ within the page, so it cannot be mapped.
     Misaligned {
         /// Which program header.
@@ -174,7 +167,6 @@ impl ElfError {
             Self::ShortBuffer { .. }
             | Self::NoSegments
             | Self::FileExceedsMemory { .. }
-            | Self::BadAlign { .. }
             | Self::Misaligned { .. }
             | Self::Wraps { .. }
             | Self::Unsorted { .. }
@@ -203,12 +195,6 @@ impl fmt::Display for ElfError {
             Self::NoSegments => write!(f, "nothing to load"),
             Self::FileExceedsMemory { segment } => {
                 write!(f, "segment {segment} is larger in the file than in memory")
-            }
-            Self::BadAlign { segment, align } => {
-                write!(
-                    f,
-                    "segment {segment}: alignment {align:#x} is no power of two"
-                )
             }
             Self::Misaligned { segment, addr } => {
                 write!(

@@ -150,12 +150,6 @@ impl Segment {
         if raw.p_filesz > raw.p_memsz {
             return Err(ElfError::FileExceedsMemory { segment: index });
         }
-        if raw.p_align > 1 && !raw.p_align.is_power_of_two() {
-            return Err(ElfError::BadAlign {
-                segment: index,
-                align: raw.p_align,
-            });
-        }
         let end = raw
             .p_vaddr
             .checked_add(raw.p_memsz)
@@ -268,7 +262,10 @@ impl<'a> Checked<'a> {
         self.brk = segment.end();
         // `Segment::check` has seen that this rounding up does not wrap.
         self.high = target.page_ceil(segment.end()).unwrap_or(u64::MAX);
-        self.align = self.align.max(align);
+        // Linux, maximum_alignment: what is no power of two counts for nothing.
+        if align.is_power_of_two() {
+            self.align = self.align.max(align);
+        }
         let table = self.header.table.offset;
         if self.phdr.is_none() && table.wrapping_sub(segment.file.offset) < segment.file.len {
             self.phdr = Some(

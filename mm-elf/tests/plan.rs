@@ -147,6 +147,23 @@ fn the_base_is_lowered_to_the_largest_alignment() {
     });
 }
 
+/// Linux since 5.10 (maximum_alignment): what is no power of two counts for nothing.
+#[test]
+fn alignments_that_are_no_power_of_two_move_no_image() {
+    for odd in [3, 0x1001, 0x3_0000, u64::MAX] {
+        let mut headers = [
+            load(R | X, 0, 0, 0x800, 0x800),
+            load(R | W, 0x800, 0x1_1800, 0x100, 0x100),
+        ];
+        headers[0].align = odd;
+        headers[1].align = 0x1_0000;
+        let file = File::new(Machine::X86_64, &headers).relocatable();
+        with_plan(&file, PIE_BASE, |plan| {
+            assert_eq!(plan.bias(), 0x5555_5555_0000, "beside {odd:#x}");
+        });
+    }
+}
+
 #[test]
 fn a_relocatable_program_linked_high_may_go_low() {
     let headers = [load(R | X, 0, 0xffff_8000_0000_0000, 0x800, 0x800)];
@@ -243,7 +260,7 @@ fn empty_segments_are_passed_by() {
 
 #[test]
 fn odd_alignments_that_mean_nothing_are_taken() {
-    for align in [0, 1, 2, 0x10, 1 << 21] {
+    for align in [0, 1, 2, 3, 0x10, 0x1001, 1 << 21, u64::MAX] {
         let mut h = load(R | X, 0x1000, 0x40_1000, 0x100, 0x100);
         h.align = align;
         assert_eq!(
