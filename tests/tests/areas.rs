@@ -409,3 +409,31 @@ fn a_device_over_the_only_pages_of_a_table_is_there() {
         w.assert_empty();
     });
 }
+
+/// proc(5): anonymous memory has no offset. What a listing has shown of an area
+/// may become one with what follows, of which it then shows the rest.
+#[test]
+fn the_rest_of_an_area_is_shown_with_an_offset_only_if_it_has_one() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 1);
+        let file = w.file(1, &vec![0; 4 * page]);
+        let s = w.space();
+        for (request, rest) in [
+            (MapRequest::private(&file, 0, 4 * page, Prot::RW), 2 * page),
+            (MapRequest::anonymous(4 * page, Prot::RW), 0),
+        ] {
+            s.map(&request.fixed(at(&s, 0))).unwrap();
+            protect(&s, 2, 4, Prot::READ);
+            let mut areas = s.areas();
+            assert_eq!(areas.next().unwrap().range.pages(), 2);
+            protect(&s, 2, 4, Prot::RW);
+            assert_eq!(draw(&s), "0-4");
+            let seen = areas.next().unwrap();
+            assert_eq!((seen.range.pages(), seen.offset), (2, rest as u64));
+            assert_eq!(areas.next(), None);
+        }
+        drop((s, file));
+        w.assert_empty();
+    });
+}

@@ -35,6 +35,11 @@ impl VmaInfo {
     pub fn prot(&self) -> Prot {
         self.flags.prot()
     }
+
+    /// Returns whether the pages have places in something: an object or a device.
+    fn has_offset(&self) -> bool {
+        self.key.is_some() || self.flags.contains(VmaFlags::PFN_MAP)
+    }
 }
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
@@ -58,10 +63,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             let mut info = self.area_from(at)?;
             if info.range.start() < at {
                 // It grew down, or was merged, since its neighbour was shown.
-                let skipped = at.pages_since(info.range.start()) as u64;
-                info.offset = info
-                    .offset
-                    .saturating_add(skipped.wrapping_shl(self.shift()));
+                if info.has_offset() {
+                    let skipped = at.pages_since(info.range.start()) as u64;
+                    let skipped = skipped.wrapping_shl(self.shift());
+                    info.offset = info.offset.saturating_add(skipped);
+                }
                 info.range = info.range.from(at);
             }
             at = info.range.end();
@@ -135,15 +141,16 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             at = node.vmas.next(&nodes, at)?;
         }
         let vma = nodes.vma(at);
-        let key = nodes.object_key(vma.object_raw());
-        let has_offset = vma.object_raw() != 0 || vma.flags().contains(VmaFlags::PFN_MAP);
-        let offset = if has_offset { vma.pgoff() as u64 } else { 0 };
-        Some(VmaInfo {
+        let mut info = VmaInfo {
             range: vma.range(),
             flags: vma.flags().difference(VmaFlags::GOING),
-            offset: offset.wrapping_shl(self.shift()),
-            key,
-        })
+            offset: 0,
+            key: nodes.object_key(vma.object_raw()),
+        };
+        if info.has_offset() {
+            info.offset = (vma.pgoff() as u64).wrapping_shl(self.shift());
+        }
+        Some(info)
     }
 }
 
