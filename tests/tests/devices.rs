@@ -8,11 +8,13 @@
 use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
-use mm_core::format::{AttrFlags, Entry};
+use mm_core::format::{AttrFlags, Attrs, Entry, PageTableFormat, TableOwner};
 use mm_core::page::Kind;
+use mm_core::platform::{PhysMemory, Platform};
 use mm_core::prot::{Access, MemType, Prot};
 use mm_core::space::{Advice, Backing, MapFlags, MapRequest};
 use mm_core::stats::Counter;
+use mm_core::table::PageTable;
 use mm_testkit::format::AnyFormat;
 use mm_testkit::machine::on_every_machine;
 use mm_testkit::platform::TestPlatform;
@@ -96,6 +98,45 @@ fn a_device_that_was_prot_none_stays_the_kernels() {
         }
         w.mm().frames().free(&cx, ram).unwrap();
         drop(cx);
+        w.assert_empty();
+    });
+}
+
+/// A kernel may enter a frame of its own into a table, whose entry then holds one
+/// reference and gives it back; so does the copy that a fork makes of it.
+#[test]
+fn a_kernels_frame_that_an_entry_counts_is_counted_by_a_forks_too() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(1024, 3, 1);
+        let cx = w.mm().cx();
+        let ram = w.mm().frames().alloc(&cx, 0).unwrap();
+        let record = w.mm().frames().page(ram).unwrap();
+        w.platform().memory().zero(ram, 0);
+        let s = w.space();
+        // With a page of its own the area has entries that fork copies.
+        let at = s.map(&MapRequest::anonymous(2 * page, Prot::RW)).unwrap();
+        w.poke(0, &s, at.as_usize(), 1).unwrap();
+        w.run(2, &s);
+        let root = w.tlbs().contents(2).0.unwrap().root;
+        w.idle(2);
+        let table = PageTable::view(&cx, root, TableOwner::User, s.id());
+        let attrs = Attrs::user(Prot::READ).with(AttrFlags::ACCESSED);
+        let word = w.platform().format().encode_leaf(ram, attrs, 1).unwrap();
+        let second = at.vpn(w.page_shift()).saturating_add(1);
+        let leaf = table.lock_leaf(second).unwrap();
+        let _nobody_looked_there = leaf.install(second, word);
+        drop(leaf);
+        for _ in 0..2 {
+            let child = s.fork().unwrap();
+            assert_eq!((record.kind(), record.refs()), (Kind::Kernel, 2));
+            assert_eq!(w.peek(1, &child, at.as_usize() + page), Ok(0));
+            w.idle(1);
+            drop(child);
+            assert_kernels(&w, ram, "the child's entry is gone");
+        }
+        w.idle(0);
+        drop((s, cx));
         w.assert_empty();
     });
 }

@@ -365,7 +365,7 @@ enum Installed {
 }
 
 /// Returns the record of the page of user memory that an entry of level 1
-/// counts in: none of a device, nor of the zero page.
+/// counts in: none of a device, nor of the zero page or a frame of the kernel's.
 pub(crate) fn counted<'m, P: Platform>(cx: &Cx<'m, P>, entry: Entry) -> Option<&'m Page> {
     let page = cx.frames().page(entry.counted()?);
     page.filter(|page| page.kind() == Kind::User)

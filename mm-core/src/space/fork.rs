@@ -32,7 +32,7 @@ use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
 use crate::fault::{WordOf, counted, visible};
 use crate::format::{AdBit, Entry, NonPresent, NonPresentKind, PageTableFormat, Run};
-use crate::page::{Page, PageFlags};
+use crate::page::{Kind, Page, PageFlags};
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::stats::Counter;
@@ -235,11 +235,14 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
                 _ if entry.frame().is_none() => continue,
                 _ => {}
             }
-            // What nobody counts (a device, the zero page) is entered as it is.
+            // What nobody counts (a device, the zero page) is entered as it is, and
+            // what is the kernel's own.
             let counted = counted(self.cx, entry);
             if let Some(counted) = counted {
                 self.share(counted)?;
                 self.protect(page);
+            } else {
+                self.share_kernels(entry)?;
             }
             // Again: hardware may have marked it dirty, protect took WRITE.
             let word = self.old.word(page);
@@ -286,6 +289,16 @@ impl<P: Platform> LeafCopy<'_, '_, '_, '_, P> {
             self.copied.file = self.copied.file.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// Counts the child's entry of a frame that the kernel entered by itself: one
+    /// reference, which comes back as any other does ([`TlbGather`]).
+    fn share_kernels(&self, entry: Entry) -> Result<(), OutOfMemory> {
+        let page = entry.counted().and_then(|pfn| self.cx.frames().page(pfn));
+        match page.filter(|page| page.kind() == Kind::Kernel) {
+            Some(page) => page.get_refs(1).map_err(|_| OutOfMemory),
+            None => Ok(()),
+        }
     }
 
     /// Takes WRITE from the parent's entry.
