@@ -7,7 +7,7 @@ use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pool::{Handle, Node};
 use crate::prot::Prot;
-use crate::sync::{AtomicU32, AtomicUsize, Class, Ordering, RwLock};
+use crate::sync::{AtomicU32, AtomicUsize, Class, Ordering, RefCount, RwLock};
 use crate::tree::IntervalTree;
 use crate::vma::ByOffset;
 
@@ -69,7 +69,7 @@ impl PagerFacts {
 #[repr(C, align(128))]
 pub struct Object {
     free: AtomicU32,
-    refs: AtomicU32,
+    refs: RefCount,
     kind: AtomicU32,
     rights: AtomicU32,
     key: [AtomicU32; 2],
@@ -110,7 +110,7 @@ impl Node for Object {
     fn new() -> Self {
         Self {
             free: AtomicU32::new(0),
-            refs: AtomicU32::new(0),
+            refs: RefCount::new(),
             kind: AtomicU32::new(0),
             rights: AtomicU32::new(0),
             key: core::array::from_fn(|_| AtomicU32::new(0)),
@@ -125,9 +125,6 @@ impl Node for Object {
         &self.free
     }
 }
-
-/// References above this are refused.
-const REFS_LIMIT: u32 = 0xc000_0000;
 
 impl Object {
     /// Returns where pages come from.
@@ -153,7 +150,7 @@ impl Object {
 
     /// Returns the number of references.
     pub fn refs(&self) -> u32 {
-        self.refs.load(Ordering::Relaxed)
+        self.refs.load()
     }
 
     /// Returns the number of cached pages.
@@ -203,13 +200,13 @@ impl Object {
     /// # Errors
     /// [`OutOfMemory`] when the count is near its end: never a wrap.
     pub fn get_ref(&self) -> Result<(), OutOfMemory> {
-        let old = self.refs.fetch_add(1, Ordering::Relaxed);
-        if old >= REFS_LIMIT {
-            self.refs.fetch_sub(1, Ordering::Relaxed);
-            return Err(OutOfMemory);
-        }
-        debug_assert!(old > 0, "a reference to an object that is gone");
-        Ok(())
+        self.refs.try_get().then_some(()).ok_or(OutOfMemory)
+    }
+
+    /// Adds an area's reference, which cannot be refused: where so many are
+    /// counted, the object stays for good instead.
+    pub(crate) fn get_area_ref(&self) {
+        self.refs.get();
     }
 }
 
@@ -268,7 +265,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         // The node may have been another object's: nothing of that stays.
         *object.map.write(cx, view.key()) = Mapped::new(facts.size);
         object.pages.store(pages, Ordering::Relaxed);
-        object.refs.store(1, Ordering::Release);
+        object.refs.start();
         Ok(view)
     }
 
@@ -287,10 +284,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// # Locks
     /// Takes `Radix`, `Pool` and `Buddy`.
     pub fn put(self) {
-        let old = self.object.refs.fetch_sub(1, Ordering::Release);
-        debug_assert!(old > 0, "object reference count below zero");
-        if old == 1 {
-            crate::sync::fence_acquire(&self.object.refs);
+        if self.object.refs.put() {
             self.drop_pages_from(0);
             let freed = self.mm.objects.free(self.cx, self.handle);
             debug_assert_eq!(freed, Ok(()));

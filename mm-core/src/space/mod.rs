@@ -187,7 +187,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 }
 
 impl<P: Platform> Clone for AddressSpace<'_, P> {
-    /// Adds a user: a thread, or a vfork child until it execs.
+    /// Adds a user: a thread, or a vfork child until it execs. A space whose
+    /// users were forgotten by the billion stays for good ([`core::mem::forget`]).
     fn clone(&self) -> Self {
         self.node().get_user();
         Self {

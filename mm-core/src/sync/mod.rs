@@ -24,6 +24,7 @@
 //! ranks held. A lock is taken only through a [`Context`], so nobody can wait
 //! without serving shootdowns.
 
+mod count;
 #[cfg(not(loom))]
 mod epoch;
 #[cfg(loom)]
@@ -47,6 +48,7 @@ mod imp;
 
 /// A word of user memory: user programs share it, so no model replaces it.
 pub use core::sync::atomic::AtomicU32 as UserWord;
+pub(crate) use count::RefCount;
 #[cfg(any(loom, target_has_atomic = "64"))]
 pub use imp::AtomicU64;
 #[cfg(not(loom))]

@@ -37,15 +37,15 @@ use crate::cx::Cx;
 use crate::page::{OnCpu, PresentChange};
 use crate::platform::Platform;
 use crate::pool::{Handle, Node, Pool};
-use crate::sync::{AtomicU32, AtomicUsize, Class, Mutex, Ordering, RwLock};
+use crate::sync::{AtomicU32, AtomicUsize, Class, Mutex, Ordering, RefCount, RwLock};
 use crate::tlb::{Released, SpaceTlb};
 
 /// One address space. All of it is atomics or behind a lock.
 #[derive(Debug)]
 #[cfg_attr(not(loom), repr(align(512)))]
 pub struct SpaceNode {
-    users: AtomicU32,
-    refs: AtomicU32,
+    users: RefCount,
+    refs: RefCount,
     root: AtomicUsize,
     free: AtomicU32,
     /// The space lock: readers are faults and queries, writers change areas.
@@ -108,8 +108,8 @@ impl Node for SpaceNode {
 
     fn new() -> Self {
         Self {
-            users: AtomicU32::new(0),
-            refs: AtomicU32::new(0),
+            users: RefCount::new(),
+            refs: RefCount::new(),
             root: AtomicUsize::new(0),
             free: AtomicU32::new(0),
             lock: RwLock::new(Class::Space, Layout::NONE),
@@ -131,8 +131,8 @@ impl SpaceNode {
         self.tlb.reset();
         self.counts.reset();
         self.root.store(root.as_usize(), Ordering::Relaxed);
-        self.users.store(1, Ordering::Relaxed);
-        self.refs.store(1, Ordering::Release);
+        self.users.start();
+        self.refs.start();
     }
 
     /// Returns the root table.
@@ -142,26 +142,18 @@ impl SpaceNode {
 
     /// Returns the number of users.
     pub fn users(&self) -> u32 {
-        self.users.load(Ordering::Acquire)
+        self.users.load()
     }
 
     /// Adds a user next to one that the caller is or holds.
     pub(crate) fn get_user(&self) {
-        self.users.fetch_add(1, Ordering::Relaxed);
+        self.users.get();
     }
 
     /// Gives up a user; true when it was the last.
     #[must_use = "the last user unmaps everything"]
     pub(crate) fn put_user(&self) -> bool {
-        #[cfg(mm_mutant = "users_counted_in_two_steps")]
-        let was = {
-            let was = self.users.load(Ordering::Acquire);
-            self.users.store(was.saturating_sub(1), Ordering::Release);
-            was
-        };
-        #[cfg(not(mm_mutant = "users_counted_in_two_steps"))]
-        let was = self.users.fetch_sub(1, Ordering::AcqRel);
-        was == 1
+        self.users.put()
     }
 
     /// Counts what a gather gave back.
@@ -235,13 +227,13 @@ impl SpaceNode {
 
     /// Adds a reference.
     pub(crate) fn get_ref(&self) {
-        self.refs.fetch_add(1, Ordering::Relaxed);
+        self.refs.get();
     }
 
     /// Gives up a reference; true when it was the last.
     #[must_use = "the last reference frees the root"]
     pub(crate) fn put_ref(&self) -> bool {
-        self.refs.fetch_sub(1, Ordering::AcqRel) == 1
+        self.refs.put()
     }
 }
 
