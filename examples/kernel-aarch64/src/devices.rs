@@ -13,8 +13,8 @@ use mm_virt::pl011::Pl011;
 use mm_virt::tree::Device;
 use spin::Once;
 
-use crate::memory::{Facts, direct};
-use crate::{clock, power};
+use crate::memory::Facts;
+use crate::{clock, kernel_table, power};
 
 /// The console, and the sink of `log`.
 pub static CONSOLE: Console<Pl011> = Console::new();
@@ -75,9 +75,14 @@ pub fn interrupt() -> Interrupt {
     }
 }
 
-/// The registers of a device.
+/// Maps the registers of a device.
+///
+/// # Panics
+///
+/// Before the kernel's table is there, and when there is no room for it.
 pub fn registers(device: &Device) -> Registers {
-    // SAFETY: the device tree says what is there, and the kernel's table maps the devices that
-    // the kernel uses as device memory (`kernel_table`), for good.
-    unsafe { Registers::new(direct(device.base)) }
+    let half = kernel_table::half().expect("the kernel's table comes first");
+    let address = half.device(device.base..device.base + device.bytes);
+    // SAFETY: the device tree says what is there, and it was just mapped as device memory, for good.
+    unsafe { Registers::new(address) }
 }

@@ -1,8 +1,8 @@
 //! The kernel's own page table, made by mm-core and loaded into TTBR1 for good.
 //!
 //! ```text
-//! 0xffff_0000_0000_0000   direct map: all RAM, read-write, never executed; devices beside it
-//! 0xffff_4000_0000_0000   kernel stacks, each with a guard page (stack.rs)
+//! 0xffff_0000_0000_0000   direct map: all RAM, read-write, never executed
+//! 0xffff_4000_0000_0000   what is mapped on demand: devices, kernel stacks, each with guards
 //! 0xffff_8000_0000_0000   the kernel image: code read-execute, constants read, data read-write;
 //!                         one page of it for programs (signal.rs)
 //! ```
@@ -10,29 +10,29 @@
 //! Nothing of the kernel stands in TTBR0: between spaces an empty table is loaded there.
 
 use core::arch::{asm, global_asm};
-use core::ops::Range;
 
 use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::{Tags, registers, tlb};
-use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
-use mm_core::cx::Cx;
-use mm_core::format::{AttrFlags, Attrs, TableOwner};
-use mm_core::page::Frames;
+use mm_core::addr::Pfn;
+use mm_core::format::{AttrFlags, Attrs};
 use mm_core::platform::{Flush, PhysMemory, Platform};
-use mm_core::prot::{MemType, Prot};
+use mm_core::prot::Prot;
 use mm_core::range::PageRange;
 use mm_core::space::Root;
-use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::{Remembered, SpaceTlb};
+use mm_core::table::KernelSpace;
+use mm_core::tlb::Remembered;
+use mm_kernel::memory::KernelHalf;
+use mm_kernel::memory::kernel::window;
 use spin::Once;
 
 use crate::memory::{Facts, KERNEL_BASE, direct};
-use crate::platform::{PAGE_SHIFT, Virt};
+use crate::platform::{self, PAGE_SHIFT, Virt};
 
-const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+/// Where devices and kernel stacks are mapped.
+pub const WINDOW: PageRange = window(0xffff_4000_0000_0000, PAGE_SHIFT);
 
-/// Whom to tell when kernel entries change: every CPU, whatever space it runs.
-static TLB: Once<SpaceTlb> = Once::new();
+/// The kernel's part of every address space.
+static KERNEL: KernelSpace = KernelSpace::new(WINDOW);
 
 /// Physical address of the table that TTBR0 names while no space is loaded.
 static EMPTY: Once<u64> = Once::new();
@@ -56,40 +56,11 @@ unsafe extern "C" {
 /// # Panics
 ///
 /// When there is not even memory for this.
-pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
+pub fn init(facts: &Facts) {
     IMAGE.call_once(|| facts.image.start);
-    let cx = Cx::new(frames);
-    let root =
-        PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
-    let table = PageTable::view(&cx, root, TableOwner::Kernel, 0);
-    let tlb = TLB.call_once(SpaceTlb::for_every_space);
-    let map = |address: usize, physical: Range<u64>, attrs: Attrs| {
-        let pages = pages(address, physical.end - physical.start);
-        let attrs = attrs.with(AttrFlags::SPECIAL);
-        let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
-        match CursorMut::new(table, tlb, pages).map(first, attrs) {
-            // Nobody walked this table yet, so no CPU remembers that it was empty.
-            Ok(flush) => flush.settle(&cx, tlb),
-            Err(error) => panic!("{address:#x} cannot be mapped: {error:?}"),
-        }
-    };
-    for range in facts.tree.ram() {
-        let start = range.start.next_multiple_of(PAGE_BYTES);
-        let end = range.end & !(PAGE_BYTES - 1);
-        if start < end {
-            map(direct(start), start..end, Attrs::kernel(Prot::RW));
-        }
-    }
-    let tree = &facts.tree;
-    let clock = tree.clock.map(|(_, device)| device);
-    let gic = tree.gic.map(|gic| [gic.distributor, gic.cpu]);
-    let gic = gic.into_iter().flatten();
-    for device in tree.pl011.into_iter().chain(clock).chain(gic) {
-        let start = device.base & !(PAGE_BYTES - 1);
-        let end = (device.base + device.bytes).next_multiple_of(PAGE_BYTES);
-        let attrs = Attrs::kernel(Prot::RW).with_mem(MemType::Device);
-        map(direct(start), start..end, attrs);
-    }
+    let half = half().expect("frames come first");
+    let root = half.init();
+    half.ram(facts.tree.ram(), direct);
     let users = Attrs::kernel(Prot::RX).with(AttrFlags::USER);
     for (start, end, attrs) in [
         (
@@ -114,15 +85,17 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
         ),
     ] {
         let range = physical(start as usize)..physical(end as usize);
-        map(start as usize, range, attrs);
+        half.fixed(start as usize, range, attrs);
     }
-    tlb.activate(crate::cpu::id());
-    let empty = frames.alloc(&cx, 0).expect("memory for an empty table");
-    frames.memory().zero(empty, 0);
+    KERNEL.activate(crate::cpu::id());
+    let empty = half.memory.alloc(&half.cx(), 0);
+    let empty = empty.expect("memory for an empty table");
+    let platform = half.memory.platform();
+    platform.memory().zero(empty, 0);
     EMPTY.call_once(|| empty.addr(PAGE_SHIFT).as_u64());
     // SAFETY: the table maps the kernel's image and all RAM as the boot tables did, and it is
     // never freed; from here on the user half is empty.
-    unsafe { switch_on(frames.platform(), root, empty) }
+    unsafe { switch_on(platform, root, empty) }
 }
 
 /// Returns the physical address of a byte of the image.
@@ -132,15 +105,24 @@ pub fn physical(address: usize) -> u64 {
 
 /// Returns the physical address of the table's root; 0 before there is one.
 pub fn root() -> u64 {
-    let root = crate::platform::frames().and_then(Frames::kernel_root);
+    let root = KERNEL.root();
     root.map_or(0, |pfn| pfn.addr(PAGE_SHIFT).as_u64())
+}
+
+/// Returns the kernel's half, once there is memory.
+pub fn half() -> Option<KernelHalf<Virt>> {
+    let memory = platform::frames()?;
+    Some(KernelHalf {
+        space: &KERNEL,
+        memory,
+    })
 }
 
 /// Makes the table, which boot.rs loaded, this CPU's for good: what is remembered so far (of the
 /// image's own addresses, by another TCR_EL1) is dropped, and from here on flushes reach it.
 /// Called once on each CPU but the first.
 pub fn enter(cpu: usize) {
-    let (Some(memory), Some(tlb)) = (crate::platform::frames(), TLB.get()) else {
+    let Some(memory) = platform::frames() else {
         return;
     };
     let platform = memory.platform();
@@ -152,7 +134,7 @@ pub fn enter(cpu: usize) {
             options(nostack, preserves_flags));
         forget_user_root(&mut native);
     }
-    tlb.activate(cpu);
+    KERNEL.activate(cpu);
     tlb::flush_local(&mut native, platform.tlb(), EVERYTHING);
 }
 
@@ -251,15 +233,4 @@ pub unsafe fn load(root: Root) {
             tlb::switch_space(&mut native, root.table.as_u64(), root.asid, tags);
         }
     }
-}
-
-/// Returns whom to tell when the table changes.
-pub fn tlb() -> Option<&'static SpaceTlb> {
-    TLB.get()
-}
-
-fn pages(address: usize, bytes: u64) -> PageRange {
-    let start = VirtAddr::new(address).vpn(PAGE_SHIFT);
-    let pages = (bytes >> PAGE_SHIFT) as usize;
-    PageRange::with_len(start, pages).expect("kernel addresses do not wrap")
 }

@@ -7,7 +7,7 @@
 //! 3. `cpu`: per-CPU data, the features that are switched on.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
-//! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
+//! 6. `thread`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `devices`, `clock`, `power`: serial port, interrupt controller, timer, the end.
 //! 8. `smp`: the other CPUs.
 //! 9. `signal`: the signal frame of the AArch64 ABI.
@@ -28,7 +28,6 @@ mod platform;
 mod power;
 mod signal;
 mod smp;
-mod stack;
 mod thread;
 mod trap;
 
@@ -52,7 +51,7 @@ extern "C" fn kernel_main(tree: u64, image: u64) -> ! {
     let facts = memory::read_tree(tree, image);
     memory::extend_boot_table(&facts);
     let mm = platform::init(&facts);
-    kernel_table::init(mm.frames(), &facts);
+    kernel_table::init(&facts);
     devices::init(&facts);
     log::info!("mm example kernel on AArch64");
     facts.log();
@@ -61,7 +60,6 @@ extern "C" fn kernel_main(tree: u64, image: u64) -> ! {
         "{} MiB free",
         mm.frames().free_frames() >> (20 - platform::PAGE_SHIFT)
     );
-    stack::init();
     clock::init(&facts);
     smp::init(&facts);
     let boot = Boot {

@@ -13,7 +13,6 @@ use spin::Once;
 
 use crate::cpu::{self, MAX_CPUS};
 use crate::memory::Facts;
-use crate::stack::Area;
 use crate::{clock, devices, kernel_table, power, trap};
 
 /// Where each CPU's first stack ends; read by boot.rs.
@@ -36,9 +35,12 @@ pub fn init(facts: &Facts) {
 
 /// Starts the other CPUs. Called once, when everything that they use is there.
 pub fn start() {
+    let Some(half) = kernel_table::half() else {
+        return;
+    };
     let names = OTHERS.get().into_iter().flatten().flatten().copied();
     let say = |message: fmt::Arguments<'_>| log::warn!("{message}");
-    STARTUP.bring_all::<Area, _, _>(names, start_one, clock::monotonic_ns, say);
+    STARTUP.bring_all(half, names, start_one, clock::monotonic_ns, say);
     log::info!("{} CPUs run", STARTUP.running());
 }
 

@@ -26,8 +26,11 @@ use core::cell::UnsafeCell;
 
 use crate::fp::{self, IMAGE_BYTES, Image};
 use crate::frame::{FRAME_BYTES, UserFrame};
-use crate::stack::KernelStack;
-use crate::trap;
+use crate::platform::Virt;
+use crate::{kernel_table, trap};
+
+/// One kernel stack. Dropped from another stack than itself.
+type KernelStack = mm_kernel::stack::KernelStack<Virt>;
 
 /// The words that `switch_stacks` loads: x19 to x30.
 const SWITCH_WORDS: usize = 12;
@@ -59,7 +62,7 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// Makes a thread that calls `entry(argument)`.
     pub fn new(entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Self> {
-        let stack = KernelStack::new()?;
+        let stack = KernelStack::new(kernel_table::half()?)?;
         let first =
             (frame_top(&stack) - FRAME_BYTES - SWITCH_WORDS * 8) as *mut [usize; SWITCH_WORDS];
         let mut words = [0; SWITCH_WORDS];

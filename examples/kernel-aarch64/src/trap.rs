@@ -25,7 +25,10 @@ use crate::arch::Aarch64;
 use crate::cpu::EMERGENCY_STACK_END;
 use crate::devices;
 use crate::frame::{FRAME_BYTES, UserFrame};
+use crate::kernel_table::WINDOW;
+use crate::platform::PAGE_SHIFT;
 use mm_core::prot::Access;
+use mm_kernel::stack::ran_over;
 
 static KERNEL: Once<&'static dyn Kernel<Aarch64>> = Once::new();
 
@@ -126,18 +129,15 @@ extern "C" fn on_kernel_interrupt() {
 extern "C" fn on_kernel_fault(slot: usize, pc: usize, sp: usize, lr: usize) -> ! {
     // SAFETY: EL1, and no exception came since this one.
     let (syndrome, address) = unsafe { (native::syndrome(), native::fault_address()) };
-    let near = crate::stack::is_guard(address);
+    if ran_over(WINDOW, PAGE_SHIFT, sp, address) {
+        panic!("kernel stack overflow at {pc:#x}, stack {sp:#x}, address {address:#x}");
+    }
     panic!(
         "exception in the kernel: vector {slot}, {:?} ({:#x}), {:?}, address {address:#x}, \
-         pc {pc:#x}, lr {lr:#x}, sp {sp:#x}{}",
+         pc {pc:#x}, lr {lr:#x}, sp {sp:#x}",
         syndrome.class(),
         syndrome.bits(),
         syndrome.cause(),
-        if near {
-            ": a kernel stack overflow"
-        } else {
-            ""
-        },
     )
 }
 

@@ -5,7 +5,6 @@
 
 use core::arch::asm;
 
-use mm_core::page::Frames;
 use mm_kernel::arch::Interrupt;
 use mm_virt::console::Console;
 use mm_virt::gic::Gic;
@@ -16,7 +15,6 @@ use mm_virt::random::Random;
 use mm_virt::tree::Facts;
 use spin::Once;
 
-use crate::platform::Virt;
 use crate::{clock, kernel_table, memory};
 
 /// The console.
@@ -37,9 +35,9 @@ pub fn early_console(facts: &Facts) {
 }
 
 /// Moves the console to the kernel's own table; must follow that table's load at once.
-pub fn move_console(memory: &'static Frames<Virt>, facts: &Facts) {
+pub fn move_console(facts: &Facts) {
     if let Some(port) = facts.pl011 {
-        CONSOLE.init(Pl011::new(kernel_table::device(memory, &port)));
+        CONSOLE.init(Pl011::new(kernel_table::device(&port)));
     }
 }
 
@@ -48,11 +46,11 @@ pub fn move_console(memory: &'static Frames<Virt>, facts: &Facts) {
 /// # Panics
 ///
 /// When the machine has no GICv2 or no timer.
-pub fn init(memory: &'static Frames<Virt>, facts: &Facts) {
+pub fn init(facts: &Facts) {
     let gic = facts.gic.expect("no GICv2 in the device tree");
     let gic = Gic::new(
-        kernel_table::device(memory, &gic.distributor),
-        kernel_table::device(memory, &gic.cpu),
+        kernel_table::device(&gic.distributor),
+        kernel_table::device(&gic.cpu),
     );
     let timer = facts.timer_interrupts[2];
     assert!(timer != 0, "no timer in the device tree");
@@ -62,7 +60,7 @@ pub fn init(memory: &'static Frames<Virt>, facts: &Facts) {
         CONSOLE.listen();
     }
     let date = facts.clock.as_ref();
-    let date = date.map(|(kind, device)| (*kind, kernel_table::device(memory, device)));
+    let date = date.map(|(kind, device)| (*kind, kernel_table::device(device)));
     clock::init(date);
     RANDOM.seed(facts.seed);
     RANDOM.seed(clock::counter());

@@ -3,41 +3,33 @@
 //! ```text
 //! 0xc000_0000   direct map: RAM, read-write, never executed
 //! 0xf000_0000   the kernel image: code read-execute, constants read, data read-write
-//! 0xf800_0000   kernel stacks, each with a guard (stack.rs)
-//! 0xfe00_0000   devices, with an empty page between any two
+//! 0xf800_0000   what is mapped on demand: devices, kernel stacks, each with guards
 //! 0xffff_0000   the helpers of user programs: read-execute for users (kuser.rs)
 //! ```
 //!
 //! Nothing stands below: a stray null pointer in the kernel is a fault.
 
 use core::arch::asm;
-use core::ops::Range;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use mm_arm::armv7::registers::TTBR_SHAREABLE;
-use mm_core::addr::{Pfn, PhysAddr, VirtAddr};
-use mm_core::cx::Cx;
-use mm_core::format::{AttrFlags, Attrs, TableOwner};
-use mm_core::page::Frames;
-use mm_core::prot::{MemType, Prot};
+use mm_core::format::{AttrFlags, Attrs};
+use mm_core::prot::Prot;
 use mm_core::range::PageRange;
-use mm_core::table::{CursorMut, PageTable};
-use mm_core::tlb::SpaceTlb;
+use mm_core::table::KernelSpace;
+use mm_kernel::memory::KernelHalf;
+use mm_kernel::memory::kernel::window;
 use mm_virt::mmio::Registers;
 use mm_virt::tree::{Device, Facts};
-use spin::Once;
 
-use crate::memory::{DEVICES, DIRECT_MIB, RAM_BASE, direct, physical_of_image};
+use crate::memory::{DIRECT_MIB, RAM_BASE, direct, physical_of_image};
 use crate::platform::{self, PAGE_SHIFT, Virt};
 use crate::{cpu, kuser};
 
-const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+/// Where devices and kernel stacks are mapped.
+pub const WINDOW: PageRange = window(0xf800_0000, PAGE_SHIFT);
 
-/// Whom to tell when kernel entries change: every CPU, whatever space it runs.
-static TLB: Once<SpaceTlb> = Once::new();
-
-/// Where the next device is mapped.
-static NEXT_DEVICE: AtomicUsize = AtomicUsize::new(DEVICES);
+/// The kernel's part of every address space.
+static KERNEL: KernelSpace = KernelSpace::new(WINDOW);
 
 unsafe extern "C" {
     fn boot_enter_table();
@@ -55,20 +47,12 @@ unsafe extern "C" {
 /// # Panics
 ///
 /// When there is not even memory for this.
-pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
-    let cx = Cx::new(frames);
-    let root =
-        PageTable::create(&cx, TableOwner::Kernel, 0).expect("memory for the kernel's table");
-    let tlb = TLB.call_once(SpaceTlb::for_every_space);
-    let kernel = |prot| Attrs::kernel(prot).with(AttrFlags::SPECIAL);
+pub fn init(facts: &Facts) {
+    let half = half().expect("frames come first");
+    let root = half.init();
     let reach = RAM_BASE as u64 + ((DIRECT_MIB as u64) << 20);
-    for range in facts.ram() {
-        let start = range.start.next_multiple_of(PAGE_BYTES);
-        let end = range.end.min(reach) & !(PAGE_BYTES - 1);
-        if start < end {
-            fixed(&cx, root, direct(start), start..end, kernel(Prot::RW));
-        }
-    }
+    let ram = facts.ram().map(|range| range.start..range.end.min(reach));
+    half.ram(ram, direct);
     for (start, end, prot) in [
         (
             &raw const kernel_start,
@@ -87,13 +71,12 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
         ),
     ] {
         let physical = physical_of_image(start)..physical_of_image(end);
-        fixed(&cx, root, start as usize, physical, kernel(prot));
+        half.fixed(start as usize, physical, Attrs::kernel(prot));
     }
     let helpers = kuser::physical();
-    let for_users = kernel(Prot::RX).with(AttrFlags::USER);
-    let helpers = helpers..helpers + PAGE_BYTES;
-    fixed(&cx, root, kuser::ADDRESS, helpers, for_users);
-    tlb.activate(cpu::id());
+    let for_users = Attrs::kernel(Prot::RX).with(AttrFlags::USER);
+    half.fixed(kuser::ADDRESS, helpers..helpers + 1, for_users);
+    KERNEL.activate(cpu::id());
     platform::publish();
     let root = root.addr(PAGE_SHIFT).as_u64() as u32 | TTBR_SHAREABLE;
     // SAFETY: the table maps the kernel's image and all RAM as the boot table did, and it is
@@ -114,16 +97,23 @@ pub fn init(frames: &'static Frames<Virt>, facts: &Facts) {
 
 /// Returns the physical address of the table's root; 0 before there is one.
 pub fn root() -> u32 {
-    let root = platform::frames().and_then(Frames::kernel_root);
+    let root = KERNEL.root();
     root.map_or(0, |pfn| pfn.addr(PAGE_SHIFT).as_u64() as u32)
+}
+
+/// Returns the kernel's half, once there is memory.
+pub fn half() -> Option<KernelHalf<Virt>> {
+    let memory = platform::frames()?;
+    Some(KernelHalf {
+        space: &KERNEL,
+        memory,
+    })
 }
 
 /// Makes the table, which boot.rs loaded, this CPU's for good: from here on flushes reach it.
 /// Called once on each CPU but the first.
 pub fn enter(cpu: usize) {
-    if let Some(tlb) = TLB.get() {
-        tlb.activate(cpu);
-    }
+    KERNEL.activate(cpu);
     // SAFETY: boot.rs loaded it.
     unsafe { leave_split(root() | TTBR_SHAREABLE) };
 }
@@ -150,51 +140,15 @@ unsafe fn leave_split(root: u32) {
     platform::forget_all();
 }
 
-/// Maps what is never unmapped and has no page records.
-fn fixed(cx: &Cx<'static, Virt>, root: Pfn, address: usize, physical: Range<u64>, attrs: Attrs) {
-    let tlb = TLB.get().expect("the table was made");
-    let table = PageTable::view(cx, root, TableOwner::Kernel, 0);
-    let pages = pages(address, physical.end - physical.start);
-    let first = PhysAddr::new(physical.start).pfn(PAGE_SHIFT);
-    match CursorMut::new(table, tlb, pages).map(first, attrs) {
-        // Nothing stood there, but a walk may overtake the store.
-        Ok(flush) => flush.settle(cx, tlb),
-        Err(error) => panic!("{address:#x} cannot be mapped: {error:?}"),
-    }
-}
-
 /// Maps the registers of a device.
 ///
 /// # Panics
 ///
-/// When there is no memory for it.
-pub fn device(memory: &'static Frames<Virt>, device: &Device) -> Registers {
-    let cx = Cx::new(memory);
-    let root = memory.kernel_root().expect("the table was made");
-    let start = device.base & !(PAGE_BYTES - 1);
-    let end = (device.base + device.bytes).next_multiple_of(PAGE_BYTES);
-    let bytes = (end - start + PAGE_BYTES) as usize;
-    let address = NEXT_DEVICE.fetch_add(bytes, Ordering::Relaxed);
-    let attrs = Attrs::kernel(Prot::RW).with(AttrFlags::SPECIAL);
-    fixed(
-        &cx,
-        root,
-        address,
-        start..end,
-        attrs.with_mem(MemType::Device),
-    );
+/// Before the table is there, and when there is no room for it.
+pub fn device(device: &Device) -> Registers {
+    let half = half().expect("frames come first");
+    let address = half.device(device.base..device.base + device.bytes);
     // SAFETY: the device tree says that the device is there; it was just mapped as device memory,
     // for ever.
-    unsafe { Registers::new(address + (device.base - start) as usize) }
-}
-
-/// Returns whom to tell when the table changes.
-pub fn tlb() -> Option<&'static SpaceTlb> {
-    TLB.get()
-}
-
-fn pages(address: usize, bytes: u64) -> PageRange {
-    let start = VirtAddr::new(address).vpn(PAGE_SHIFT);
-    let pages = (bytes >> PAGE_SHIFT) as usize;
-    PageRange::with_len(start, pages).expect("kernel addresses do not wrap")
+    unsafe { Registers::new(address) }
 }

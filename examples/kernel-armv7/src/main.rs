@@ -7,7 +7,7 @@
 //! 3. `cpu`: per-CPU registers and stacks, the features that are switched on.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
-//! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
+//! 6. `thread`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `devices`, `clock`, `power`: the devices, with mm-virt's drivers.
 //! 8. `smp`: the other CPUs.
 //! 9. `signal`, `kuser`, `code`: the signal frames, the page of helpers and the cache flush of the
@@ -31,7 +31,6 @@ mod platform;
 mod power;
 mod signal;
 mod smp;
-mod stack;
 mod thread;
 mod trap;
 
@@ -64,10 +63,9 @@ extern "C" fn kernel_main(tree: u32) -> ! {
     log::info!("command line: {:?}", facts.command_line);
     log::info!("initrd: {} bytes", initrd.len());
     let mm = platform::init(&facts);
-    kernel_table::init(mm.frames(), &facts);
-    devices::move_console(mm.frames(), &facts);
-    stack::init();
-    devices::init(mm.frames(), &facts);
+    kernel_table::init(&facts);
+    devices::move_console(&facts);
+    devices::init(&facts);
     smp::init(&facts);
     let boot = Boot {
         command_line: facts.command_line,

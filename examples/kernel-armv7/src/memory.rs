@@ -4,8 +4,8 @@
 //! 0x0001_0000  user space, 3 GiB
 //! 0xc000_0000  the direct map: RAM from 0x4000_0000, at most 768 MiB (more is left alone)
 //! 0xf000_0000  the kernel image, at the same distance from RAM_BASE as in RAM
-//! 0xf800_0000  kernel stacks, each with a guard (stack.rs)
-//! 0xfe00_0000  devices
+//! 0xf800_0000  what is mapped on demand: devices, kernel stacks (kernel_table.rs)
+//! 0xfe00_0000  the serial port, while the boot table is loaded
 //! 0xffff_0000  the page of helpers that user programs call (kuser.rs)
 //! ```
 
@@ -27,10 +27,8 @@ pub const DIRECT_MIB: usize = 768;
 pub const IMAGE_MIB: usize = 64;
 /// What the image's addresses are above physical ones; linker.ld has the same.
 pub const KERNEL_OFFSET: usize = 0xb000_0000;
-/// Where kernel stacks stand.
-pub const STACKS: usize = 0xf800_0000;
-/// Where devices are mapped, one after the other.
-pub const DEVICES: usize = 0xfe00_0000;
+/// Where the boot table shows a device.
+const EARLY_DEVICE: usize = 0xfe00_0000;
 
 /// A section of device memory for the kernel only, not executable.
 const SECTION_DEVICE: u32 = 0x1_0416;
@@ -98,8 +96,11 @@ pub fn early_device(base: u64) -> usize {
     // SAFETY: the boot table belongs to this code, one CPU runs, and the entry was empty: a walk
     // may find it from now on.
     unsafe {
-        ptr::write_volatile((&raw mut boot_root).cast::<u32>().add(DEVICES >> 20), word);
+        ptr::write_volatile(
+            (&raw mut boot_root).cast::<u32>().add(EARLY_DEVICE >> 20),
+            word,
+        );
         publish(&mut Native::new());
     }
-    DEVICES + (base & (SECTION_BYTES - 1)) as usize
+    EARLY_DEVICE + (base & (SECTION_BYTES - 1)) as usize
 }

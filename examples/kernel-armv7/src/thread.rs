@@ -21,8 +21,11 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
 use crate::frame::{FRAME_BYTES, UserFrame};
-use crate::stack::KernelStack;
-use crate::{fp, trap};
+use crate::platform::Virt;
+use crate::{fp, kernel_table, trap};
+
+/// One kernel stack. Dropped from another stack than itself.
+type KernelStack = mm_kernel::stack::KernelStack<Virt>;
 
 /// The words that `switch_stacks` pops: a filler, eight registers and the return address.
 const SWITCH_WORDS: usize = 10;
@@ -54,7 +57,7 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// Makes a thread that calls `entry(argument)`.
     pub fn new(entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Self> {
-        let stack = KernelStack::new()?;
+        let stack = KernelStack::new(kernel_table::half()?)?;
         let image = fp_image(&stack);
         let first =
             (frame_top(&stack) - FRAME_BYTES - SWITCH_WORDS * 4) as *mut [usize; SWITCH_WORDS];

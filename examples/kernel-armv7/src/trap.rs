@@ -22,11 +22,14 @@ use mm_arm::armv7::fault::{Abort, Cause};
 use mm_arm::armv7::native;
 use mm_core::prot::Access;
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
+use mm_kernel::stack::ran_over;
 use spin::Once;
 
 use crate::arch::Armv7;
 use crate::devices;
 use crate::frame::UserFrame;
+use crate::kernel_table::WINDOW;
+use crate::platform::PAGE_SHIFT;
 
 const UNDEFINED: usize = 1;
 const PREFETCH: usize = 2;
@@ -150,6 +153,9 @@ extern "C" fn on_kernel_fault(origin: usize, pc: usize, stack: usize) -> ! {
             _ => ("unexpected exception", (0, pc)),
         }
     };
+    if origin == DATA && ran_over(WINDOW, PAGE_SHIFT, stack, address) {
+        panic!("kernel stack overflow at {pc:#x}, stack {stack:#x}, address {address:#x}");
+    }
     panic!(
         "{what} in the kernel at {pc:#x}: status {status:#x}, address {address:#x}, stack {stack:#x}"
     )

@@ -21,7 +21,7 @@
 
 use core::arch::global_asm;
 
-use crate::stack::{STACK_BYTES, STACK_SHIFT};
+use crate::trap::STACK_BYTES;
 
 global_asm!(
     r#"
@@ -124,14 +124,12 @@ boot_high:
 boot_root_39: .skip 4096
 boot_root_48: .skip 4096
 boot_root_57: .skip 4096
-    /* The half where a stack does not lie is empty: see stack.rs. */
-    .balign {stack} * 2
+    /* As each stack of the kernel: at a multiple of twice its size, nothing below it. */
 boot_stack_hole: .skip {stack}
+    .balign {stack} * 2
     .global boot_stack
 boot_stack: .skip {stack}
     .popsection
     "#,
     stack = const STACK_BYTES,
 );
-
-const _: () = assert!(STACK_BYTES == 1 << STACK_SHIFT);

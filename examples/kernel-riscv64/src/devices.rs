@@ -1,7 +1,7 @@
 //! The devices of the board, as the device tree names them; the drivers are mm-virt's.
 //!
-//! Their registers stand in the direct map, which the boot table has from the start and the
-//! kernel's table maps as device memory (kernel_table.rs).
+//! The boot table shows the serial port's registers in the direct map; the kernel's own table maps
+//! each device where its window has room.
 
 use core::fmt;
 
@@ -17,7 +17,7 @@ use mm_virt::random::Random;
 use mm_virt::tree::{Device, Facts};
 use spin::Once;
 
-use crate::{cpu, memory};
+use crate::{cpu, kernel_table, memory};
 
 const SBI_PUTCHAR: usize = 0x01;
 const SBI_RESET: usize = 0x5352_5354;
@@ -39,18 +39,34 @@ struct Board {
     boot_time: u64,
 }
 
-fn registers(device: Device) -> Registers {
-    // SAFETY: the device tree says that such a device is there; the direct map reaches it, as
-    // device memory for as long as the kernel runs, and none of these devices touches memory.
-    unsafe { Registers::new(memory::direct(device.base)) }
-}
-
-/// Gives the console its port, and notes the rest. `hart` is the boot hart.
+/// Lets the kernel speak while the boot table is loaded.
 ///
 /// # Panics
 ///
 /// When there is no serial port.
+pub fn early_console(facts: &Facts) {
+    let serial = facts.ns16550.expect("a serial port");
+    // SAFETY: the device tree says that the port is there; the boot table's direct map reaches it.
+    // It touches no memory.
+    CONSOLE.init(Ns16550::new(unsafe {
+        Registers::new(memory::direct(serial.base))
+    }));
+}
+
+/// Maps the devices, gives the console its port, and notes the rest; must follow the load of the
+/// kernel's table at once. `hart` is the boot hart.
+///
+/// # Panics
+///
+/// When there is no serial port, or no room for a device.
 pub fn init(facts: &Facts, hart: usize) {
+    let half = kernel_table::half().expect("the kernel's table comes first");
+    let registers = |device: Device| {
+        let address = half.device(device.base..device.base + device.bytes);
+        // SAFETY: the device tree says that such a device is there; it was just mapped as device
+        // memory, for good, and none of these devices touches memory.
+        unsafe { Registers::new(address) }
+    };
     let serial = facts.ns16550.expect("a serial port");
     CONSOLE.init(Ns16550::new(registers(serial)));
     let boot_time = facts
@@ -65,14 +81,6 @@ pub fn init(facts: &Facts, hart: usize) {
         boot_time,
     });
     RANDOM.seed(facts.seed ^ cpu::counter() ^ boot_time);
-}
-
-/// Every device whose registers the kernel uses: to be mapped.
-pub fn used(facts: &Facts) -> impl Iterator<Item = Device> {
-    let clock = facts.clock.map(|(_, device)| device);
-    [facts.ns16550, facts.plic, facts.finisher, clock]
-        .into_iter()
-        .flatten()
 }
 
 /// Lets the serial port interrupt the boot CPU when input arrives.
@@ -131,7 +139,7 @@ pub fn random(bytes: &mut [u8]) {
     RANDOM.fill(bytes);
 }
 
-/// Writes a last message; by the firmware before the console is there.
+/// Writes a last message; by the firmware before the devices are mapped for good.
 pub fn emergency(message: fmt::Arguments<'_>) {
     struct Firmware;
     impl fmt::Write for Firmware {

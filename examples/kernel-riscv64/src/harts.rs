@@ -37,7 +37,6 @@ use mm_riscv::native;
 use mm_riscv::tlb::hart_masks;
 
 use crate::cpu::MAX_CPUS;
-use crate::stack::Area;
 use crate::{clock, cpu, kernel_table, memory, platform, trap};
 
 const SBI_IPI: usize = 0x73_5049;
@@ -76,11 +75,14 @@ impl fmt::Display for Refused {
 
 /// Starts every other hart and returns when they run. Says which do not come.
 pub fn start_all() {
+    let Some(half) = kernel_table::half() else {
+        return;
+    };
     let here = cpu::hart(cpu::id());
     let others = cpu::harts_of_tree().iter().copied();
     let others = others.filter(|&hart| Some(hart) != here);
     let say = |message: fmt::Arguments<'_>| log::warn!("{message}");
-    STARTUP.bring_all::<Area, _, _>(others, start, clock::monotonic_ns, say);
+    STARTUP.bring_all(half, others, start, clock::monotonic_ns, say);
     log::info!("{} CPUs run", cpu::running().count());
 }
 

@@ -7,7 +7,7 @@
 //! 3. `cpu`: per-CPU data, and what of the hart is switched on; `harts`: how the others start.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
-//! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, floating-point state.
+//! 6. `thread`, `fp`: the context switch, kernel stacks, floating-point state.
 //! 7. `devices`: console, interrupts, clock, power; `clock`: the tick.
 //! 8. `signal`: the signal frame of the RISC-V ABI.
 //! 9. `arch`: all of this as `impl Arch` for the portable kernel, which [`kernel_main`] starts.
@@ -26,7 +26,6 @@ mod kernel_table;
 mod memory;
 mod platform;
 mod signal;
-mod stack;
 mod thread;
 mod trap;
 
@@ -50,13 +49,13 @@ extern "C" fn kernel_main(hart: usize, tree: u64) -> ! {
     // maps at `direct`, and `Facts` keeps it out of the memory that is given away.
     let facts = unsafe { Facts::read(memory::direct(tree) as *const u8, tree) };
     let mut facts = facts.expect("a device tree");
-    devices::init(&facts, hart);
+    devices::early_console(&facts);
     log::info!("mm example kernel on riscv64");
     log::info!("command line: {:?}", facts.command_line);
     cpu::init(&facts, hart);
     let mm = platform::init(&mut facts);
-    kernel_table::init(mm.frames(), &facts);
-    stack::init();
+    kernel_table::init(&facts);
+    devices::init(&facts, hart);
     clock::init(&facts);
     devices::listen();
     let boot = Boot {

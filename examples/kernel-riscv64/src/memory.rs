@@ -8,7 +8,7 @@ use mm_virt::tree::Facts;
 /// What the linker script adds to physical addresses.
 pub const KERNEL_BASE: usize = 0xffff_ffff_0000_0000;
 
-/// Where the direct map of all RAM starts; devices are at their place in it, too.
+/// Where the direct map of all RAM starts. The boot table has devices at their place in it, too.
 pub const DIRECT_MAP: usize = 0xffff_ffc0_0000_0000;
 
 /// Bytes of physical memory that the direct map has room for.
@@ -19,7 +19,8 @@ unsafe extern "C" {
     static kernel_end: u8;
 }
 
-/// Returns the kernel's address of a byte of RAM or of a device's register.
+/// Returns the kernel's address of a byte of RAM; while the boot table is loaded, of a device's
+/// register, too.
 ///
 /// # Panics
 ///

@@ -22,8 +22,11 @@ use core::cell::UnsafeCell;
 
 use crate::fp::{self, IMAGE_BYTES, Image};
 use crate::frame::{FRAME_BYTES, UserFrame};
-use crate::stack::KernelStack;
-use crate::{cpu, trap};
+use crate::platform::Board;
+use crate::{cpu, kernel_table, trap};
+
+/// One kernel stack. Dropped from another stack than itself.
+type KernelStack = mm_kernel::stack::KernelStack<Board>;
 
 /// The words that `switch_stacks` loads: ra, s0 to s11, and one to keep the stack aligned.
 const SWITCH_WORDS: usize = 14;
@@ -55,7 +58,7 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// Makes a thread that calls `entry(argument)`.
     pub fn new(entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Self> {
-        let stack = KernelStack::new()?;
+        let stack = KernelStack::new(kernel_table::half()?)?;
         let image = fp_image(&stack);
         let first = (frame_place(&stack) - SWITCH_WORDS * 8) as *mut [usize; SWITCH_WORDS];
         let mut words = [0; SWITCH_WORDS];

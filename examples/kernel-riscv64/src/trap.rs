@@ -7,7 +7,7 @@
 //!                                         stack, Rust code
 //! kernel   ── interrupt in an open window ─► frame on the current stack ─ sret
 //!          ── any other exception ─────────► panic
-//!          ── a stack pointer in a hole ───► panic, on the CPU's emergency stack
+//!          ── a stack pointer below one ────► panic, on the CPU's emergency stack
 //! ```
 //!
 //! * One entry serves all. sscratch tells who was interrupted: in user mode it holds the CPU's
@@ -28,9 +28,13 @@ use spin::Once;
 use crate::arch::Riscv64;
 use crate::cpu::{EMERGENCY_OFFSET, KERNEL_STACK_OFFSET, SPARE_OFFSET, USER_STACK_OFFSET};
 use crate::frame::{FRAME_BYTES, UserFrame};
-use crate::stack::STACK_SHIFT;
+use crate::platform::PAGE_SHIFT;
 use crate::{clock, cpu, devices};
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
+use mm_kernel::stack::stack_bytes;
+
+/// Its bit is clear in addresses of stacks, and set in those below one (`mm_kernel::stack`).
+pub const STACK_BYTES: usize = stack_bytes(PAGE_SHIFT);
 
 static KERNEL: Once<&'static dyn Kernel<Riscv64>> = Once::new();
 
@@ -206,7 +210,7 @@ return_to_user:
     addi sp, sp, -{frame}
     srli t0, sp, {stack_shift}
     andi t0, t0, 1
-    beqz t0, 3f
+    bnez t0, 3f
     ld t0, {spare}(tp)
     each_register sd
     save_causes
@@ -235,7 +239,7 @@ return_to_user:
     kernel_stack = const KERNEL_STACK_OFFSET,
     spare = const SPARE_OFFSET,
     emergency = const EMERGENCY_OFFSET,
-    stack_shift = const STACK_SHIFT,
+    stack_shift = const STACK_BYTES.trailing_zeros(),
     frame = const FRAME_BYTES,
     status = const core::mem::offset_of!(UserFrame, status),
     fs = const 3 << 13,

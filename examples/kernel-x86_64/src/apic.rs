@@ -3,19 +3,25 @@
 //! The first CPU keeps what it has: the 8259s, which reach it through its APIC's LINT0, and the
 //! interval timer's tick. On machines with one CPU the APIC is left as the firmware left it.
 //!
-//! Registers are words in memory, mapped as a device beside the direct map, and each CPU sees its
-//! own APIC at the same address. Interrupts are off wherever this is called, so the two halves of
+//! Registers are words in memory, mapped as a device, and each CPU sees its own APIC at the same
+//! address. Interrupts are off wherever this is called, so the two halves of
 //! the command register are written together.
 //!
 //! Source: Intel SDM volume 3, chapter 11.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use mm_kernel::memory::KernelHalf;
 
 use crate::clock;
-use crate::memory::direct;
+use crate::platform::Pc;
 
 /// Where the registers are, physically: the address after reset, which firmware keeps.
-pub const BASE: u64 = 0xfee0_0000;
+const BASE: u64 = 0xfee0_0000;
+const BYTES: u64 = 4096;
+
+/// Where they are mapped.
+static REGISTERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Vector of this CPU's timer.
 pub const TIMER: u8 = 48;
@@ -26,16 +32,16 @@ pub const KICK: u8 = 50;
 /// Vector of an interrupt that went away before it was delivered.
 pub const SPURIOUS: u8 = 63;
 
-const ID: u64 = 0x20;
-const END_OF_INTERRUPT: u64 = 0xb0;
-const SPURIOUS_VECTOR: u64 = 0xf0;
-const COMMAND_LOW: u64 = 0x300;
-const COMMAND_HIGH: u64 = 0x310;
-const LVT_TIMER: u64 = 0x320;
-const LVT_LINT0: u64 = 0x350;
-const INITIAL_COUNT: u64 = 0x380;
-const CURRENT_COUNT: u64 = 0x390;
-const DIVIDE: u64 = 0x3e0;
+const ID: usize = 0x20;
+const END_OF_INTERRUPT: usize = 0xb0;
+const SPURIOUS_VECTOR: usize = 0xf0;
+const COMMAND_LOW: usize = 0x300;
+const COMMAND_HIGH: usize = 0x310;
+const LVT_TIMER: usize = 0x320;
+const LVT_LINT0: usize = 0x350;
+const INITIAL_COUNT: usize = 0x380;
+const CURRENT_COUNT: usize = 0x390;
+const DIVIDE: usize = 0x3e0;
 
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
@@ -54,14 +60,18 @@ const TRIES: usize = 3;
 /// The timer's counts in a tick.
 static COUNTS_PER_TICK: AtomicU32 = AtomicU32::new(0);
 
-fn read(register: u64) -> u32 {
-    // SAFETY: the APIC's registers are mapped here (boot table; `kernel_table`).
-    unsafe { (direct(BASE + register) as *const u32).read_volatile() }
+fn read(register: usize) -> u32 {
+    // SAFETY: the APIC's registers are mapped here, for good, before anybody needs them.
+    unsafe { (at(register) as *const u32).read_volatile() }
 }
 
-fn write(register: u64, value: u32) {
+fn write(register: usize, value: u32) {
     // SAFETY: as above; what is written sends or acknowledges interrupts, and touches no memory.
-    unsafe { (direct(BASE + register) as *mut u32).write_volatile(value) }
+    unsafe { (at(register) as *mut u32).write_volatile(value) }
+}
+
+fn at(register: usize) -> usize {
+    REGISTERS.load(Ordering::Relaxed) + register
 }
 
 /// The number of the running CPU's APIC.
@@ -69,8 +79,10 @@ pub fn id() -> u8 {
     (read(ID) >> 24) as u8
 }
 
-/// Switches the first CPU's APIC on, leaves the 8259s connected, and measures the timer.
-pub fn init_first() {
+/// Maps the registers, switches the first CPU's APIC on, leaves the 8259s connected, and measures
+/// the timer.
+pub fn init_first(half: KernelHalf<Pc>) {
+    REGISTERS.store(half.device(BASE..BASE + BYTES), Ordering::Relaxed);
     write(LVT_LINT0, EXTERNAL);
     write(SPURIOUS_VECTOR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
     write(DIVIDE, DIVIDE_BY_16);

@@ -7,7 +7,7 @@
 //! 3. `cpu`: per-CPU data, segments, the features that are switched on.
 //! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
-//! 6. `thread`, `stack`, `fp`: the context switch, kernel stacks, FP/SIMD state.
+//! 6. `thread`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `clock`, `pic`, `console`, `random`, `power`: the devices.
 //! 8. `signal`: the signal frame of the x86-64 ABI.
 //! 9. `acpi`, `apic`, `smp`, `shootdown`: the other CPUs: which there are, interrupts between them,
@@ -34,7 +34,6 @@ mod random;
 mod shootdown;
 mod signal;
 mod smp;
-mod stack;
 mod thread;
 mod trap;
 
@@ -69,8 +68,7 @@ extern "C" fn kernel_main(start_info: u64) -> ! {
     assert!(cpu::init(0), "the first CPU is like itself");
     trap::init();
     let mm = platform::init(&facts);
-    kernel_table::init(mm.frames(), &facts);
-    stack::init();
+    kernel_table::init(&facts);
     pic::init();
     clock::init();
     console::listen();

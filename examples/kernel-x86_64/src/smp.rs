@@ -30,7 +30,6 @@ use mm_kernel::startup::Startup;
 use crate::acpi::Cpus;
 use crate::cpu::{self, MAX_CPUS};
 use crate::memory::direct;
-use crate::stack::Area;
 use crate::{apic, clock, kernel_table, platform, trap};
 
 /// Where other CPUs begin, physically: a page below 1 MiB.
@@ -66,16 +65,16 @@ unsafe extern "C" {
 
 /// Starts all CPUs that the firmware named but this one.
 pub fn start(cpus: &Cpus) {
-    if cpus.ids().len() < 2 {
+    let Some(half) = kernel_table::half().filter(|_| cpus.ids().len() > 1) else {
         return;
-    }
-    apic::init_first();
+    };
+    apic::init_first(half);
     let own = apic::id();
     APICS[0].store(own, Ordering::Relaxed);
     copy_trampoline();
     let others = cpus.ids().iter().copied().filter(|&id| id != own);
     let say = |message: fmt::Arguments<'_>| log::warn!("{message}");
-    STARTUP.bring_all::<Area, _, _>(others, start_one, clock::monotonic_ns, say);
+    STARTUP.bring_all(half, others, start_one, clock::monotonic_ns, say);
     log::info!("{} CPUs run", STARTUP.running());
 }
 

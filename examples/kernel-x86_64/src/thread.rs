@@ -22,8 +22,11 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
 use crate::frame::{FRAME_BYTES, UserFrame};
-use crate::stack::KernelStack;
-use crate::{cpu, fp, trap};
+use crate::platform::Pc;
+use crate::{cpu, fp, kernel_table, trap};
+
+/// One kernel stack. Dropped from another stack than itself.
+type KernelStack = mm_kernel::stack::KernelStack<Pc>;
 
 /// The words that `switch_stacks` pops: six registers and the return address.
 const SWITCH_WORDS: usize = 7;
@@ -55,7 +58,7 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// Makes a thread that calls `entry(argument)`.
     pub fn new(entry: extern "C" fn(usize) -> !, argument: usize) -> Option<Self> {
-        let stack = KernelStack::new()?;
+        let stack = KernelStack::new(kernel_table::half()?)?;
         let image = fp_image(&stack);
         let first =
             (frame_top(&stack) - FRAME_BYTES - SWITCH_WORDS * 8) as *mut [usize; SWITCH_WORDS];

@@ -31,8 +31,11 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use crate::arch::X86_64;
 use crate::cpu::{self, KERNEL_CODE, KERNEL_STACK_OFFSET, USER_CODE, USER_DATA, USER_STACK_OFFSET};
 use crate::frame::UserFrame;
+use crate::kernel_table::WINDOW;
+use crate::platform::PAGE_SHIFT;
 use crate::{apic, console, pic, shootdown};
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
+use mm_kernel::stack::ran_over;
 
 const DEBUG: usize = 1;
 const BREAKPOINT: usize = 3;
@@ -188,11 +191,15 @@ extern "C" fn on_kernel_trap(frame: &mut UserFrame) {
     }
 }
 
+/// A stack that ran over is a page fault that finds no stack.
 extern "C" fn on_double_fault(rip: usize, rsp: usize) -> ! {
-    panic!(
-        "double fault at {rip:#x}, stack {rsp:#x}, address {:#x} (a kernel stack overflow?)",
-        Cr2::read_raw()
-    )
+    let address = Cr2::read_raw() as usize;
+    let what = if ran_over(WINDOW, PAGE_SHIFT, rsp, address) {
+        "kernel stack overflow"
+    } else {
+        "double fault"
+    };
+    panic!("{what} at {rip:#x}, stack {rsp:#x}, address {address:#x}")
 }
 
 extern "C" fn on_machine_check(rip: usize, _rsp: usize) -> ! {

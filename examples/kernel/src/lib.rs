@@ -12,7 +12,7 @@
 //! | [`memory`] | **the only user of mm-core**: spaces, faults, user access, files' pages |
 //! | [`disk`] | reads of the initramfs that finish at a later tick |
 //! | [`sched`] | run queues, sleeping, waking, balancing between CPUs |
-//! | [`stack`] | the memory of kernel stacks, with holes between |
+//! | [`stack`] | the memory of kernel stacks, and what an overflow looks like |
 //! | [`startup`] | how the first CPU waits for the others |
 //! | [`sync`] | the kernel's lock, and why a flush never waits for ever |
 //! | [`task`] | processes, threads, fork, exec, exit, wait, signals |

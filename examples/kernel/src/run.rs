@@ -49,7 +49,8 @@ impl<A: Arch> System<A> {
         }
         self.forget_space();
         // Empty tables, too, keep memory until they are cleared.
-        self.tasks.lock().clear();
+        // Dropped with no lock held: a kernel stack's end takes locks of its own.
+        drop(core::mem::take(&mut *self.tasks.lock()));
         self.processes.lock().clear();
         *self.tty.lock() = Tty::new();
         let root = self.root.lock().take();

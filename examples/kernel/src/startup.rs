@@ -25,7 +25,10 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::stack::{KernelStack, StackArea};
+use mm_core::platform::Platform;
+
+use crate::memory::KernelHalf;
+use crate::stack::KernelStack;
 use crate::sync::wait_turn;
 
 /// Nanoseconds after which a CPU that did not enter is given up: emulators on a busy machine are
@@ -94,18 +97,19 @@ impl<const CPUS: usize> Startup<CPUS> {
     }
 
     /// Starts the CPUs with these names. `ask(name, number, stack)` has the machine start one on
-    /// the stack that ends there, which is its idle thread's and is kept for good; `say` writes a
-    /// message about one that stays off; `now` is the time in nanoseconds. Runs on the first CPU
-    /// only.
-    pub fn bring_all<S: StackArea, N: fmt::LowerHex + Copy, R: fmt::Display>(
+    /// the stack of `half` that ends there, which is its idle thread's and is kept for good; `say`
+    /// writes a message about one that stays off; `now` is the time in nanoseconds. Runs on the
+    /// first CPU only.
+    pub fn bring_all<P: Platform, N: fmt::LowerHex + Copy, R: fmt::Display>(
         &self,
+        half: KernelHalf<P>,
         names: impl IntoIterator<Item = N>,
         mut ask: impl FnMut(N, usize, usize) -> Result<(), R>,
         now: impl Fn() -> u64,
         say: impl Fn(fmt::Arguments<'_>),
     ) {
         for name in names {
-            let stack = KernelStack::<S>::new();
+            let stack = KernelStack::new(half);
             let came = match &stack {
                 Some(stack) => self.bring(|number| ask(name, number, stack.end()), &now),
                 None => Err(Absent::NoStack),

@@ -8,6 +8,7 @@
 //! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
 //! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
 //! | [`counts`] | [`Counts`] | what is in use |
+//! | [`kernel`] | [`KernelHalf`] | the `KernelSpace`, and what stands at fixed addresses |
 //!
 //! # Waiting
 //!
@@ -27,6 +28,7 @@
 pub mod counts;
 pub mod file;
 pub mod image;
+pub mod kernel;
 pub mod space;
 pub mod user;
 pub mod word;
@@ -42,6 +44,7 @@ use crate::system::System;
 
 pub use counts::Counts;
 pub use file::{FileData, FileNode, file_of, finish};
+pub use kernel::KernelHalf;
 pub use space::{Map, Space};
 pub use user::Outcome;
 pub use word::{NamedWord, Reach, WordName};

@@ -32,7 +32,8 @@
 //! # Locks
 //!
 //! Futexes, then what mm-core locks, then tables of tasks and processes, then a task's [`Stand`], then a run queue. Two run queues are
-//! never held at once. No lock is held over a switch. Kernel code is not preempted: a CPU's record
+//! never held at once. The last reference to a task is given up with no lock held: the end of its
+//! kernel stack takes the outermost lock of mm-core. No lock is held over a switch. Kernel code is not preempted: a CPU's record
 //! is its own between two switches.
 
 pub mod balance;
