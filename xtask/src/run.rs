@@ -220,6 +220,9 @@ fn judge(booted: &Booted, archive: &Archive, expect: Expect) -> Result<()> {
             wrong.len()
         );
     }
-    say("success: the kernel ended well, nothing leaked, and the checksums are the host's");
+    say(match expect {
+        Expect::Bug(_) => "success: the kernel named its bug and reported failure",
+        _ => "success: the kernel ended well, nothing leaked, and the checksums are the host's",
+    });
     Ok(())
 }

@@ -323,6 +323,15 @@ fn setups() -> Vec<(String, Setup)> {
             ..PLAIN
         };
         all.push((format!("boot no memory for fork, {}", arch.name()), small));
+        let overflow = Setup {
+            arch,
+            options: "overflow-stack",
+            start: Start::Program("/bin/busybox true"),
+            expect: Expect::Bug("kernel stack overflow at "),
+            limit: Duration::from_secs(60),
+            ..PLAIN
+        };
+        all.push((format!("boot stack overflow, {}", arch.name()), overflow));
         for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
             let setup = Setup {
                 arch,

@@ -6,6 +6,7 @@
 //!   [`MUST_HAPPEN`] are not (a resident initramfs, for one, would make waiting dead code);
 //! - a run on several CPUs ran programs on each of them, moved tasks between them, flushed others'
 //!   TLBs, and halted each of them when it had nothing to do;
+//! - a run that must end in a bug of the kernel's own names that bug and reports failure;
 //! - whoever typed at the console got all answers;
 //! - every checksum that the script printed is that of the file on the host.
 //!
@@ -40,11 +41,18 @@ pub enum Expect {
     /// The summary, and that programs ran on this many CPUs, moved between them, and had other CPUs
     /// flush: a kernel that keeps everything on one CPU passes every other test.
     Smp(u32),
+    /// No summary: that the kernel says this of itself, once and as the beginning of a line, and
+    /// reports failure.
+    Bug(&'static str),
 }
 
 /// Returns what is wrong with a run; nothing when all is well.
 pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
+    if let Expect::Bug(bug) = expect {
+        found_out(booted, bug, &mut wrong);
+        return Ok(wrong);
+    }
     if booted.ending != Ending::Success {
         let last = booted.output.lines().rfind(|line| !line.trim().is_empty());
         let last = last.unwrap_or_default().trim();
@@ -67,6 +75,21 @@ pub fn faults(booted: &Booted, archive: &Archive, expect: Expect) -> Result<Vec<
         wrong.push("the script printed no checksum to compare".to_string());
     }
     Ok(wrong)
+}
+
+/// A kernel that is wrong about itself must find out, say what it is, and end at once.
+fn found_out(booted: &Booted, bug: &str, wrong: &mut Vec<String>) {
+    if booted.ending != Ending::Failure {
+        wrong.push(format!("after a bug: {}", describe(booted.ending)));
+    }
+    let said = booted.output.lines().filter(|line| line.starts_with(bug));
+    let said = said.count();
+    if said != 1 {
+        wrong.push(format!("the kernel says {said} times: {bug}"));
+    }
+    if booted.output.to_lowercase().contains("summary") {
+        wrong.push("the kernel went on after a bug".to_string());
+    }
 }
 
 /// Returns the lines of `output` that are the programs' and the same on every architecture: not
@@ -252,7 +275,8 @@ fn checksums(output: &str, sums: &BTreeMap<String, String>, wrong: &mut Vec<Stri
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Expect, all_cpus, checksums, programs_output, said_twice, summary};
+    use super::{Expect, all_cpus, checksums, found_out, programs_output, said_twice, summary};
+    use crate::boot::{Booted, Ending};
 
     const GOOD: &str = "hello\n--- summary ---\n1  faults: zero page\n2  faults: anonymous\n\
         3  faults: file, cached\n4  copy-on-write: copies\n5  copy-on-write: reuses\n6  forks\n\
@@ -288,6 +312,27 @@ mod tests {
             &mut wrong,
         );
         assert_eq!(wrong.len(), 1, "{wrong:?}");
+    }
+
+    #[test]
+    fn a_bug_must_be_named_once_and_end_the_run() {
+        let complaints = |output: &str, ending| {
+            let booted = Booted {
+                output: output.to_string(),
+                ending,
+                waits_for: None,
+            };
+            let mut wrong = Vec::new();
+            found_out(&booted, "stack overflow", &mut wrong);
+            wrong.len()
+        };
+        let good = "kernel panic: panicked at trap.rs\nstack overflow at 0x1\n";
+        assert_eq!(complaints(good, Ending::Failure), 0);
+        assert_eq!(complaints(good, Ending::Success), 1);
+        assert_eq!(complaints(good, Ending::Died(Some(0))), 1);
+        assert_eq!(complaints("kernel panic\n", Ending::Failure), 1);
+        assert_eq!(complaints(&[good, good].concat(), Ending::Failure), 1);
+        assert_eq!(complaints(&[good, GOOD].concat(), Ending::Failure), 1);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! | `program=/path args...` | that program |
 //! | `shell` | `/bin/sh` on the terminal |
 //!
+//! `overflow-stack` before that has the first process run its kernel stack over instead.
+//!
 //! When it ends, everything else is ended too; then the summary is written and the
 //! machine is switched off. The run succeeds if the first process exited with 0, nothing
 //! leaked, and some read was waited for.
@@ -125,6 +127,10 @@ impl<A: Arch> System<A> {
     /// Gives the first process its program: runs on that process's own thread, because
     /// loading waits for the disk.
     pub fn load_first(&self, task: &Arc<Task<A>>, frame: &mut A::Frame) {
+        let words = self.boot.command_line.split_ascii_whitespace();
+        if { words }.next() == Some("overflow-stack") {
+            crate::stack::run_over(0);
+        }
         let loaded = self.first_words().and_then(|(path, words, argc)| {
             Call {
                 system: task.system,

@@ -16,6 +16,8 @@
 //!
 //! [`KernelSpace`]: mm_core::table::KernelSpace
 
+use core::hint::black_box;
+
 use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::platform::Platform;
 use mm_core::prot::Prot;
@@ -41,6 +43,16 @@ pub const fn ran_over(window: PageRange, page_shift: u32, sp: usize, address: us
     let (of_sp, of_address) = (sp.wrapping_add(bytes), address.wrapping_add(bytes));
     let same_stack = of_sp / (2 * bytes) == of_address / (2 * bytes);
     same_stack && address & bytes != 0 && window.contains(VirtAddr::new(sp).vpn(page_shift))
+}
+
+/// Fills the running stack until it runs over: the kernel must say so, and end.
+pub fn run_over(depth: usize) {
+    let frame = [depth; 64];
+    if depth < black_box(usize::MAX) {
+        run_over(depth + 1);
+    }
+    // Needed after the call, so that no loop is made of it.
+    black_box(&frame);
 }
 
 /// One kernel stack. Dropped from another stack than itself.
