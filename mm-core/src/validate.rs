@@ -24,6 +24,7 @@ use crate::addr::{Pfn, Vpn};
 use crate::cx::Cx;
 use crate::fault::counted;
 use crate::format::{AttrFlags, Attrs, Entry, NonPresentKind, PageTableFormat, TableOwner};
+use crate::mm::Mm;
 use crate::object::{ObjectKind, ObjectView};
 use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
@@ -96,6 +97,19 @@ pub struct SpaceSeen {
     pub zero: usize,
     /// Entries of devices and other marks.
     pub other: usize,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Returns whether a page of user memory is one that a memory-only object
+    /// holds, which is charged for that ([`Platform::try_charge`]).
+    pub fn is_memory_only(&self, page: &Page) -> bool {
+        let not_held = PageFlags::ANON | PageFlags::DETACHED;
+        let owner = Handle::from_raw(page.user().owner());
+        owner
+            .filter(|_| !page.flags().intersects(not_held))
+            .map(|object| self.objects.get(self.frames(), object).kind())
+            == Some(ObjectKind::Memory)
+    }
 }
 
 impl<'m, P: Platform> AddressSpace<'m, P> {

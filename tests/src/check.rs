@@ -3,8 +3,8 @@
 //! [`World::check`] lets each space check itself ([`AddressSpace::validate`])
 //! and adds what no single space can know:
 //!
-//! - all spaces are among those given, and together they hold exactly the
-//!   charged frames and all the map counts that the machine's records show (G1,
+//! - all spaces are among those given, and together with memory-only objects they
+//!   hold exactly the charged frames and all the map counts that the machine's records show (G1,
 //!   E7, I): nothing is mapped that no space maps, no page outlives its entries;
 //! - a translation in any TLB allows at most what the entry in RAM allows now,
 //!   and leads to the same frame. With E1 over the entries this is E1 over
@@ -57,12 +57,13 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     /// Checks that the records of all frames together show these entries.
     fn check_records(&self, anon: usize, file: usize) -> Result<(), String> {
         let frames = self.mm().frames();
-        let (mut anon_maps, mut file_maps, mut anon_pages) = (0, 0, 0);
+        let (mut anon_maps, mut file_maps, mut anon_pages, mut memory_pages) = (0, 0, 0, 0);
         for pfn in (0..frames.stats().total as u64 + 64).map(Pfn::new) {
             let Some(page) = frames.page(pfn).filter(|p| p.kind() == Kind::User) else {
                 continue;
             };
             let (refs, maps) = (page.refs(), page.user().maps());
+            memory_pages += usize::from(self.mm().is_memory_only(page));
             let own = if page.has(PageFlags::ANON) {
                 anon_maps += maps as usize;
                 anon_pages += 1;
@@ -84,9 +85,9 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             }
         }
         let charged = self.platform().charged();
-        if charged < anon_pages || charged != anon as i64 {
+        if anon < anon_pages || charged != (anon + memory_pages) as i64 {
             return Err(format!(
-                "{charged} charged: {anon_pages} pages, {anon} entries"
+                "{charged} charged: {anon_pages} pages, {anon} entries, {memory_pages} of objects"
             ));
         }
         Ok(())

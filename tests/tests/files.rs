@@ -1,9 +1,9 @@
 //! Mapped objects through the public API: page cache, waits, sharing.
 
 use mm_core::addr::VirtAddr;
-use mm_core::fault::Signal;
-use mm_core::object::PagerFacts;
-use mm_core::prot::Prot;
+use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
+use mm_core::object::{PagerFacts, Ticket};
+use mm_core::prot::{Access, Prot};
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
@@ -198,6 +198,54 @@ fn memory_objects_map_without_waiting() {
         assert_eq!(w.peek(0, &s, a + 5), Ok(b'h'));
         assert_eq!(w.mm().stats().get(Counter::FaultWait), 0);
         drop((s, file));
+        w.assert_empty();
+    });
+}
+
+/// A page of a memory-only object is nobody's to read in again: it is charged
+/// while the object has it, whoever made it, and a file's pages are not.
+#[test]
+fn pages_of_memory_objects_are_charged() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 6);
+        let charged = || w.platform().charged();
+        let read = w.file(1, &text(2, page));
+        let memory = PagerFacts::memory(4 * page as u64);
+        let file = w.mm().new_object(memory).unwrap();
+        let s = w.space();
+        let map = |file, pages| MapRequest::shared(file, 0, pages * page, Prot::RW);
+        let a = s.map(&map(&file, 4)).unwrap().as_usize();
+        let b = s.map(&map(&read, 2)).unwrap().as_usize();
+        w.peek(0, &s, b).unwrap();
+        assert_eq!(file.read(0, &mut [1; 4]).done, 4);
+        assert_eq!(charged(), 0, "a file's page, and a hole");
+        assert_eq!(file.write(5, b"hello").done, 5);
+        w.poke(0, &s, a + page, 1).unwrap();
+        assert_eq!(charged(), 2);
+        w.platform().set_charge_limit(2);
+        let addr = VirtAddr::new(a + 2 * page);
+        for access in [Access::Read, Access::Write] {
+            let mode = Mode::User;
+            let outcome = s.fault(&Fault { addr, access, mode });
+            assert!(matches!(outcome, FaultOutcome::OutOfMemory), "{outcome:?}");
+        }
+        let refused = file.write(2 * page as u64, b"hello");
+        assert!(
+            matches!(refused.wait, Some(Ticket::Memory(_))),
+            "{refused:?}"
+        );
+        assert_eq!((charged(), file.object().cached_pages()), (2, 2));
+        // What is there costs nothing more, and what goes makes room.
+        w.poke(1, &s, a, 2).unwrap();
+        file.set_size(page as u64).unwrap();
+        assert_eq!(charged(), 1);
+        file.set_size(4 * page as u64).unwrap();
+        w.poke(0, &s, a + 2 * page, 3).unwrap();
+        assert_eq!(charged(), 2);
+        drop(file);
+        assert_eq!(charged(), 2, "it is still mapped");
+        drop((s, read));
         w.assert_empty();
     });
 }

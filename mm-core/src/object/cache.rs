@@ -277,8 +277,25 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         })
     }
 
-    /// Puts a page into the index, which takes a reference of its own.
+    /// Puts a page into the index, which takes a reference of its own. A page of a
+    /// memory-only object is charged while it is in there.
     pub(super) fn insert(
+        self,
+        page: &CachedPage<'c, 'm, P>,
+        pgoff: u64,
+        allowed: impl Fn() -> bool,
+    ) -> Result<Inserted, OutOfMemory> {
+        if self.object.kind() == ObjectKind::Memory {
+            self.cx.platform().try_charge(1)?;
+        }
+        let inserted = self.insert_charged(page, pgoff, allowed);
+        if inserted != Ok(Inserted::Done) {
+            self.uncharge(1);
+        }
+        inserted
+    }
+
+    fn insert_charged(
         self,
         page: &CachedPage<'c, 'm, P>,
         pgoff: u64,
@@ -304,6 +321,14 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             .remove(self.cx, self.nodes(), pgoff, pfn, mark)
         {
             self.put_page(pfn);
+            self.uncharge(1);
+        }
+    }
+
+    /// Says that pages that were charged left the index.
+    fn uncharge(self, pages: usize) {
+        if self.object.kind() == ObjectKind::Memory {
+            self.cx.platform().uncharge(pages);
         }
     }
 
@@ -323,9 +348,11 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                 return;
             }
             self.mm.stats().add(Counter::CacheDrop, batch.len());
+            let dropped = batch.len();
             for pfn in batch {
                 self.put_page(pfn);
             }
+            self.uncharge(dropped);
         }
     }
 

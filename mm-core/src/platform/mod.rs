@@ -159,14 +159,25 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// inner ones is held. A no-op only where instruction caches are coherent (x86).
     fn sync_code(&self, _frame: Pfn) {}
 
-    /// Asked before memory is given to a user.
+    /// Asked before memory is given to a user, in the verb that needs it, with no
+    /// inner lock of the family's held. One frame is charged for
+    ///
+    /// - each anonymous page of each space: one that a fork shares is charged to
+    ///   parent and child, as either may need a copy;
+    /// - each page that a memory-only object holds (shared anonymous memory, a
+    ///   tmpfs), whoever makes it, until it is cut off or the object ends.
+    ///
+    /// Not charged are pages of files, which can be read again, page tables, and
+    /// nodes of areas and objects (Linux's memory cgroups charge these, too).
+    /// [`Self::may_allocate`] and [`Self::may_allocate_node`] are asked for each
+    /// of their frames and nodes; a space's limits bound its areas.
     ///
     /// # Errors
     /// [`OutOfMemory`] refuses.
     fn try_charge(&self, _frames: usize) -> Result<(), OutOfMemory> {
         Ok(())
     }
-    /// Told when charged memory comes back.
+    /// Told when charged memory comes back, to whichever verb gives it back.
     fn uncharge(&self, _frames: usize) {}
 
     /// Asked before each allocation of a frame: a place for fault injection
