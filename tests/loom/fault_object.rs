@@ -7,6 +7,7 @@
 //!   when the object has grown again.
 //! - `fork_and_truncate`: a child has every page that its parent has and that was
 //!   not cut off, though a truncation takes the child's table for an empty one.
+//!   `fork_and_truncate_private` (G5): and none that was cut off, not even a copy.
 //! - `store_and_clean`: after writeback has cleaned a page of a file, what was
 //!   stored is in its copy, or the page is dirty again; it is dirty while an
 //!   entry allows stores. `store_again_and_clean`: also when the entry notes an older
@@ -138,6 +139,21 @@ fn fork_and_truncate() {
             other => panic!("the page is lost: {other:?}"),
         }
         assert_eq!(child.counts().anon.get(), 1);
+    });
+}
+
+#[test]
+fn fork_and_truncate_private() {
+    on_machine(64, |mm| {
+        let (s, file) = (empty(mm), object(mm));
+        let cut = MapRequest::private(&file, 0, PAGE, Prot::RW);
+        s.map(&cut.fixed(va(4))).unwrap();
+        assert_eq!(store(&s, 4), Done::Done);
+        let (child, ()) = both(&s, |s| s.fork().unwrap(), |_| file.set_size(0).unwrap());
+        for space in [&s, &child] {
+            assert_eq!(space.entry(Vpn::new(4)), Entry::Empty);
+            assert_eq!(space.counts().anon.get(), 0);
+        }
     });
 }
 

@@ -46,7 +46,8 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
 }
 
 impl<P: Platform> ObjectMap<'_, '_, P> {
-    /// Puts an area in that is in no object's tree.
+    /// Puts an area in that is in no object's tree, behind those that begin at
+    /// the same offset.
     pub fn insert(&mut self, nodes: &impl Resolve<Vma>, vma: Handle<Vma>) {
         self.mapped.areas.insert(nodes, vma);
     }

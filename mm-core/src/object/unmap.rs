@@ -8,6 +8,10 @@
 //! the maps before its root is freed. Private copies go too: what they were
 //! copied from is no longer there, and a fault on them must be SIGBUS (Linux:
 //! unmap_mapping_range with even_cows; G5).
+//!
+//! A fork may be copying entries meanwhile, from an area that was visited to one
+//! that was not, but never the other way: the child's area stands behind its
+//! parent's in the map ([`crate::vma::duplicate`]), and the walk goes forward.
 
 use super::node::ObjectView;
 use crate::addr::Vpn;

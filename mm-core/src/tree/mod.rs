@@ -211,7 +211,8 @@ impl<A: Adapter> Tree<A> {
     }
 
     /// Inserts a node that is in no tree of this kind, behind those that are
-    /// equal to it. Its key must not change while it is in.
+    /// equal to it: fork relies on that order (`vma::duplicate`). Its key must
+    /// not change while it is in.
     ///
     /// # Locks
     /// The owner's, exclusively.
@@ -223,11 +224,10 @@ impl<A: Adapter> Tree<A> {
         let mut at = self.root.get_locked();
         while let Some(h) = at {
             let here = nodes.get(h);
-            side = if A::precedes(new, here) {
-                Side::Left
-            } else {
-                Side::Right
-            };
+            let before = A::precedes(new, here);
+            #[cfg(mm_mutant = "equal_node_stands_in_front")]
+            let before = !A::precedes(here, new);
+            side = if before { Side::Left } else { Side::Right };
             parent = Some(h);
             at = A::links(here).child(side);
         }

@@ -13,6 +13,13 @@ use crate::tree::Resolve;
 /// The copy is unlocked (mlock(2): locks are not inherited); a `WIPE_ON_FORK`
 /// area is copied without its pages and so without chains.
 ///
+/// In the object's map the copy stands behind the area, which has the same
+/// offset (Linux: vma_interval_tree_insert_after). A truncation beside the fork
+/// so comes to the parent's area first: what fork copied before that, the
+/// truncation still finds in the copy, and afterwards there is nothing to copy.
+/// The other way round it would find the copy empty, and the entry that fork
+/// then copies would lead to a page that was cut off.
+///
 /// # Errors
 /// [`OutOfMemory`], with nothing changed.
 ///
@@ -40,6 +47,7 @@ pub fn duplicate<U: Upkeep>(
     up.retain(to);
     tree.insert(up, to);
     let mut locked = up.lock(spec.object, 0);
+    // Behind the area: see above.
     up.map_insert(&mut locked, to);
     drop(locked);
     new.unmark();

@@ -123,6 +123,7 @@ pub const ROWS: &[Row] = rows! {
     map_past_the_end               Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     map_what_was_dropped           Loom  "loom_object" "load_and_regrow";
     pass_over_freed_table          Loom  "loom_object" "fork_and_truncate";
+    equal_node_stands_in_front     Loom  "loom_object" "fork_and_truncate_private";
     dirty_without_lock             Loom  "loom_object" "store_and_clean";
     clean_after_protect            Loom  "loom_object" "store_and_clean";
     clean_after_protect            Loom  "loom_object" "store_again_and_clean";
