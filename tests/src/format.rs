@@ -178,6 +178,8 @@ facade! {
         levels() -> u8;
         index_bits(level: u8) -> u32;
         table_order(level: u8) -> u8;
+        table_reach(level: u8) -> Pfn;
+        leaf_reach() -> Pfn;
         leaf_at(level: u8) -> bool;
         user_end() -> Vpn;
         kernel_root_index() -> usize;

@@ -88,6 +88,11 @@ impl Machine {
         World::new(self.format(), self.walker, frames, cpus, seed)
     }
 
+    /// Makes a world of this machine with RAM elsewhere: see [`World::at`].
+    pub fn world_at(&self, ram: (u64, usize), cpus: usize, seed: u64) -> World {
+        World::at(self.format(), self.walker, ram, cpus, seed)
+    }
+
     /// Returns `n` seeds of the machine's own, so that the machines together
     /// play more scripts than one would; many more with `MM_LONG`.
     pub fn seeds(&self, n: u64) -> Range<u64> {

@@ -89,7 +89,15 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
     /// # Panics
     /// When the RAM is too small for its own records.
     pub fn new(format: F, walker: W, frames: usize, cpus: usize, seed: u64) -> Self {
-        let first = 16;
+        Self::at(format, walker, (16, frames), cpus, seed)
+    }
+
+    /// As [`Self::new`], with RAM elsewhere: the first frame, and how many.
+    ///
+    /// # Panics
+    /// When the RAM is too small for its own records.
+    pub fn at(format: F, walker: W, ram: (u64, usize), cpus: usize, seed: u64) -> Self {
+        let (first, frames) = ram;
         let leaked = Box::into_raw(Box::new(Mm::new(TestPlatform::new(format, first, frames))));
         // SAFETY: nobody takes it back but `dispose`, whose caller promises that
         // nobody looks any more.

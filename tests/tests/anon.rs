@@ -3,6 +3,7 @@
 use mm_core::addr::VirtAddr;
 use mm_core::error::MmError;
 use mm_core::fault::Signal;
+use mm_core::format::PageTableFormat;
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_core::stats::Counter;
@@ -278,6 +279,42 @@ fn c3_fork_that_fails_leaves_the_parent_as_it_was() {
         }
         assert!(n > 6, "fork allocates, and each allocation was failed: {n}");
         drop(parent);
+        w.assert_empty();
+    });
+}
+
+/// RAM on both sides of what leaves, roots or handles (256 GiB) can name: it is used up
+/// to the last frame that can be, and then there is no memory.
+#[test]
+fn memory_on_both_sides_of_a_bound_is_used_up_and_comes_back() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let handles = (256 << 30) / page as u64;
+        let format = machine.format();
+        let leaves = format.leaf_reach().as_u64();
+        let roots = format.table_reach(format.levels()).as_u64();
+        let bound = handles.min(leaves).min(roots);
+        let w = machine.world_at((bound - 512, 1024), 2, 3);
+        let usable = if leaves == bound { 512 } else { 1024 };
+        assert_eq!(w.mm().frame_stats().total, usable);
+        for _ in 0..2 {
+            let s = w.space();
+            let free = w.mm().frames().free_frames();
+            let a = s.map(&MapRequest::anonymous(1024 * page, Prot::RW));
+            let a = a.unwrap().as_usize();
+            let store = |i: usize| w.poke(i % 2, &s, a + i * page, 7);
+            let stored = (0..1024).take_while(|&i| store(i).is_ok()).count();
+            assert_eq!(store(stored), Err(Stopped::OutOfMemory));
+            assert_eq!(w.mm().frames().free_frames(), 0);
+            // Tables, nodes and the space have the rest.
+            let rest = 32 + 1024 / format.entries(1);
+            assert!(stored < free && stored + rest > free, "{stored} of {free}");
+            // Who ends makes room for the next, wherever its frames lie.
+            s.unmap(VirtAddr::new(a), stored / 2 * page).unwrap();
+            assert_eq!(store(stored), Ok(()));
+            w.idle(0);
+            w.idle(1);
+        }
         w.assert_empty();
     });
 }

@@ -6,11 +6,13 @@ use mm_core::cx::Cx;
 use mm_core::format::{AttrFlags, Attrs, Entry, HardwareAd, PageTableFormat, TableOwner};
 use mm_core::prot::{Access, MemType, Prot};
 use mm_core::range::PageRange;
+use mm_core::sync::NoContext;
 use mm_core::table::{CursorMut, PageTable};
 use mm_core::tlb::{SpaceTlb, TlbGather};
 use mm_testkit::machine::{Machine, machines, on_every_machine};
 use mm_testkit::mmu::{Leaf, LongModeWalker, Mode, Roots};
 use mm_testkit::platform::TestPlatform;
+use mm_x86_64::legacy::Pae;
 use mm_x86_64::{FourLevel, Paging, PagingFeatures};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -191,6 +193,58 @@ fn does_what_the_format_decodes(m: &Machine) {
             }
         }
     }
+}
+
+/// How far leaves and tables reach is what their words say, but for roots that hang
+/// on a narrower register.
+#[test]
+fn frames_are_named_as_far_as_the_format_says() {
+    on_every_machine(|m| {
+        let format = m.format();
+        let leaves = Pfn::new(m.last_frame().as_u64().saturating_add(1).min(1 << 32));
+        assert_eq!(format.leaf_reach(), leaves);
+        for level in 1..=format.levels() {
+            let reach = format.table_reach(level);
+            let above = (level + 1).min(format.levels());
+            let names = |pfn| format.encode_table(pfn, above, TableOwner::User).is_ok();
+            assert!(names(Pfn::new(reach.as_u64() - 1)), "level {level}");
+            let narrow = m.name == "x86, PAE" && level == format.levels();
+            let ends = reach.as_u64() == 1 << 32 || !names(reach);
+            assert_ne!(ends, narrow, "level {level}: {reach}");
+        }
+    });
+}
+
+/// RAM on both sides of 4 GiB: CR3 names a root below, entries all the rest.
+#[test]
+fn pae_roots_lie_below_4_gib() {
+    const BOUND: u64 = 1 << 20;
+    let frames = TestPlatform::machine(Pae, BOUND - 64, 256);
+    frames.add_cpus(&NoContext, 1).unwrap();
+    let cx = Cx::new(&frames);
+    let mut spaces = Vec::new();
+    for space in 1..=20 {
+        let root = PageTable::create(&cx, TableOwner::User, space).unwrap();
+        assert!(root.as_u64() < BOUND, "{root}");
+        let table = PageTable::view(&cx, root, TableOwner::User, space);
+        let tlb = SpaceTlb::new();
+        let page = frames.alloc(&cx, 0).unwrap();
+        let attrs = Attrs::user(Prot::RW);
+        let range = PageRange::with_len(Vpn::new(16), 1).unwrap();
+        let owed = CursorMut::new(table, &tlb, range).map(page, attrs).unwrap();
+        owed.settle(&cx, &tlb);
+        assert!(
+            page.as_u64() >= BOUND,
+            "{page}: low frames are left for roots"
+        );
+        spaces.push(root);
+    }
+    // As many as there are low frames, whatever is allocated besides.
+    while frames.alloc(&cx, 0).unwrap().as_u64() >= BOUND {}
+    while let Ok(root) = PageTable::create(&cx, TableOwner::User, 99) {
+        assert!(root.as_u64() < BOUND, "{root}");
+    }
+    assert_eq!(frames.free_frames(), 0);
 }
 
 /// Types that the format tells apart reach hardware as unlike numbers, the

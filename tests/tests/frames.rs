@@ -1,5 +1,6 @@
 //! Frames: what is handed out, taken back and refused.
 
+use mm_arm::armv7::short::Short;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
 use mm_core::page::{Frames, FreeError, Kind, MAX_ORDER, RegionError};
@@ -47,6 +48,70 @@ fn regions_that_overlap_are_too_small_or_too_high_change_nothing() {
     assert_eq!(add(1 << 32, 500), Err(RegionError::TooHigh));
     assert_eq!(add(u64::MAX, 5), Err(RegionError::TooHigh));
     assert_eq!(m.stats(), before);
+}
+
+/// RAM that no leaf can name is left out, and nobody ever gets it.
+#[test]
+fn a_region_is_taken_as_far_as_frames_can_be_named() {
+    let first = (1 << 20) - 300;
+    let m = Frames::new(TestPlatform::new(Short::default(), first, 1000));
+    let add = |start, n| m.add_region(&CX, Pfn::new(start), n);
+    assert_eq!(add(1 << 20, 100), Err(RegionError::TooHigh));
+    assert_eq!(m.stats().total, 0);
+    assert_eq!(add(first, 100), Ok(0));
+    assert_eq!(add(first + 100, 900), Ok(700));
+    assert_eq!(m.stats().total, 300);
+    assert!(m.page(Pfn::new((1 << 20) - 1)).is_some());
+    assert!(m.page(Pfn::new(1 << 20)).is_none());
+    let all: Vec<Pfn> = std::iter::from_fn(|| m.alloc(&CX, 0).ok()).collect();
+    assert!(all.iter().all(|pfn| pfn.as_u64() < 1 << 20));
+    assert_eq!(all.len(), m.stats().total - 5, "records and directories");
+}
+
+/// The page map ends with the 32 bits of its links; the last number names nothing.
+#[test]
+fn the_last_frame_of_all_is_left_out() {
+    let first = (1 << 32) - 200;
+    let m = Frames::new(TestPlatform::new(format(), first, 300));
+    assert_eq!(m.add_region(&CX, Pfn::new(first), 300), Ok(101));
+    let last = u64::from(u32::MAX) - 1;
+    assert_eq!(m.page(Pfn::new(last)).unwrap().kind(), Kind::Free);
+    assert!(
+        m.page(Pfn::new(last + 1))
+            .is_none_or(|page| page.kind() == Kind::Absent)
+    );
+}
+
+/// RAM on both sides of 256 GiB, where handles of the smallest nodes end.
+#[test]
+fn who_needs_no_bound_leaves_what_lies_below_it() {
+    const BOUND: u64 = 1 << 26;
+    let m = machine(BOUND - 1024, 2048);
+    let low = |pfn: Pfn| pfn.as_u64() < BOUND;
+    let bound = Pfn::new(BOUND);
+    let order = |n: usize| [0, 0, 1, 3][n % 4];
+    let high: Vec<Pfn> = (0..100).map(|n| m.alloc(&CX, order(n)).unwrap()).collect();
+    assert!(!high.iter().any(|&pfn| low(pfn)));
+    for n in 0..100 {
+        let pfn = m.alloc_below(&CX, order(n), bound).unwrap();
+        assert!(low(pfn.saturating_add((1 << order(n)) - 1)), "{pfn}");
+        let too = m.alloc_below(&CX, 0, Pfn::new(BOUND + 5)).unwrap();
+        assert!(low(too), "{too}: the power of two counts");
+    }
+    assert_eq!(m.alloc_below(&CX, 0, Pfn::new(BOUND - 1)), Err(OutOfMemory));
+    // When nothing else is left, all of it may be used; then who needs it gets nothing.
+    let rest: Vec<Pfn> = std::iter::from_fn(|| m.alloc(&CX, 0).ok()).collect();
+    let first_low = rest.iter().position(|&pfn| low(pfn)).unwrap();
+    assert!(rest[first_low..].iter().all(|&pfn| low(pfn)));
+    assert_eq!(m.alloc_below(&CX, 0, bound), Err(OutOfMemory));
+    assert_eq!(m.free_frames(), 0);
+    // Also when only others are free.
+    for pfn in high {
+        m.free(&CX, pfn).unwrap();
+    }
+    assert_eq!(m.alloc_below(&CX, 0, bound), Err(OutOfMemory));
+    m.free(&CX, rest[first_low]).unwrap();
+    assert_eq!(m.alloc_below(&CX, 0, bound), Ok(rest[first_low]));
 }
 
 #[test]

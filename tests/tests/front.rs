@@ -277,3 +277,77 @@ fn nobody_is_refused_for_long_while_frames_are_free() {
     assert_eq!(m.free_frames(), 4);
     drop(kept);
 }
+
+/// RAM on both sides of a bound of the machine's own: low frames go by the caches.
+#[test]
+fn caches_leave_low_frames_to_who_needs_them() {
+    const BOUND: u64 = 1 << 26;
+    let m = TestPlatform::machine(Paging::new(FourLevel), BOUND - 512, 1024);
+    m.add_cpus(&CX, 2).unwrap();
+    let (whole, bound) = (m.free_frames(), Pfn::new(BOUND));
+    let low = |pfn: Pfn| pfn.as_u64() < BOUND;
+    let below = |cpu| on_cpu(cpu, || m.alloc_below(&CX, 0, bound));
+    let mut held = Vec::new();
+    for cpu in 0..60 {
+        let pfn = below(cpu % 2).unwrap();
+        assert!(low(pfn), "{pfn}");
+        held.push(pfn);
+        let any = alloc_on(&m, cpu % 2).unwrap();
+        assert!(!low(any), "{any}: a low one for who asked for any");
+        held.push(any);
+    }
+    for (i, pfn) in held.drain(..).enumerate() {
+        free_on(&m, i % 2, pfn);
+        let cached = m.page(pfn).unwrap().kind() == Kind::Cached;
+        assert_ne!(cached, low(pfn), "{pfn}");
+    }
+    m.drain(&CX);
+    while let Some(pfn) = alloc_on(&m, 0).ok().filter(|&pfn| !low(pfn)) {
+        held.push(pfn);
+    }
+    // That one was low: it came after all that lies above, but for the CPUs' nodes.
+    assert_eq!(held.len(), 511);
+    while let Ok(pfn) = below(1) {
+        held.push(pfn);
+    }
+    assert_eq!((held.len() + 1, m.free_frames()), (whole, 0));
+}
+
+/// A bound of a device's lies in the middle of what the caches hold.
+#[test]
+fn the_last_frame_below_a_bound_is_found_in_whichever_cache_it_is() {
+    const BOUND: u64 = 0x200;
+    let m = TestPlatform::machine(Paging::new(FourLevel), 0x100, 512);
+    m.add_cpus(&CX, 3).unwrap();
+    let whole = m.free_frames();
+    let low = |pfn: &Pfn| pfn.as_u64() < BOUND;
+    let below = |cpu| on_cpu(cpu, || m.alloc_below(&CX, 0, Pfn::new(BOUND)));
+    let all: Vec<Pfn> = std::iter::from_fn(|| m.alloc(&CX, 0).ok()).collect();
+    assert_eq!(all.len(), whole);
+    let (lows, highs): (Vec<Pfn>, Vec<Pfn>) = all.into_iter().partition(low);
+    // From the top of a magazine to the bottom of the other.
+    for above in [0, 1, 31, 32, 33, 63] {
+        for (owner, seeker) in [(0, 0), (0, 1), (2, 1), (1, 7)] {
+            let wanted = lows[above];
+            free_on(&m, owner, wanted);
+            highs[..above]
+                .iter()
+                .for_each(|&pfn| free_on(&m, owner, pfn));
+            assert_eq!(below(seeker), Ok(wanted), "{above} above it");
+            assert_eq!(below(seeker), Err(OutOfMemory));
+            assert_eq!(m.free_frames(), above);
+            let back: HashSet<Pfn> = (0..above).map(|_| alloc_on(&m, owner).unwrap()).collect();
+            assert_eq!(back, highs[..above].iter().copied().collect());
+            assert_eq!(alloc_on(&m, seeker), Err(OutOfMemory));
+        }
+    }
+    // Its order of a pair: who needs a block empties the caches.
+    let pair = lows
+        .iter()
+        .find(|pfn| pfn.as_u64() % 2 == 0 && lows.contains(&pfn.saturating_add(1)));
+    let pair = *pair.unwrap();
+    free_on(&m, 0, pair);
+    free_on(&m, 1, pair.saturating_add(1));
+    free_on(&m, 1, highs[0]);
+    assert_eq!(m.alloc_below(&CX, 1, Pfn::new(BOUND)), Ok(pair));
+}

@@ -211,6 +211,44 @@ fn each_failing_allocation_leaves_the_pool_as_it_was() {
     assert_eq!(m.platform().take_log().failed.len(), 2);
 }
 
+/// Half of the RAM beyond what handles of 128 bytes reach, 512 GiB.
+#[test]
+fn slabs_are_of_frames_that_handles_reach() {
+    const REACH: u64 = 1 << 27;
+    let m = TestPlatform::machine(Paging::new(FourLevel), REACH - 64, 128);
+    for cpus in [0, 2] {
+        m.add_cpus(&NoContext, cpus).unwrap();
+        let cx = Cx::new(&m);
+        let pool: Pool<Thing> = Pool::numbered(0);
+        let free = m.free_frames();
+        // Frames of others come from above as long as there are some.
+        let high = if cpus == 0 { 64 } else { 63 };
+        let held: Vec<_> = (0..high).map(|_| m.alloc(&NoContext, 0).unwrap()).collect();
+        assert!(held.iter().all(|pfn| pfn.as_u64() >= REACH));
+        let low = m.free_frames();
+        let nodes: Vec<_> = std::iter::from_fn(|| pool.alloc(&cx).ok()).collect();
+        assert_eq!(m.free_frames(), 0);
+        // The last place would have the number that says in use.
+        assert_eq!(nodes.len(), low * 32 - 1);
+        for (i, &node) in nodes.iter().enumerate() {
+            pool.get(&m, node).value.store(i as u32, Ordering::Relaxed);
+        }
+        for (i, &node) in nodes.iter().enumerate() {
+            let value = pool.get(&m, node).value.swap(0xfeed, Ordering::Relaxed);
+            assert_eq!(value, i as u32);
+        }
+        for pfn in held {
+            m.free(&NoContext, pfn).unwrap();
+        }
+        assert!(pool.alloc(&cx).is_err(), "what is free, no handle names");
+        for node in nodes {
+            pool.free(&cx, node).unwrap();
+        }
+        assert_eq!((pool.live(&m), pool.drain(&cx)), (0, low));
+        assert_eq!(m.free_frames(), free);
+    }
+}
+
 #[test]
 fn a_reserve_gives_back_what_was_not_used_also_when_it_fails_halfway() {
     let m = machine(64);

@@ -13,7 +13,6 @@ use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::tlb::{TlbFeatures, flush_broadcast, flush_local};
 use mm_arm::aarch64::{Page4K, Stage1, code};
 use mm_core::addr::Pfn;
-use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
@@ -21,6 +20,7 @@ use mm_core::pool::FrameHeap;
 use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
+use mm_kernel::memory::frames::give;
 use spin::Once;
 
 use crate::cpu;
@@ -181,10 +181,4 @@ pub fn init(facts: &Facts) -> &'static Mm<Virt> {
     let zero = frames.init_zero_page(&cx);
     assert!(zero.is_ok(), "no memory for the zero page");
     mm
-}
-
-fn give(frames: &'static Frames<Virt>, start: Pfn, count: u64) {
-    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
-        panic!("memory at {start:?}: {error:?}");
-    }
 }

@@ -15,7 +15,6 @@ use mm_arm::armv7::registers::TTBR_SHAREABLE;
 use mm_arm::armv7::short::{Hardware, MemoryTypes, Sharing};
 use mm_arm::armv7::tlb::{self, Reach};
 use mm_core::addr::Pfn;
-use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
@@ -24,6 +23,7 @@ use mm_core::space::Root;
 use mm_core::tlb::{AsidPool, Remembered};
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
+use mm_kernel::memory::frames::give;
 use mm_virt::tree::Facts;
 use spin::Once;
 
@@ -217,10 +217,4 @@ pub fn init(facts: &Facts) -> &'static Mm<Virt> {
     assert!(zero.is_ok(), "no memory for the zero page");
     log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
     mm
-}
-
-fn give(frames: &'static Frames<Virt>, start: Pfn, count: u64) {
-    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
-        panic!("memory at {start:?}: {error:?}");
-    }
 }

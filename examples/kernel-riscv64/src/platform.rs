@@ -12,7 +12,6 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use mm_core::addr::Pfn;
-use mm_core::cx::Cx;
 use mm_core::format::PageTableFormat;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
@@ -22,6 +21,7 @@ use mm_core::space::Root;
 use mm_core::tlb::{self, AsidPool};
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
+use mm_kernel::memory::frames::give;
 use mm_riscv::native::Native;
 use mm_riscv::satp::{RV64, Translation};
 use mm_riscv::tlb::{
@@ -250,12 +250,6 @@ pub fn init(facts: &mut Facts) -> &'static Mm<Board> {
     assert!(zero.is_ok(), "no memory for the zero page");
     log::info!("{} MiB free", frames.free_frames() >> (20 - PAGE_SHIFT));
     mm
-}
-
-fn give(frames: &'static Frames<Board>, start: Pfn, count: u64) {
-    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
-        panic!("memory at {start:?}: {error:?}");
-    }
 }
 
 /// The mode of the command line, or the deepest that the hart took at boot, which has all

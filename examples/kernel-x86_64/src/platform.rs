@@ -8,7 +8,6 @@
 //! ```
 
 use mm_core::addr::Pfn;
-use mm_core::cx::Cx;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
@@ -16,6 +15,7 @@ use mm_core::pool::FrameHeap;
 use mm_core::tlb::AsidPool;
 use mm_core::{Mm, MmCell};
 use mm_kernel::limits::HEAP_BYTES;
+use mm_kernel::memory::frames::give;
 use mm_x86_64::native;
 use mm_x86_64::{FourLevel, Paging};
 use spin::Once;
@@ -164,12 +164,6 @@ pub fn init(facts: &Facts) -> &'static Mm<Pc> {
 fn format() -> Paging<FourLevel> {
     // SAFETY: ring 0, after `cpu::init`.
     Paging::with_features(FourLevel, unsafe { native::paging_features() })
-}
-
-fn give(frames: &'static Frames<Pc>, start: Pfn, count: u64) {
-    if let Err(error) = frames.add_region(&Cx::new(frames), start, count) {
-        panic!("memory at {start:?}: {error:?}");
-    }
 }
 
 /// The firmware's map, with what is taken marked as reserved.

@@ -41,6 +41,7 @@ pub use nonpresent::{NonPresent, NonPresentKind};
 pub use word::{Cell, Word, WordCell};
 
 use crate::addr::{Pfn, Vpn};
+use crate::prot::Prot;
 use core::fmt::Debug;
 
 /// A page-table word, decoded.
@@ -159,6 +160,21 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
     /// (and is aligned to).
     fn table_order(self, _level: u8) -> u8 {
         0
+    }
+    /// Returns the first frame number that a table of this level cannot have, because
+    /// the entry above has no bits for it, or the register that names a root. A
+    /// power of two, or above all numbers of the page map: frames of tables are
+    /// allocated below.
+    fn table_reach(self, level: u8) -> Pfn {
+        // Most roots hang on a register that is as wide as an entry.
+        let above = level.saturating_add(1).min(self.levels());
+        reach(|pfn| self.encode_table(pfn, above, TableOwner::User).is_ok())
+    }
+    /// Returns the first frame number that a page's leaf has no bits for, as
+    /// [`Self::table_reach`]: RAM above is of no use.
+    fn leaf_reach(self) -> Pfn {
+        let attrs = Attrs::user(Prot::READ);
+        reach(|pfn| self.encode_leaf(pfn, attrs, 1).is_ok())
     }
     /// Returns whether a leaf may stand at this level.
     fn leaf_at(self, level: u8) -> bool;
@@ -291,6 +307,15 @@ pub unsafe trait PageTableFormat: Copy + Debug + Send + Sync + 'static {
             cell.compare_exchange(old, new)
         })
     }
+}
+
+/// Returns how far frame numbers can be said, up to the 32 bits of the page map.
+fn reach(says: impl Fn(Pfn) -> bool) -> Pfn {
+    let power = |bits| 1u64.wrapping_shl(bits);
+    // Frame numbers are bits, from 0 on.
+    let bits = (1..=u32::BITS).rev();
+    let fits = |&bits: &u32| says(Pfn::new(power(bits).wrapping_sub(1)));
+    Pfn::new(power(bits.clone().find(fits).unwrap_or(0)))
 }
 
 /// Whether a leaf is marked as part of a contiguous run.

@@ -1,8 +1,8 @@
 //! The buddy allocator: free blocks of 2^n frames, found and merged in O(log).
 //!
-//! It stores nothing of its own but list heads: a free block is described by
-//! the record of its first frame (kind `Free`, its order, and prev and next in
-//! the last two words).
+//! It stores nothing of its own but list heads, by order and zone (`zone`), and
+//! which of them are not empty: a free block is described by the record of its
+//! first frame (kind `Free`, its order, and prev and next in the last two words).
 //!
 //! ```text
 //! free, order 2      Free(2)  in  in  in            in = FreeTail or Tail
@@ -18,6 +18,7 @@
 
 use super::magazine::Chain;
 use super::record::{Kind, Page};
+use super::zone::{Bounds, ZONES, Zones, zone_of};
 use crate::addr::Pfn;
 use crate::sync::Ordering;
 use core::fmt;
@@ -73,10 +74,19 @@ pub(super) trait Records {
     fn record(&self, pfn: Pfn) -> Option<&Page>;
 }
 
-/// The free lists, by order. Zero ends a list.
+/// The free lists of one order, by zone. Zero ends a list.
+#[derive(Clone, Copy, Debug)]
+struct Lists {
+    heads: [u32; ZONES],
+    /// The zones in which there is a block.
+    filled: Zones,
+}
+
+/// The free lists, by order.
 #[derive(Debug)]
 pub struct Buddy {
-    heads: [u32; ORDERS],
+    lists: [Lists; ORDERS],
+    bounds: Bounds,
     /// Counts batches to and from the CPUs' caches; wraps.
     transfers: u32,
 }
@@ -84,17 +94,27 @@ pub struct Buddy {
 impl Buddy {
     /// Makes an allocator without frames.
     pub const fn new() -> Self {
+        let none = Lists {
+            heads: [0; ZONES],
+            filled: Zones(0),
+        };
         Self {
-            heads: [0; ORDERS],
+            lists: [none; ORDERS],
+            bounds: Bounds::NONE,
             transfers: 0,
         }
     }
 
-    /// Takes a block of this order, splitting a larger one where there is none.
-    /// Its first frame becomes `Kernel`.
-    pub(super) fn take(&mut self, records: &impl Records, order: u8) -> Option<Pfn> {
-        let mut have = (order..=MAX_ORDER).find(|&o| self.head(o) != 0)?;
-        let pfn = Pfn::new(u64::from(self.head(have)));
+    /// Says below which bounds frames are left for who needs them.
+    pub(super) const fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// Takes a block of this order from one of the zones, splitting a larger one
+    /// where there is none. Its first frame becomes `Kernel`.
+    pub(super) fn take(&mut self, records: &impl Records, order: u8, zones: Zones) -> Option<Pfn> {
+        let (mut have, first) = self.find(order, zones)?;
+        let pfn = Pfn::new(u64::from(first));
         self.unlink(records, pfn, have);
         while have > order {
             // Keep the lower half: memory is handed out from below.
@@ -105,12 +125,29 @@ impl Buddy {
         Some(pfn)
     }
 
-    /// Takes up to `most` single frames for a CPU's cache, the lowest first.
-    pub(super) fn take_chain(&mut self, records: &impl Records, most: u32) -> Chain {
+    /// Finds a block of this order or a higher one in the zones: in their highest
+    /// group that has one, the smallest.
+    fn find(&self, order: u8, zones: Zones) -> Option<(u8, u32)> {
+        let lists = (0..=MAX_ORDER).zip(&self.lists).skip(usize::from(order));
+        let filled = lists
+            .clone()
+            .fold(0, |all, (_, lists)| all | lists.filled.0);
+        let highest = zones.and(Zones(filled)).highest()?;
+        let group = zones.and(self.bounds.group_from(highest));
+        lists
+            .filter_map(|(order, lists)| {
+                let zone = group.and(lists.filled).highest()?;
+                Some((order, *lists.heads.get(zone as usize)?))
+            })
+            .next()
+    }
+
+    /// Takes up to `most` single frames of the zones for a CPU's cache.
+    pub(super) fn take_chain(&mut self, records: &impl Records, most: u32, zones: Zones) -> Chain {
         let mut chain = Chain::EMPTY;
         let mut last: Option<&Page> = None;
         while chain.len() < most {
-            let Some(pfn) = self.take(records, 0) else {
+            let Some(pfn) = self.take(records, 0, zones) else {
                 break;
             };
             let Some(page) = records.record(pfn) else {
@@ -170,22 +207,27 @@ impl Buddy {
         self.link(records, pfn, order);
     }
 
-    /// Returns the first free block of an order as a number; zero is none.
-    fn head(&self, order: u8) -> u32 {
-        self.heads.get(usize::from(order)).copied().unwrap_or(0)
-    }
-
-    fn set_head(&mut self, order: u8, pfn: u32) {
-        if let Some(head) = self.heads.get_mut(usize::from(order)) {
-            *head = pfn;
-        }
+    /// Puts a block, or none, in front of the list of `of`'s zone; returns what
+    /// was first before.
+    fn set_first(&mut self, order: u8, of: Pfn, first: u32) -> u32 {
+        let zone = zone_of(number(of));
+        let Some(lists) = self.lists.get_mut(usize::from(order)) else {
+            return 0;
+        };
+        let bit = 1u32.wrapping_shl(zone);
+        lists.filled.0 = match first {
+            0 => lists.filled.0 & !bit,
+            _ => lists.filled.0 | bit,
+        };
+        let head = lists.heads.get_mut(zone as usize);
+        head.map_or(0, |head| core::mem::replace(head, first))
     }
 
     fn link(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
         let Some(page) = records.record(pfn) else {
             return;
         };
-        let next = self.head(order);
+        let next = self.set_first(order, pfn, number(pfn));
         page.reset(Kind::Free, order);
         page.set_refs(0);
         set(page, PREV, 0);
@@ -193,7 +235,6 @@ impl Buddy {
         if let Some(next) = numbered(records, next) {
             set(next, PREV, number(pfn));
         }
-        self.set_head(order, number(pfn));
     }
 
     fn unlink(&mut self, records: &impl Records, pfn: Pfn, order: u8) {
@@ -203,7 +244,9 @@ impl Buddy {
         let (prev, next) = (get(page, PREV), get(page, NEXT));
         match numbered(records, prev) {
             Some(prev) => set(prev, NEXT, next),
-            None => self.set_head(order, next),
+            None => {
+                self.set_first(order, pfn, next);
+            }
         }
         if let Some(next) = numbered(records, next) {
             set(next, PREV, prev);

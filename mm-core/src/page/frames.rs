@@ -13,16 +13,17 @@
 //! may hold one for a moment on a frame that was freed and used anew, so every
 //! holder ends the same way. What free means in detail is `front`'s.
 
-use super::buddy::{Buddy, FreeError, MAX_ORDER, Records, frames};
+use super::buddy::{Buddy, FreeError, MAX_ORDER, Records, frames, number};
 use super::cpu::{CpuNode, CpuNodes};
 use super::epoch::Epochs;
 use super::map::{PageMap, RegionError};
 use super::record::{Kind, Page};
+use super::zone::{Bounds, Zones, zone_of};
 use crate::addr::Pfn;
 use crate::error::OutOfMemory;
 use crate::format::PageTableFormat;
 use crate::platform::{PhysMemory, Platform};
-use crate::sync::{AtomicU32, Class, Context, Mutex, Ordering, Tally};
+use crate::sync::{AtomicU32, Class, Context, Fixed32, Mutex, Ordering, Tally};
 
 /// The frames of one machine, beside the platform that reaches them.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Frames<P: Platform> {
     pub(super) epochs: Epochs,
     zero: AtomicU32,
     kernel_root: AtomicU32,
+    /// The highest group of zones, as bits: what CPUs' caches hold.
+    common: Fixed32,
     /// What each CPU keeps for itself.
     pub(super) cpus: CpuNodes,
     total: Tally,
@@ -75,6 +78,7 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
+            common: Fixed32::new(Zones::ALL.0),
             cpus: CpuNodes::new(),
             total: Tally::new(0),
             added: Tally::new(0),
@@ -96,6 +100,7 @@ impl<P: Platform> Frames<P> {
             epochs: Epochs::new(),
             zero: AtomicU32::new(0),
             kernel_root: AtomicU32::new(0),
+            common: Fixed32::new(Zones::ALL.0),
             cpus: CpuNodes::new(),
             total: Tally::new(0),
             added: Tally::new(0),
@@ -123,16 +128,31 @@ impl<P: Platform> Frames<P> {
 
     /// Gives the machine a region of RAM: `count` frames from `start`. Their
     /// records (one frame in 128 at 4 KiB) come out of the region itself; frame
-    /// 0 is left out, because zero names no frame.
+    /// 0 is left out, because zero names no frame. Returns how many frames at the
+    /// end were left out too, because the format's leaves cannot name them (32-bit
+    /// formats) or the 32 bits of the family's own links: nobody could use them.
     ///
     /// # Errors
-    /// [`RegionError`], with nothing changed.
+    /// [`RegionError`], with nothing changed; [`RegionError::TooHigh`] where not
+    /// even the first frame can be named.
     ///
     /// # Locks
     /// Takes `(Pool, MAX)` for as long as records are made, and `Buddy`: for
     /// boot and for memory that is plugged in, not for a hot path.
-    pub fn add_region(&self, cx: &impl Context, start: Pfn, count: u64) -> Result<(), RegionError> {
-        let end = start.checked_add(count).ok_or(RegionError::TooHigh)?;
+    pub fn add_region(
+        &self,
+        cx: &impl Context,
+        start: Pfn,
+        count: u64,
+    ) -> Result<u64, RegionError> {
+        let format = self.platform.format();
+        // The last number of all is that of no node, so it is no frame's either.
+        let reach = format.leaf_reach().min(Pfn::new(u64::from(u32::MAX)));
+        let asked = start.checked_add(count).ok_or(RegionError::TooHigh)?;
+        if start >= reach {
+            return Err(RegionError::TooHigh);
+        }
+        let end = asked.min(reach);
         let start = start.max(Pfn::new(1));
         let growth = self.growth.lock(cx, u32::MAX);
         let rest = self
@@ -149,6 +169,12 @@ impl<P: Platform> Frames<P> {
                 page.set_refs(u32::from(pfn < rest));
             }
         }
+        let bounds = Bounds::of(format);
+        self.buddy.lock(cx, 0).set_bounds(bounds);
+        let highest = number(end).saturating_sub(1);
+        let group = bounds.group_from(zone_of(highest));
+        let common = self.common_zones().and(group);
+        self.common.store(common.0, Ordering::Relaxed);
         let mut pfn = rest;
         while pfn < end {
             let order = largest_block(pfn, end);
@@ -163,7 +189,7 @@ impl<P: Platform> Frames<P> {
             usize_of(end.as_u64().saturating_sub(start.as_u64())),
             Ordering::Relaxed,
         );
-        Ok(())
+        Ok(asked.as_u64().saturating_sub(end.as_u64()))
     }
 
     /// Returns the record of a frame, in O(1); `None` where the frame is not
@@ -182,12 +208,36 @@ impl<P: Platform> Frames<P> {
     /// # Locks
     /// Takes `FrameCache` or `Buddy`.
     pub fn alloc(&self, cx: &impl Context, order: u8) -> Result<Pfn, OutOfMemory> {
+        self.alloc_in(cx, order, Zones::ALL)
+    }
+
+    /// Allocates as [`Self::alloc`] does, but only frames below `below`, rounded down
+    /// to a power of two: for who has no bits for higher numbers (the entries of
+    /// tables, handles, a device). Such a block is found as long as there is one.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no such block or the platform refuses.
+    ///
+    /// # Locks
+    /// Takes `FrameCache` or `Buddy`.
+    ///
+    /// Source: zones as in Linux, `Documentation/mm/physical_memory.rst`.
+    pub fn alloc_below(
+        &self,
+        cx: &impl Context,
+        order: u8,
+        below: Pfn,
+    ) -> Result<Pfn, OutOfMemory> {
+        self.alloc_in(cx, order, Zones::below(below))
+    }
+
+    fn alloc_in(&self, cx: &impl Context, order: u8, zones: Zones) -> Result<Pfn, OutOfMemory> {
         let taken = if order > MAX_ORDER || !self.platform.may_allocate(order) {
             None
         } else if order == 0 {
-            self.take_one(cx)
+            self.take_one(cx, zones)
         } else {
-            self.take_block(cx, order)
+            self.take_block(cx, order, zones)
         };
         let Some(pfn) = taken else {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -307,6 +357,12 @@ impl<P: Platform> Frames<P> {
             frees: self.sum(&self.frees, |node| &node.frees),
             refused: self.refused.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns the highest group of zones that there is RAM in: see `zone`.
+    #[inline]
+    pub(super) fn common_zones(&self) -> Zones {
+        Zones(self.common.load(Ordering::Relaxed))
     }
 
     /// Sums a count over the CPUs; wraps.

@@ -18,6 +18,11 @@
 //! allocator empty, then every cache, and no transfer meanwhile, may say that
 //! every frame that was free all along is gone.
 //!
+//! **A bound is kept** (`zone`): who needs a low frame gets the cache's next only if
+//! it is one, asks the allocator else, and the last frame found is one that fits. A
+//! cache is filled from the machine's highest group of zones, and frames of others
+//! go by it, so that what is low is not given to whoever comes next.
+//!
 //! A block of a higher order asks the caches for their frames before it fails.
 
 use super::Frames;
@@ -25,6 +30,7 @@ use super::buddy::{Records, frames, next, number};
 use super::cpu::{CpuNode, slot_bits};
 use super::magazine::{Chain, MAGAZINE};
 use super::record::Kind;
+use super::zone::Zones;
 use crate::addr::Pfn;
 use crate::error::OutOfMemory;
 use crate::platform::{MAX_CPUS, PhysMemory, Platform};
@@ -49,7 +55,9 @@ impl<P: Platform> Frames<P> {
         let need = count.div_ceil(1u32.wrapping_shl(bits));
         let order = need.next_power_of_two().trailing_zeros();
         let order = u8::try_from(order).map_err(|_| OutOfMemory)?;
-        let block = self.alloc(cx, order)?;
+        // The number of a node has 32 bits.
+        let reach = Pfn::new(1u64.wrapping_shl(u32::BITS.saturating_sub(bits)));
+        let block = self.alloc_below(cx, order, reach)?;
         let growth = self.growth.lock(cx, u32::MAX);
         let first = u32::try_from(block.as_u64().wrapping_shl(bits));
         let (0, Ok(first), Some(page)) = (self.cpus.count(), first, self.page(block)) else {
@@ -85,27 +93,32 @@ impl<P: Platform> Frames<P> {
     }
 
     /// Takes a frame: this CPU's, then a batch for this CPU, then anyone's.
-    pub(super) fn take_one(&self, cx: &impl Context) -> Option<Pfn> {
+    pub(super) fn take_one(&self, cx: &impl Context, zones: Zones) -> Option<Pfn> {
         let here = OnCpu::enter(cx);
         if let Some((cpu, node)) = self.this_cpu(&here) {
             let mut cache = node.frames.lock(cx, cpu);
-            let mut taken = cache.take(|n| next(self, n));
-            if taken.is_none() {
-                cache.load(self.buddy.lock(cx, 0).take_chain(self, MAGAZINE));
-                taken = cache.take(|n| next(self, n));
+            if cache.is_empty() {
+                let common = self.common_zones();
+                let mut buddy = self.buddy.lock(cx, 0);
+                cache.load(buddy.take_chain(self, MAGAZINE, common));
             }
+            let fits = |n| zones.has(n) || cfg!(mm_mutant = "cache_knows_no_bound");
+            let taken = cache.take_if(fits, |n| next(self, n));
             if let Some(n) = taken {
                 return Some(self.uncache(node, n));
             }
         }
         drop(here);
-        self.take_any(cx)
+        self.take_any(cx, zones)
     }
 
     /// Puts a frame that was claimed into this CPU's cache.
     pub(super) fn give_one(&self, cx: &impl Context, pfn: Pfn) {
         let here = OnCpu::enter(cx);
-        let Some((cpu, node)) = self.this_cpu(&here) else {
+        let common = self.common_zones().has(number(pfn));
+        let common = common || cfg!(mm_mutant = "low_frame_is_cached");
+        let near = self.this_cpu(&here).filter(|_| common);
+        let Some((cpu, node)) = near else {
             self.buddy.lock(cx, 0).give(self, pfn, 0);
             self.count_in(1);
             return;
@@ -123,11 +136,11 @@ impl<P: Platform> Frames<P> {
 
     /// Takes a block of a higher order, for which the caches are emptied where
     /// there is none.
-    pub(super) fn take_block(&self, cx: &impl Context, order: u8) -> Option<Pfn> {
-        let mut taken = self.buddy.lock(cx, 0).take(self, order);
+    pub(super) fn take_block(&self, cx: &impl Context, order: u8, zones: Zones) -> Option<Pfn> {
+        let mut taken = self.buddy.lock(cx, 0).take(self, order, zones);
         if taken.is_none() && self.cpus.count() > 0 {
             self.drain(cx);
-            taken = self.buddy.lock(cx, 0).take(self, order);
+            taken = self.buddy.lock(cx, 0).take(self, order, zones);
         }
         if taken.is_some() {
             self.count_out(frames(order));
@@ -135,11 +148,12 @@ impl<P: Platform> Frames<P> {
         taken
     }
 
-    /// Takes a free frame wherever there is one, when this CPU has none.
-    fn take_any(&self, cx: &impl Context) -> Option<Pfn> {
+    /// Takes a free frame of the zones wherever there is one, when this CPU has
+    /// none at hand.
+    fn take_any(&self, cx: &impl Context, zones: Zones) -> Option<Pfn> {
         loop {
             let mut buddy = self.buddy.lock(cx, 0);
-            let taken = buddy.take(self, 0);
+            let taken = buddy.take(self, 0, zones);
             let before = buddy.transfers();
             drop(buddy);
             if taken.is_some() {
@@ -148,7 +162,12 @@ impl<P: Platform> Frames<P> {
             }
             for (cpu, node) in self.cpu_nodes() {
                 let mut cache = node.frames.lock(cx, cpu);
-                if let Some(n) = cache.take(|n| next(self, n)) {
+                let taken = cache.remove(
+                    |n| zones.has(n),
+                    |n| next(self, n),
+                    |n, link| set_next(self, Pfn::new(u64::from(n)), link),
+                );
+                if let Some(n) = taken {
                     return Some(self.uncache(node, n));
                 }
             }

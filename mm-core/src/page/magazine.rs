@@ -56,6 +56,30 @@ impl Chain {
         self.len = self.len.saturating_sub(1);
         Some(number)
     }
+
+    /// Takes the first number that `fits`, wherever it is. `link` reads a link,
+    /// `set_link` writes that of the one before.
+    pub(crate) fn remove(
+        &mut self,
+        fits: impl Fn(u32) -> bool,
+        link: impl Fn(u32) -> u32,
+        set_link: impl FnOnce(u32, u32),
+    ) -> Option<u32> {
+        let (mut before, mut here) = (0, self.first);
+        while here != 0 && !fits(here) {
+            before = here;
+            here = link(here);
+        }
+        if before == 0 {
+            return self.pop(link);
+        }
+        if here == 0 {
+            return None;
+        }
+        set_link(before, link(here));
+        self.len = self.len.saturating_sub(1);
+        Some(here)
+    }
 }
 
 /// What one CPU keeps at hand.
@@ -76,10 +100,38 @@ impl Magazines {
 
     /// Takes the number that was given last. `link` reads its link.
     pub(crate) fn take(&mut self, link: impl FnOnce(u32) -> u32) -> Option<u32> {
+        self.take_if(|_| true, link)
+    }
+
+    /// Takes the number that was given last if it `fits`.
+    pub(crate) fn take_if(
+        &mut self,
+        fits: impl FnOnce(u32) -> bool,
+        link: impl FnOnce(u32) -> u32,
+    ) -> Option<u32> {
         if self.loaded.len == 0 {
             core::mem::swap(&mut self.loaded, &mut self.spare);
         }
+        if !fits(self.loaded.first) {
+            return None;
+        }
         self.loaded.pop(link)
+    }
+
+    /// Takes a number that `fits`, wherever it is: see [`Chain::remove`].
+    pub(crate) fn remove(
+        &mut self,
+        fits: impl Fn(u32) -> bool,
+        link: impl Fn(u32) -> u32,
+        set_link: impl Fn(u32, u32),
+    ) -> Option<u32> {
+        let mut chains = [&mut self.loaded, &mut self.spare].into_iter();
+        chains.find_map(|chain| chain.remove(&fits, &link, &set_link))
+    }
+
+    /// Returns whether there is nothing.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.loaded.len == 0 && self.spare.len == 0
     }
 
     /// Gives a number. `set_link` writes its link. Returns what has to go back
@@ -97,7 +149,7 @@ impl Magazines {
 
     /// Loads a chain where nothing is left.
     pub(crate) fn load(&mut self, chain: Chain) {
-        debug_assert!(self.loaded.len == 0 && self.spare.len == 0);
+        debug_assert!(self.is_empty());
         self.loaded = chain;
     }
 

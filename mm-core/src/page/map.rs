@@ -37,7 +37,7 @@ pub struct PageMap {
 pub enum RegionError {
     /// The records would leave no frame of the region to use.
     TooSmall,
-    /// A frame number does not fit the 32 bits that links have.
+    /// No frame of it has a number that leaves and the 32 bits of links can name.
     TooHigh,
     /// A frame of it was added before.
     Overlap,

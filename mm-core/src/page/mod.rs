@@ -1,7 +1,8 @@
 //! Frames: the record of each, and who owns it.
 //!
 //! [`Page`] is the 32-byte record of a frame, [`PageMap`] finds it in O(1),
-//! [`Buddy`] hands frames out, mostly by way of the CPU's own cache (`front`).
+//! [`Buddy`] hands frames out, mostly by way of the CPU's own cache (`front`),
+//! and low ones to who cannot name others (`zone`).
 //! [`Frames`] puts them beside the platform: it is what every layer above needs
 //! to reach memory.
 
@@ -15,6 +16,7 @@ mod hints;
 mod magazine;
 mod map;
 mod record;
+mod zone;
 
 pub(crate) use code::rewritten;
 pub(crate) use cpu::{CpuNode, NodeCache, PresentChange};

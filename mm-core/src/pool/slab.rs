@@ -402,25 +402,23 @@ impl<T: Node> Pool<T> {
     /// the number of nodes.
     fn build<P: Platform>(&self, cx: &Cx<'_, P>) -> Result<(u32, u32), OutOfMemory> {
         let frames = cx.frames();
-        let pfn = frames.alloc(cx, 0)?;
-        let limit = 1u64.wrapping_shl(u32::BITS.saturating_sub(slot_bits::<T, P>(frames)));
-        // The last frame that handles could name would have the number that says in use.
-        let named = pfn.as_u64().saturating_add(1) < limit;
-        let (Some(page), true) = (frames.page(pfn), named) else {
-            let freed = frames.free(cx, pfn);
-            debug_assert_eq!(freed, Ok(()));
-            return Err(OutOfMemory);
-        };
-        page.reset(Kind::Slab, 0);
+        let bits = slot_bits::<T, P>(frames);
+        let reach = Pfn::new(1u64.wrapping_shl(u32::BITS.saturating_sub(bits)));
+        let pfn = frames.alloc_below(cx, 0, reach)?;
+        frames.page(pfn).ok_or(OutOfMemory)?.reset(Kind::Slab, 0);
         frames.memory().make_slab::<T>(pfn);
         let nodes = frames.memory().slab::<T>(pfn);
-        let mut first = 0u32;
-        for (slot, node) in (1u32..).zip(nodes) {
-            node.free_link().store(first, Ordering::Relaxed);
-            first = slot;
+        let mut places = 0u32;
+        for node in nodes {
+            // The number that says in use names no node.
+            if number(pfn).wrapping_shl(bits) | places == IN_USE {
+                break;
+            }
+            node.free_link().store(places, Ordering::Relaxed);
+            places = places.saturating_add(1);
         }
         self.slabs.fetch_add(1, Ordering::Relaxed);
-        Ok((number(pfn), first))
+        Ok((number(pfn), places))
     }
 }
 

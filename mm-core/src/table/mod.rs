@@ -333,21 +333,9 @@ fn above_reach<F: PageTableFormat>(format: F, page: Vpn) -> Above {
 /// Allocates a zeroed table page that nobody else knows.
 fn alloc_table<P: Platform>(cx: &Cx<'_, P>, level: u8, space: u32) -> Result<Pfn, OutOfMemory> {
     let order = cx.format().table_order(level);
-    let pfn = cx.frames().alloc(cx, order)?;
-    let Some(page) = cx.frames().page(pfn) else {
-        return Err(OutOfMemory);
-    };
-    // The root hangs on a register; its address is as wide as an entry's.
-    let above = level.saturating_add(1).min(cx.format().levels());
-    if cx
-        .format()
-        .encode_table(pfn, above, TableOwner::User)
-        .is_err()
-    {
-        // A frame that no entry can name is as good as none.
-        crate::tlb::free_table(cx, pfn);
-        return Err(OutOfMemory);
-    }
+    let reach = cx.format().table_reach(level);
+    let pfn = cx.frames().alloc_below(cx, order, reach)?;
+    let page = cx.frames().page(pfn).ok_or(OutOfMemory)?;
     #[cfg(not(mm_mutant = "table_is_not_zeroed"))]
     cx.platform()
         .memory()

@@ -77,6 +77,10 @@ unsafe impl PageTableFormat for Pae {
     fn index_bits(self, level: u8) -> u32 {
         if level == TOP { 2 } else { 9 }
     }
+    fn table_reach(self, level: u8) -> Pfn {
+        // CR3 has 32 bits, of which a frame's are 20; entries have more than the page map.
+        Pfn::new(if level == TOP { 1 << 20 } else { 1 << 32 })
+    }
     fn leaf_at(self, level: u8) -> bool {
         level == 1 || level == 2
     }

@@ -240,6 +240,9 @@ pub const ROWS: &[Row] = rows! {
     failure_wakes_nobody           Loom  "loom_cache" "a_failed_read_is_begun_anew";
     merged_buddy_stays_linked      Kit   "frames" "random_orders_come_back_whole";
     merged_buddy_stays_linked      Loom  "loom_page" "a_frame_has_one_owner";
+    cache_knows_no_bound           Kit   "front" "the_last_frame_below_a_bound_is_found_in_whichever_cache_it_is";
+    cache_knows_no_bound           Kit   "formats" "pae_roots_lie_below_4_gib";
+    low_frame_is_cached            Kit   "front" "caches_leave_low_frames_to_who_needs_them";
     cut_is_forgotten               Kit   "object_tails" "bytes_cut_off_while_the_tail_is_read_stay_gone_when_the_file_grows";
     cut_is_forgotten               Kit   "object_tails" "a_write_behind_a_tail_that_is_read_leaves_zeros_between";
     cut_is_forgotten               Kit   "object_tails" "random_sizes_while_pages_are_read_show_no_old_bytes";

@@ -9,6 +9,7 @@
 //! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
 //! | [`counts`] | [`Counts`] | what is in use |
 //! | [`kernel`] | [`KernelHalf`] | the `KernelSpace`, and what stands at fixed addresses |
+//! | [`frames`] | [`frames::give`] | `Frames::add_region` |
 //!
 //! # Waiting
 //!
@@ -27,6 +28,7 @@
 
 pub mod counts;
 pub mod file;
+pub mod frames;
 pub mod image;
 pub mod kernel;
 pub mod space;
