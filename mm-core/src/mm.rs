@@ -219,7 +219,8 @@ impl<P: Platform> MmCell<P> {
         Self(crate::sync::Once::new())
     }
 
-    /// Puts the machine there, once; later calls return the first.
+    /// Puts the machine there, once; later calls return the first. For the boot's
+    /// stack: it holds the machine, some 2.5 KiB, before that is in its place.
     pub fn init(&self, platform: P) -> &Mm<P> {
         self.0.call_once(|| Mm::new(platform))
     }
