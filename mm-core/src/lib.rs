@@ -1,7 +1,7 @@
 //! Process memory for kernels.
 //!
-//! See the README for what this is; ARCHITECTURE.md of the repository for how
-//! it is built. The modules, top-down:
+//! The README says what this is and what a kernel brings; the header of each module
+//! says how it works. The modules, top-down:
 //!
 //! | layer | module | what it knows |
 //! |---|---|---|
