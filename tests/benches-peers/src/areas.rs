@@ -5,6 +5,7 @@
 //! the gaps; all of that is in its numbers.
 
 mod ours;
+mod stab;
 mod theirs;
 
 use crate::heap;
@@ -14,9 +15,10 @@ use ours::Ours;
 use std::hint::black_box;
 use theirs::{BTree, Intrusive, Set};
 
-/// Areas in the small sets, and in the large ones.
+/// Areas in the small sets, in the large ones, and in the one of most.
 const SMALL: usize = 4 << 10;
 const LARGE: usize = 64 << 10;
+const MOST: usize = 1 << 20;
 /// The first page in use.
 const BASE: usize = 0x10_0000;
 /// From one area to the next, and how much of that is an area.
@@ -105,6 +107,21 @@ pub fn measure(bench: &mut Bench<'_>) {
         large,
         goal,
     );
+    let goal = Goal {
+        text: "<= 138 ns of 15 ms: 0.00001x BTreeMap (Linux' rbtree), and flat",
+        against: "BTreeMap",
+        ratio: 138.0 / 15_000_000.0,
+        instructions: None,
+    };
+    let most = bench.size(MOST, 16 << 10);
+    gap_row(
+        bench,
+        &cx,
+        "map+unmap, hole at the far end, 1 Mi",
+        most,
+        goal,
+    );
+    stab::row(bench, &cx, large);
     walk_row(bench, &cx, small);
     memory_row(bench, &cx);
 }

@@ -36,6 +36,36 @@ impl<'c> Ours<'c> {
         self.nodes.pool.slabs() << 12
     }
 
+    /// Returns what an area of a kind is; kinds differ in their rights.
+    pub fn spec(kind: Kind) -> VmaSpec {
+        let flags = match kind {
+            Kind::A => VmaFlags::READ,
+            Kind::B => VmaFlags::READ | VmaFlags::WRITE,
+            Kind::C => VmaFlags::READ | VmaFlags::EXEC,
+        };
+        VmaSpec {
+            flags,
+            ..VmaSpec::default()
+        }
+    }
+
+    /// Puts an area where none is.
+    pub fn put(&mut self, start: usize, end: usize, spec: VmaSpec) {
+        let new = NewVma { spec, like: None };
+        let range = range(start, end);
+        self.carry_out(Plan::replace(&self.tree, &self.nodes, range, new));
+    }
+
+    /// Returns the way to the nodes.
+    pub fn nodes(&self) -> &impl Resolve<Vma> {
+        &self.nodes
+    }
+
+    /// Walks the areas.
+    pub fn handles(&self) -> impl Iterator<Item = Handle<Vma>> {
+        self.tree.iter(&self.nodes)
+    }
+
     fn carry_out(&self, plan: Plan<'_>) {
         let mut edit = Edit::reserve(&self.tree, &self.nodes, plan).expect("memory");
         edit.mark();
@@ -53,21 +83,11 @@ fn range(start: usize, end: usize) -> PageRange {
 
 impl Areas for Ours<'_> {
     fn insert(&mut self, start: usize, end: usize, kind: Kind) {
-        let flags = match kind {
-            Kind::A => VmaFlags::READ,
-            Kind::B => VmaFlags::READ | VmaFlags::WRITE,
-            Kind::C => VmaFlags::READ | VmaFlags::EXEC,
+        let spec = VmaSpec {
+            pgoff: start,
+            ..Self::spec(kind)
         };
-        let new = NewVma {
-            spec: VmaSpec {
-                flags,
-                pgoff: start,
-                ..VmaSpec::default()
-            },
-            like: None,
-        };
-        let range = range(start, end);
-        self.carry_out(Plan::replace(&self.tree, &self.nodes, range, new));
+        self.put(start, end, spec);
     }
 
     fn find(&self, page: usize) -> Option<usize> {
