@@ -18,7 +18,7 @@ use crate::addr::{Pfn, VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
 use crate::fault::{FaultOutcome, WordOf};
-use crate::format::{AdBit, AttrFlags, Entry, PageTableFormat};
+use crate::format::{AdBit, AttrFlags, Attrs, Entry, PageTableFormat};
 use crate::object::Progress;
 use crate::platform::{PhysMemory, Platform};
 use crate::prot::Access;
@@ -274,6 +274,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         Err(MmError::Fault(addr))
     }
 
+    /// Returns whether the entry of a page allows an access.
+    pub(super) fn is_entered(&self, cx: &Cx<'m, P>, page: Vpn, access: Access) -> bool {
+        let leaf = self.table(cx).lock_leaf(page);
+        leaf.is_some_and(|leaf| allowed_leaf(leaf.entry(page), access).is_some())
+    }
+
     /// Visits a page if its entry allows it.
     fn visit_present(
         &self,
@@ -288,12 +294,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let Some(leaf) = self.table(cx).lock_leaf(page) else {
             return Visited::NotAllowed;
         };
-        let Entry::Leaf { pfn, attrs } = leaf.entry(page) else {
+        let Some((pfn, attrs)) = allowed_leaf(leaf.entry(page), access) else {
             return Visited::NotAllowed;
         };
-        if !attrs.flags.contains(AttrFlags::USER) || !attrs.prot.allows(access) {
-            return Visited::NotAllowed;
-        }
         let Some(record) = cx.frames().page(pfn) else {
             return Visited::NotMemory;
         };
@@ -360,6 +363,17 @@ pub enum Word32<'m, P: Platform> {
     Value(u32),
     /// The page must be read first.
     Wait(crate::object::Ticket<'m, P>),
+}
+
+/// Returns the frame of an entry that lets users have an access.
+fn allowed_leaf(entry: Entry, access: Access) -> Option<(Pfn, Attrs)> {
+    match entry {
+        Entry::Leaf { pfn, attrs } => {
+            let allows = attrs.flags.contains(AttrFlags::USER) && attrs.prot.allows(access);
+            allows.then_some((pfn, attrs))
+        }
+        _ => None,
+    }
 }
 
 /// Marks an entry as hardware would have.

@@ -1,20 +1,47 @@
 //! `populate`: fault before use (MAP_POPULATE, mlock(2), MADV_POPULATE_*).
+//!
+//! ```text
+//!   for each page:  what access? ─► fault as the user would ─► entry allows it? ─► next page
+//!                        ▲                 │ Wait, error             │ no
+//!                        └─────────────────┼─────────────────────────┘
+//!                                          ▼
+//!                                     with progress
+//! ```
+//!
+//! A fault that lost a race is resolved, as the access will be tried again; whoever
+//! won may have entered less than was asked for: a page of zeroes, or the page of the
+//! object itself, either without WRITE. So the entry has the last word.
 
 use super::AddressSpace;
 use super::upkeep::Nodes;
-use crate::addr::VirtAddr;
+use crate::addr::{VirtAddr, Vpn};
+use crate::cx::Cx;
 use crate::error::MmError;
 use crate::fault::FaultOutcome;
-use crate::object::Progress;
+use crate::object::{Progress, Ticket};
 use crate::platform::Platform;
 use crate::prot::Access;
 use crate::range::PageRange;
 use crate::vma::VmaFlags;
 
+/// Faults on one page after which others are taken to be at it all the time.
+const TURNS: usize = 64;
+
+/// What came of one page.
+enum Populated<'m, P: Platform> {
+    Here,
+    Wait(Ticket<'m, P>),
+    /// Somebody else took it away or changed it each time.
+    Contended,
+}
+
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Makes the pages of a byte range present, as a load or (for private
-    /// writable areas) a store would. `done` counts bytes; call again from
-    /// there after waiting. What stopped it there is in `error`.
+    /// writable areas) a store would: no such access of them faults unless
+    /// somebody changes them again. `done` counts bytes; call again from
+    /// there after waiting. What stopped it there is in `error`; neither is
+    /// there when others keep taking the next page away: call again, or leave
+    /// it to its first access.
     ///
     /// # Errors
     /// `Invalid` for a bad range; when nothing could be done: `Unmapped` over
@@ -32,44 +59,45 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let size = crate::addr::page_size(self.shift());
         let mut done = 0usize;
         for page in range.iter() {
-            let at = page.addr(self.shift());
-            let stopped = match self.populate_access(&cx, page) {
-                None => Some(MmError::Unmapped(at)),
-                Some(Err(error)) => Some(error),
-                Some(Ok(access)) => match self.fault_page(&cx, page, access, at) {
-                    FaultOutcome::Resolved(_) => None,
-                    FaultOutcome::Wait(ticket) => {
-                        return Ok(Progress {
-                            done,
-                            wait: Some(ticket),
-                            error: None,
-                        });
-                    }
-                    FaultOutcome::OutOfMemory => Some(MmError::OutOfMemory),
-                    FaultOutcome::Signal(_) | FaultOutcome::KernelBug => Some(MmError::Fault(at)),
-                },
-            };
-            match stopped {
-                Some(error) if done == 0 => return Err(error),
-                Some(error) => {
-                    return Ok(Progress {
-                        done,
-                        wait: None,
-                        error: Some(error),
-                    });
+            let (wait, error) = match self.populate_page(&cx, page) {
+                Ok(Populated::Here) => {
+                    done = done.saturating_add(size);
+                    continue;
                 }
-                None => done = done.saturating_add(size),
-            }
+                Ok(Populated::Contended) => (None, None),
+                Ok(Populated::Wait(ticket)) => (Some(ticket), None),
+                Err(error) if done == 0 => return Err(error),
+                Err(error) => (None, Some(error)),
+            };
+            return Ok(Progress { done, wait, error });
         }
         Ok(Progress::done(done))
     }
 
+    /// Makes a page present so that its entry allows the access.
+    fn populate_page(&self, cx: &Cx<'m, P>, page: Vpn) -> Result<Populated<'m, P>, MmError> {
+        let at = page.addr(self.shift());
+        for _ in 0..TURNS {
+            // Asked again each time: the area may be another one by now.
+            let access = self.populate_access(cx, page);
+            let access = access.ok_or(MmError::Unmapped(at))??;
+            match self.fault_page(cx, page, access, at) {
+                FaultOutcome::Resolved(_) => {}
+                FaultOutcome::Wait(ticket) => return Ok(Populated::Wait(ticket)),
+                FaultOutcome::OutOfMemory => return Err(MmError::OutOfMemory),
+                FaultOutcome::Signal(_) | FaultOutcome::KernelBug => {
+                    return Err(MmError::Fault(at));
+                }
+            }
+            if self.is_entered(cx, page, access) {
+                return Ok(Populated::Here);
+            }
+        }
+        Ok(Populated::Contended)
+    }
+
     /// Returns the access that makes a page useful; `None` over a hole.
-    fn populate_access(
-        &self,
-        cx: &crate::cx::Cx<'m, P>,
-        page: crate::addr::Vpn,
-    ) -> Option<Result<Access, MmError>> {
+    fn populate_access(&self, cx: &Cx<'m, P>, page: Vpn) -> Option<Result<Access, MmError>> {
         let nodes = Nodes::new(cx, self.mm);
         let node = self.node();
         let _layout = node.lock.read(cx, self.key());
