@@ -52,6 +52,48 @@ fn draw(s: &Space) -> String {
         .join(" ")
 }
 
+/// Memory that was writable for a while counts as committed, and so cannot be one area with
+/// memory that never was, only if it may have pages of its own (as measured on Linux 6.18;
+/// mprotect_fixup since 6.7).
+#[test]
+fn what_was_writable_and_is_untouched_merges_when_it_is_not_any_more() {
+    on_every_machine(|machine| {
+        for (flags, touched) in [
+            (MapFlags::empty(), false),
+            (MapFlags::empty(), true),
+            (MapFlags::GROWS_DOWN, false),
+            (MapFlags::GROWS_DOWN, true),
+        ] {
+            let w = world(machine, 1);
+            let s = w.space();
+            let area = MapRequest::anonymous(8 * page_size(&s), Prot::NONE).with(flags);
+            s.map(&area.fixed(at(&s, 0))).unwrap();
+            protect(&s, 0, 4, Prot::RW);
+            assert_eq!(draw(&s), "0-4 4-8");
+            if touched {
+                w.poke(0, &s, at(&s, 0).as_usize(), 1).unwrap();
+            }
+            protect(&s, 0, 4, Prot::NONE);
+            let one = if touched { "0-4 4-8" } else { "0-8" };
+            assert_eq!(draw(&s), one, "{flags:?}");
+            // Part by part the same, also where the neighbour is one already.
+            s.unmap(at(&s, 0), 8 * page_size(&s)).unwrap();
+            let area = MapRequest::anonymous(8 * page_size(&s), Prot::RW).with(flags);
+            s.map(&area.fixed(at(&s, 0))).unwrap();
+            if touched {
+                w.poke(0, &s, at(&s, 6).as_usize(), 1).unwrap();
+            }
+            for part in [2, 0, 4, 6] {
+                protect(&s, part, part + 2, Prot::NONE);
+            }
+            assert_eq!(draw(&s), "0-8", "{flags:?}");
+            w.check([&s]).unwrap();
+            drop(s);
+            w.assert_empty();
+        }
+    });
+}
+
 #[test]
 fn mprotect_merges_unfaulted_with_faulted_in_both_directions() {
     on_every_machine(|machine| {

@@ -10,7 +10,7 @@ use mm_core::range::PageRange;
 use mm_core::rmap::{AnonVma, AnonVmaChain, Chains, Rmap, RootGuard, walk_areas};
 use mm_core::tree::{IntervalTree, Resolve};
 use mm_core::vma::{
-    ByOffset, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree, anon_candidate,
+    ByOffset, Edit, NewVma, Plan, Shape, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree, anon_candidate,
     duplicate,
 };
 use mm_testkit::patience::StopAtEnd;
@@ -256,7 +256,7 @@ impl<'m> World<'m> {
     ) -> Result<(), OutOfMemory> {
         let cx = Cx::new(&self.m.frames);
         let verb = Verb::new(self.m, &cx);
-        let change = |spec: &VmaSpec| spec.flags.difference(off).union(on);
+        let change = |area: &Shape| area.spec.flags.difference(off).union(on);
         let tree = &self.spaces[s].tree;
         let plan = Plan::modify(tree, &verb, r, &change);
         let mut edit = Edit::reserve(tree, &verb, plan)?;

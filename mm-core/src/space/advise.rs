@@ -15,7 +15,7 @@ use crate::error::MmError;
 use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
-use crate::vma::{Edit, Plan, VmaFlags, VmaReadGuard, VmaSpec};
+use crate::vma::{Edit, Plan, Shape, VmaFlags, VmaReadGuard};
 
 /// An advice of madvise(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = Nodes::new(&cx, self.mm);
         let (part, stopped) = self.advisable(&nodes, range, advice);
         if !part.is_empty() {
-            let change = |spec: &VmaSpec| advised(spec.flags, advice);
+            let change = |area: &Shape| advised(area.spec.flags, advice);
             let plan = Plan::modify(&node.vmas, &nodes, part, &change);
             self.check_limits(&layout, &plan.delta())?;
             let delta = plan.delta();

@@ -55,7 +55,7 @@ use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::range::PageRange;
 use crate::sync::WriteGuard;
-use crate::vma::{Delta, Edit, Layout, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec};
+use crate::vma::{Delta, Edit, Layout, NewVma, Plan, Shape, Upkeep, Vma, VmaFlags};
 
 /// The space lock, held for writing.
 pub(super) type Writing<'c, 'm, P> = WriteGuard<'c, Layout, Cx<'m, P>>;
@@ -258,7 +258,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             return Ok(0);
         }
         // No other area has the flag, so nothing is joined.
-        let change = |spec: &VmaSpec| spec.flags | VmaFlags::GOING;
+        let change = |area: &Shape| area.spec.flags | VmaFlags::GOING;
         let plan = Plan::modify(vmas, nodes, range, &change);
         let areas = plan.delta().areas;
         drop(Edit::reserve(vmas, nodes, plan)?.commit());

@@ -201,8 +201,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         if flags.contains(VmaFlags::GROWS_DOWN) && !own {
             return Err(MmError::Invalid(request.addr.unwrap_or_default()));
         }
-        let accounts = flags.is_data() && !flags.contains(VmaFlags::NO_RESERVE);
-        flags.set(VmaFlags::ACCOUNT, accounts);
+        flags.set(VmaFlags::ACCOUNT, flags.is_accountable());
         Ok(VmaSpec {
             flags,
             pgoff,

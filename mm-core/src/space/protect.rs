@@ -31,7 +31,7 @@ use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
-use crate::vma::{DirtyTracking, Edit, Plan, Vma, VmaFlags, VmaSpec};
+use crate::vma::{DirtyTracking, Edit, Plan, Shape, Vma, VmaFlags};
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Gives a byte range other rights (mprotect(2)).
@@ -59,7 +59,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let nodes = Nodes::new(&cx, self.mm);
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {
-            let change = |spec: &VmaSpec| spec.flags.protected(prot);
+            let change = |area: &Shape| area.protected(prot);
             self.check_unsealed(&nodes, prefix)?;
             let node = self.node();
             let plan = Plan::modify(&node.vmas, &nodes, prefix, &change);

@@ -55,7 +55,7 @@ use crate::pool::Handle;
 use crate::prot::Prot;
 use crate::range::PageRange;
 use crate::tlb::{MapFlush, TlbGather};
-use crate::vma::{Delta, Edit, NewVma, Plan, Stock, Upkeep, Vma, VmaFlags, VmaSpec};
+use crate::vma::{Delta, Edit, NewVma, Plan, Shape, Stock, Upkeep, Vma, VmaFlags, VmaSpec};
 use bitflags::bitflags;
 
 /// A move leaves room for so many areas more below the limit (Linux: move_vma).
@@ -600,6 +600,6 @@ fn needs(vma: &Vma, go: &Move) -> (u32, u32) {
 }
 
 /// Returns the flags of what is left behind without pages.
-fn unlocked(spec: &VmaSpec) -> VmaFlags {
-    spec.flags.difference(VmaFlags::ANY_LOCK)
+fn unlocked(area: &Shape) -> VmaFlags {
+    area.spec.flags.difference(VmaFlags::ANY_LOCK)
 }

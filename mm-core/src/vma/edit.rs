@@ -258,7 +258,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             if part.is_empty() {
                 return;
             }
-            let flags = change(&old.spec);
+            let flags = change(&old);
             if flags != old.spec.flags {
                 self.change(vma, &old, part, flags);
             }

@@ -119,19 +119,6 @@ impl VmaFlags {
         self.difference(Self::RIGHTS).union(Self::from_prot(prot))
     }
 
-    /// Returns the flags of an area whose rights the user changes
-    /// (mprotect(2)): what becomes private and writable counts as committed
-    /// from then on, also when it loses WRITE again.
-    #[must_use]
-    pub const fn protected(self, prot: Prot) -> Self {
-        let new = self.with_prot(prot);
-        if new.is_data() && !new.contains(Self::NO_RESERVE) {
-            new.union(Self::ACCOUNT)
-        } else {
-            new
-        }
-    }
-
     /// Returns whether an access is among the rights in force.
     ///
     /// A store also needs no right to load, nor the other way round: what
@@ -140,16 +127,16 @@ impl VmaFlags {
         self.prot().allows(access)
     }
 
-    /// Returns whether stores go to copies that belong to this area alone
-    /// and may happen some time: private, and WRITE may be set.
-    pub const fn is_cow(self) -> bool {
-        !self.contains(Self::SHARED) && self.contains(Self::MAY_WRITE)
-    }
-
     /// Returns whether the pages count against the data limit: private,
     /// writable, no stack (`RLIMIT_DATA`, getrlimit(2)).
     pub const fn is_data(self) -> bool {
         self.contains(Self::WRITE) && !self.intersects(Self::SHARED.union(Self::GROWS_DOWN))
+    }
+
+    /// Returns whether the pages count as committed memory as soon as the area is
+    /// made: private and writable, stacks too (Linux: `accountable_mapping`).
+    pub const fn is_accountable(self) -> bool {
+        self.contains(Self::WRITE) && !self.intersects(Self::SHARED.union(Self::NO_RESERVE))
     }
 
     /// Returns whether two areas may become one as far as flags go.

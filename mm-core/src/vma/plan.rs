@@ -122,9 +122,11 @@ pub struct NewVma {
     pub like: Option<Handle<Vma>>,
 }
 
-/// The new flags of an area, from its spec. Asked more than once, so it must
-/// not depend on anything but the spec, nor change its answer once applied.
-pub type Change<'a> = &'a dyn Fn(&VmaSpec) -> VmaFlags;
+/// The new flags of an area, from what it is. Asked more than once, by the plan and
+/// again when it is carried out, so it must not depend on anything but the spec and
+/// on whether there is an anon_vma (the range, and whose pages these are, change as
+/// areas join), nor change its answer once applied.
+pub type Change<'a> = &'a dyn Fn(&Shape) -> VmaFlags;
 
 #[derive(Clone, Copy)]
 pub(super) enum Op<'a> {
@@ -244,7 +246,7 @@ impl<'a> Plan<'a> {
                 break;
             }
             at = tree.next(nodes, vma);
-            let flags = change(&old.spec);
+            let flags = change(&old);
             if flags == old.spec.flags {
                 prev = Some(old);
                 continue;

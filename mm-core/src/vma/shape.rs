@@ -1,7 +1,7 @@
 //! The content of an area as a value, for plans.
 
 use super::VmaFlags;
-use crate::prot::MemType;
+use crate::prot::{MemType, Prot};
 use crate::range::PageRange;
 
 /// What an area maps: everything but where it lies and who faulted on it.
@@ -77,6 +77,24 @@ impl AnonLink {
         match self {
             Self::None => other,
             Self::Alone(_) | Self::Family(_) => self,
+        }
+    }
+}
+
+impl Shape {
+    /// Returns the flags with other rights in force, as the user changes them
+    /// (mprotect(2)): what becomes private and writable counts as committed from then
+    /// on. What loses WRITE counts on, as it may have pages of its own; only
+    /// anonymous memory without an anon_vma has none (Linux: mprotect_fixup).
+    pub const fn protected(&self, prot: Prot) -> VmaFlags {
+        let new = self.spec.flags.with_prot(prot);
+        let anonymous = self.spec.object == 0 && !new.contains(VmaFlags::PFN_MAP);
+        if new.is_accountable() {
+            new.union(VmaFlags::ACCOUNT)
+        } else if anonymous && !new.contains(VmaFlags::WRITE) && self.anon.id().is_none() {
+            new.difference(VmaFlags::ACCOUNT)
+        } else {
+            new
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::addr::Vpn;
 use crate::sync::NoContext;
 use crate::tree::{Direction, Flaw, GapRequest, Resolve};
 use crate::vma::tree::VmaFlaw;
-use crate::vma::{Edit, NewVma, Plan, VmaFlags, VmaSpec, VmaTree, duplicate};
+use crate::vma::{Edit, NewVma, Plan, Shape, VmaFlags, VmaTree, duplicate};
 
 const STACK_GUARD_PAGES: usize = crate::vma::STACK_GUARD_PAGES as usize;
 
@@ -74,7 +74,7 @@ fn a_dying_neighbour_is_left_alone() {
         if modify {
             s.put(3, 6, anon(RW, 3));
         }
-        let change = move |_: &VmaSpec| flags;
+        let change = move |_: &Shape| flags;
         let done = if modify {
             // To other flags and back: back would merge.
             let there = Plan::modify(&s.tree, &s.up, range(3, 6), &change);

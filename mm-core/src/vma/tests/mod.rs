@@ -10,7 +10,7 @@ mod merging;
 mod order;
 mod script;
 
-use super::{ByOffset, Delta, Edit, NewVma, Plan, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree};
+use super::{ByOffset, Delta, Edit, NewVma, Plan, Shape, Upkeep, Vma, VmaFlags, VmaSpec, VmaTree};
 use crate::addr::Vpn;
 use crate::error::OutOfMemory;
 use crate::pool::{Handle, Node};
@@ -351,9 +351,9 @@ impl Space {
     }
 
     fn try_set(&self, start: usize, end: usize, flags: VmaFlags) -> Result<Delta, OutOfMemory> {
-        let change = |spec: &VmaSpec| {
+        let change = |area: &Shape| {
             let kept = VmaFlags::MERGE_IGNORES;
-            spec.flags.intersection(kept) | flags.difference(kept)
+            area.spec.flags.intersection(kept) | flags.difference(kept)
         };
         self.run(Plan::modify(
             &self.tree,
