@@ -252,7 +252,8 @@ impl Model {
             }
             Where::Hint(hint) => {
                 let low = |a: usize| (a / self.bounds.page).max(self.bounds.min);
-                let hint = hint.filter(|&a| a != 0).map(low).filter(|&a| {
+                let hint = hint.filter(|&a| a >= self.bounds.page);
+                let hint = hint.map(low).filter(|&a| {
                     a.checked_add(pages).is_some_and(|e| e <= self.bounds.end)
                         && self.is_free(p, a, pages, 0)
                 });

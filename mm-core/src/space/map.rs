@@ -228,7 +228,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let lowest = user.start().addr(self.shift());
         // A hint below what users may map means as low as possible.
         let hint = |addr: VirtAddr| if exact { addr } else { addr.max(lowest) };
-        let wanted = request.addr.filter(|addr| exact || addr.as_usize() != 0);
+        // One within page 0 is none (Linux: round_hint_to_min, after rounding down).
+        let is_hint = |addr: &VirtAddr| addr.vpn(self.shift()) != Vpn::new(0);
+        let wanted = request.addr.filter(|addr| exact || is_hint(addr));
         if let Some(addr) = wanted.map(hint) {
             if exact && !addr.is_page_aligned(self.shift()) {
                 return Err(MmError::Invalid(addr));
