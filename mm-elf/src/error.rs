@@ -2,7 +2,7 @@
 //!
 //! The errno values are Linux' (`fs/binfmt_elf.c`, execve(2)): what cannot be
 //! a program for this machine is `ENOEXEC`, so that a shell may try it as a
-//! script; a program whose segments contradict themselves is `EINVAL`; too
+//! script; one whose interpreter's path cannot be read is `EIO`; a program whose segments contradict themselves is `EINVAL`; too
 //! long an argument list is `E2BIG`.
 
 use core::fmt;
@@ -17,18 +17,8 @@ use core::fmt;
 pub enum ElfError {
     /// The file does not start with the ELF magic number.
     NotElf,
-    /// `e_ident[EI_CLASS]` is not the machine's.
+    /// `e_ident[EI_CLASS]` is not the machine's, whose number stands for two.
     WrongClass {
-        /// The value in the file.
-        found: u8,
-    },
-    /// `e_ident[EI_DATA]` is not little endian.
-    WrongEndian {
-        /// The value in the file.
-        found: u8,
-    },
-    /// `e_ident[EI_VERSION]` is not the current version.
-    WrongVersion {
         /// The value in the file.
         found: u8,
     },
@@ -107,10 +97,10 @@ pub enum ElfError {
     OutsideUser {
         /// The first page of the image, load bias included (wrapping).
         addr: u64,
-        /// Its length in bytes, whole pages.
+        /// Its length in bytes up to where the heap starts, whole pages.
         len: u64,
     },
-    /// The entry point lies outside the user range.
+    /// The program would start above the user range.
     BadEntry {
         /// The entry point, load bias included (wrapping).
         addr: u64,
@@ -145,6 +135,7 @@ pub enum Part {
 impl ElfError {
     /// Returns the positive errno that Linux uses for this error.
     pub const fn errno(self) -> i32 {
+        const EIO: i32 = 5;
         const E2BIG: i32 = 7;
         const ENOEXEC: i32 = 8;
         const ENOMEM: i32 = 12;
@@ -152,16 +143,27 @@ impl ElfError {
         match self {
             Self::NotElf
             | Self::WrongClass { .. }
-            | Self::WrongEndian { .. }
-            | Self::WrongVersion { .. }
             | Self::WrongMachine { .. }
             | Self::WrongType { .. }
             | Self::WrongEntrySize { .. }
             | Self::NoHeaders
             | Self::TooManyHeaders { .. }
-            | Self::Truncated { .. }
+            | Self::Truncated {
+                part: Part::Header | Part::Table | Part::Segment(_),
+                ..
+            }
             | Self::InterpreterLength { .. }
             | Self::InterpreterPath => ENOEXEC,
+            // No file offset (Linux: rw_verify_area).
+            Self::Truncated {
+                part: Part::Interpreter,
+                end,
+            } if end > i64::MAX as u64 => EINVAL,
+            // A shell must not take it for a script: it is a program, and was cut off.
+            Self::Truncated {
+                part: Part::Interpreter,
+                ..
+            } => EIO,
             Self::ArgumentsTooBig { .. } => E2BIG,
             Self::OutsideUser { .. } => ENOMEM,
             Self::ShortBuffer { .. }
@@ -181,8 +183,6 @@ impl fmt::Display for ElfError {
         match *self {
             Self::NotElf => write!(f, "not an ELF file"),
             Self::WrongClass { found } => write!(f, "ELF class {found} is not this machine's"),
-            Self::WrongEndian { found } => write!(f, "byte order {found} is not little endian"),
-            Self::WrongVersion { found } => write!(f, "unknown ELF version {found}"),
             Self::WrongMachine { found } => write!(f, "made for machine {found}"),
             Self::WrongType { found } => write!(f, "ELF type {found} is not a program"),
             Self::WrongEntrySize { found } => write!(f, "program headers of {found} bytes"),

@@ -6,10 +6,12 @@
 //! [`Header::check`]. In nearly every file they lie in the first page too,
 //! but nothing promises it.
 
-use elf::abi::{EI_CLASS, EI_DATA, EI_NIDENT, EI_VERSION, ELFMAGIC, ET_DYN, ET_EXEC};
+use elf::abi::{
+    EI_ABIVERSION, EI_CLASS, EI_NIDENT, EI_OSABI, ELFCLASS32, ELFCLASS64, ELFMAGIC, ET_DYN, ET_EXEC,
+};
 use elf::endian::LittleEndian;
-use elf::file::{Class, FileHeader, parse_ident};
-use elf::parse::{ParseAt, ParseError};
+use elf::file::{Class, FileHeader};
+use elf::parse::ParseAt;
 use elf::segment::ProgramHeader;
 
 use crate::error::{ElfError, Part};
@@ -18,7 +20,7 @@ use crate::target::Target;
 
 /// A file header that fits the target.
 ///
-/// It proves machine, class, byte order and type, and that the program header
+/// It proves machine, type, and class where one number stands for two, and that the program header
 /// table lies within the file. It proves nothing about segments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
@@ -61,19 +63,12 @@ impl Header {
         }
         let ident = take(prefix, EI_NIDENT, file_size)?;
         let byte = |i: usize| ident.get(i).copied().unwrap_or(0);
-        let parsed = parse_ident::<LittleEndian>(ident).map_err(|e| match e {
-            ParseError::UnsupportedElfClass(found) => ElfError::WrongClass { found },
-            ParseError::UnsupportedElfEndianness(found) => ElfError::WrongEndian { found },
-            ParseError::UnsupportedVersion(_) => ElfError::WrongVersion {
-                found: byte(EI_VERSION),
-            },
-            _ => ElfError::NotElf,
-        })?;
+        // As on Linux, the machine's number says class and byte order (another order
+        // makes it another number), and nobody asks for the version.
         let class = target.machine.class();
-        if parsed.1 != class {
-            return Err(ElfError::WrongClass {
-                found: byte(EI_CLASS),
-            });
+        let found = byte(EI_CLASS);
+        if target.machine.shares_number() && found != ident_class(class) {
+            return Err(ElfError::WrongClass { found });
         }
         let tail = match class {
             Class::ELF32 => elf::file::ELF32_EHDR_TAILSIZE,
@@ -81,9 +76,9 @@ impl Header {
         };
         let whole = take(prefix, EI_NIDENT.saturating_add(tail), file_size)?;
         let tail = whole.get(EI_NIDENT..).unwrap_or_default();
-        let raw = FileHeader::parse_tail(parsed, tail).map_err(|_| ElfError::WrongEndian {
-            found: byte(EI_DATA),
-        })?;
+        let ident = (LittleEndian, class, byte(EI_OSABI), byte(EI_ABIVERSION));
+        // What there is of it is enough, so nothing can be missing.
+        let raw = FileHeader::parse_tail(ident, tail).map_err(|_| ElfError::NotElf)?;
         Self::from_raw(&raw, file_size, target)
     }
 
@@ -176,5 +171,13 @@ fn take(prefix: &[u8], need: usize, file_size: u64) -> Result<&[u8], ElfError> {
             end,
         }),
         None => Err(ElfError::ShortBuffer { need: end }),
+    }
+}
+
+/// Returns the value of `e_ident[EI_CLASS]` for a class.
+const fn ident_class(class: Class) -> u8 {
+    match class {
+        Class::ELF32 => ELFCLASS32,
+        Class::ELF64 => ELFCLASS64,
     }
 }

@@ -73,14 +73,11 @@ impl<'a> Plan<'a> {
             }
         };
         let user = &image.header().target().user;
-        let (addr, len) = (image.low().wrapping_add(bias), image.span());
+        // The heap's start must be an address, too.
+        let (addr, len) = (image.low().wrapping_add(bias), image.reach());
         let fits = addr >= user.start && addr.checked_add(len).is_some_and(|end| end <= user.end);
         if !fits {
             return Err(ElfError::OutsideUser { addr, len });
-        }
-        let entry = image.header().entry.wrapping_add(bias);
-        if !user.contains(&entry) {
-            return Err(ElfError::BadEntry { addr: entry });
         }
         Ok(Self { image, bias })
     }
@@ -111,14 +108,32 @@ impl<'a> Plan<'a> {
         start..start.saturating_add(self.image.span())
     }
 
-    /// Returns the entry point (`AT_ENTRY`).
+    /// Returns the entry point as the file says it (`AT_ENTRY`): any number. Where to
+    /// start is [`Self::start`].
     pub const fn entry(&self) -> u64 {
         self.image.header().entry.wrapping_add(self.bias)
     }
 
-    /// Returns where the heap starts: the page after the last segment.
+    /// Returns the address of the first instruction: the interpreter's entry point,
+    /// without one the program's own. The other is not looked at, as on Linux, but by
+    /// the interpreter.
+    ///
+    /// # Errors
+    /// `BadEntry` above the user range; below it, and where nothing is mapped, the
+    /// program starts with a fault.
+    pub fn start(&self, interpreter: Option<&Plan<'_>>) -> Result<u64, ElfError> {
+        let addr = interpreter.map_or(self.entry(), Plan::entry);
+        if addr < self.image.header().target().user.end {
+            Ok(addr)
+        } else {
+            Err(ElfError::BadEntry { addr })
+        }
+    }
+
+    /// Returns where the heap starts: the page after the last address that a `PT_LOAD`
+    /// names, also an empty one.
     pub const fn brk(&self) -> u64 {
-        self.range().end
+        self.image.heap().wrapping_add(self.bias)
     }
 
     /// Returns the address after the image's last byte, which is not aligned.

@@ -26,6 +26,9 @@
 //! zeroes for one and file bytes for the other cannot be had lazily, and
 //! Linux gets its content wrong; it is refused as an overlap.
 //!
+//! A `PT_LOAD` without a byte maps nothing and may stand anywhere; as on Linux, the
+//! heap starts behind it, too.
+//!
 //! What it does not prove: that the image fits the user range. That depends
 //! on where it is put, so [`Checked::plan`] says it.
 
@@ -54,7 +57,8 @@ pub struct Checked<'a> {
     align: u64,
     low: u64,
     high: u64,
-    brk: u64,
+    end: u64,
+    heap: u64,
     phdr: Option<u64>,
 }
 
@@ -150,16 +154,7 @@ impl Segment {
         if raw.p_filesz > raw.p_memsz {
             return Err(ElfError::FileExceedsMemory { segment: index });
         }
-        let end = raw
-            .p_vaddr
-            .checked_add(raw.p_memsz)
-            .and_then(|end| target.page_ceil(end));
-        if end.is_none_or(|end| end > address_end(target)) {
-            return Err(ElfError::Wraps {
-                segment: index,
-                addr: raw.p_vaddr,
-            });
-        }
+        end_page(index, raw, target)?;
         if raw.p_filesz > 0 {
             if (raw.p_vaddr ^ raw.p_offset) & target.page_mask() != 0 {
                 return Err(ElfError::Misaligned {
@@ -221,13 +216,17 @@ impl<'a> Checked<'a> {
             stack: StackRights::Unspecified,
             low: 0,
             high: 0,
-            brk: 0,
+            end: 0,
+            heap: 0,
             phdr: None,
         };
         let mut before: Option<Segment> = None;
         for (index, raw) in this.raw() {
             match raw.p_type {
-                PT_LOAD if raw.p_memsz == 0 && raw.p_filesz == 0 => {}
+                PT_LOAD if raw.p_memsz == 0 && raw.p_filesz == 0 => {
+                    let end = end_page(index, &raw, &this.header.target)?;
+                    this.heap = this.heap.max(end);
+                }
                 PT_LOAD => {
                     let segment = Segment::check(index, &raw, &this.header)?;
                     match &before {
@@ -259,9 +258,10 @@ impl<'a> Checked<'a> {
     /// Takes a sound segment into the facts about the whole image.
     fn note(&mut self, segment: &Segment, align: u64) {
         let target = &self.header.target;
-        self.brk = segment.end();
+        self.end = segment.end();
         // `Segment::check` has seen that this rounding up does not wrap.
         self.high = target.page_ceil(segment.end()).unwrap_or(u64::MAX);
+        self.heap = self.heap.max(self.high);
         // Linux, maximum_alignment: what is no power of two counts for nothing.
         if align.is_power_of_two() {
             self.align = self.align.max(align);
@@ -305,7 +305,7 @@ impl<'a> Checked<'a> {
     /// lowered to the image's alignment. A fixed image knows its own place.
     ///
     /// # Errors
-    /// `OutsideUser` or `BadEntry` if it does not fit there.
+    /// `OutsideUser` if it does not fit there.
     pub fn plan(&self, base: u64) -> Result<Plan<'a>, ElfError> {
         Plan::new(self.clone(), base)
     }
@@ -341,9 +341,20 @@ impl<'a> Checked<'a> {
         self.high.saturating_sub(self.low)
     }
 
+    /// Returns the size up to where the heap starts, in bytes: whole pages.
+    pub(crate) const fn reach(&self) -> u64 {
+        self.heap.saturating_sub(self.low)
+    }
+
     /// Returns the address after its last byte, without load bias.
     pub(crate) const fn end(&self) -> u64 {
-        self.brk
+        self.end
+    }
+
+    /// Returns the page after the last address that any `PT_LOAD` names, also one
+    /// without a byte: where the heap starts, without load bias.
+    pub(crate) const fn heap(&self) -> u64 {
+        self.heap
     }
 
     /// Returns where the program headers stand in memory, without load bias,
@@ -386,6 +397,17 @@ fn prot(flags: u32) -> Prot {
         .into_iter()
         .filter(|(flag, _)| flags & flag != 0)
         .fold(Prot::NONE, |all, (_, right)| all | right)
+}
+
+/// Returns the page after a header's last byte in memory, if it has a number.
+fn end_page(index: u16, raw: &ProgramHeader, target: &Target) -> Result<u64, ElfError> {
+    let end = raw.p_vaddr.checked_add(raw.p_memsz);
+    end.and_then(|end| target.page_ceil(end))
+        .filter(|&end| end <= address_end(target))
+        .ok_or(ElfError::Wraps {
+            segment: index,
+            addr: raw.p_vaddr,
+        })
 }
 
 /// Returns the exclusive end of what the class can address; 2^64 does not fit

@@ -7,8 +7,8 @@ use elf::file::Class;
 
 /// An instruction set together with its ELF class.
 ///
-/// One machine number can stand for two classes (RISC-V, and x32 on x86-64),
-/// so the two are checked together.
+/// One machine number can stand for two classes (RISC-V); the two are checked
+/// together then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Machine {
@@ -64,6 +64,12 @@ impl Machine {
             Self::Arm => Some(b"v7l"),
             Self::Riscv64 | Self::Riscv32 => None,
         }
+    }
+
+    /// Returns whether the number stands for machines of both classes, so that the
+    /// class must be looked at (Linux: `elf_check_arch` of RISC-V).
+    pub(crate) const fn shares_number(self) -> bool {
+        matches!(self, Self::Riscv64 | Self::Riscv32)
     }
 
     pub(crate) const fn class(self) -> Class {

@@ -71,6 +71,50 @@ fn a_typical_static_program_maps_as_linux_maps_it() {
     });
 }
 
+/// Linux's start of the heap counts every PT_LOAD, also one without a byte (tried on 6.18: 0x4a1000,
+/// and 0x401000 without it).
+#[test]
+fn an_empty_segment_moves_the_heap_and_maps_nothing() {
+    let text = load(R | X, 0, 0x40_0000, 0x1000, 0x1000);
+    let heap = |headers: &[Ph]| {
+        let file = File::new(Machine::X86_64, headers);
+        assert_eq!(rows(&file, 0).len(), 1);
+        with_plan(&file, 0, |plan| {
+            assert_eq!((plan.range().end, plan.end()), (0x40_1000, 0x40_1000));
+            plan.brk()
+        })
+    };
+    assert_eq!(heap(&[text]), 0x40_1000);
+    for offset in [0, 0xdf8, 0x123] {
+        let empty = load(R | W, offset, 0x4a_0df8, 0, 0);
+        assert_eq!(heap(&[text, empty]), 0x4a_1000);
+        assert_eq!(heap(&[empty, text]), 0x4a_1000);
+        let below = load(R | W, offset, 0x1000, 0, 0);
+        assert_eq!(heap(&[text, below]), 0x40_1000);
+        assert_eq!(heap(&[below, text, empty, below]), 0x4a_1000);
+    }
+    // The heap starts in user space.
+    let result = |addr: u64| {
+        let headers = [text, load(R | W, 0, addr, 0, 0)];
+        run(
+            &File::new(Machine::X86_64, &headers).bytes(),
+            &target(Machine::X86_64),
+            0,
+        )
+    };
+    let outside = |end: u64| ElfError::OutsideUser {
+        addr: 0x40_0000,
+        len: end - 0x40_0000,
+    };
+    assert_eq!(result(0x7fff_ffff_f001), Err(outside(0x8000_0000_0000)));
+    assert_eq!(result(1 << 63), Err(outside(1 << 63)));
+    let wraps = ElfError::Wraps {
+        segment: 1,
+        addr: u64::MAX,
+    };
+    assert_eq!(result(u64::MAX), Err(wraps));
+}
+
 #[test]
 fn bss_is_a_zeroed_tail_and_anonymous_pages() {
     let at = |file, mem| {

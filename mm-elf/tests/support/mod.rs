@@ -77,7 +77,7 @@ impl File {
 
     /// The bytes of the file; those outside of the headers are 0xcc.
     pub fn bytes(&self) -> Vec<u8> {
-        let wide = self.class == 2;
+        let wide = self.machine.word_bytes() == 8;
         let mut f = vec![0x7f, b'E', b'L', b'F', self.class, self.data, self.version];
         f.resize(16, 0);
         let half = |f: &mut Vec<u8>, v: u16| f.extend(v.to_le_bytes());

@@ -95,14 +95,19 @@ fn check_plan(image: &Checked<'_>, plan: &Plan<'_>, size: u64, target: &Target) 
     }
     check_bytes(image, plan, target);
     let range = plan.range();
-    assert_eq!(
-        u128::from(plan.brk()),
-        last_end,
+    assert_eq!(u128::from(range.end), last_end);
+    let heap = u128::from(plan.brk());
+    assert!(
+        heap >= last_end && heap % page == 0 && heap <= user.end,
         "the heap does not follow the image"
     );
     assert_eq!(plan.steps().next().unwrap().addr, range.start);
-    assert!(target.user.contains(&plan.entry()));
-    assert!(plan.end() <= plan.brk() && plan.brk() - plan.end() < target.page_size());
+    assert_eq!(
+        plan.start(None).is_ok(),
+        plan.entry() < target.user.end,
+        "a start outside of user space"
+    );
+    assert!(plan.end() <= range.end && range.end - plan.end() < target.page_size());
     if image.header().kind() == ImageKind::Fixed {
         assert_eq!(plan.bias(), 0);
     } else {

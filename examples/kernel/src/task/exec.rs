@@ -288,8 +288,8 @@ impl<A: Arch> Call<'_, A> {
             plan.stack().prot(),
         )?;
         let sp = self.write_stack(&space, image, given_path, &plan, interpreter.as_ref(), top)?;
-        let entry = interpreter.as_ref().map_or(plan.entry(), Plan::entry);
-        Ok((space, entry as usize, sp))
+        let start = plan.start(interpreter.as_ref()).map_err(elf)?;
+        Ok((space, start as usize, sp))
     }
 
     fn map_plan(&self, space: &Space<A>, node: &FileNode<A>, plan: &Plan<'_>) -> Result<()> {
