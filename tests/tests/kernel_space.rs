@@ -546,3 +546,33 @@ fn visible_code(m: &Machine) {
     kernel.vmap(&cx, &pfns, Prot::RX).unwrap();
     assert_eq!(frames.platform().take_log().synced, pfns);
 }
+
+/// The guard before the first area keeps the first aligned place of a block from being the
+/// first page: a window with room for the device, but not for the device so aligned, takes it
+/// page by page.
+#[test]
+fn a_device_as_large_as_a_block_fits_into_a_window_of_two() {
+    on_every_machine(|m| {
+        let frames = TestPlatform::machine(m.format(), 64, 2048);
+        let cx = Cx::new(&frames);
+        let block = m.format().entry_pages(2);
+        let kernel = kernel(m, &frames, 2 * block);
+        let first = Pfn::new(4 * block as u64);
+        let area = kernel.map_device(&cx, first, block, MemType::Device);
+        let area = area.unwrap();
+        assert_eq!(area.pages(), block);
+        for (nth, page) in area.iter().enumerate() {
+            let want = first.saturating_add(nth as u64);
+            let found = leaf(&kernel, &frames, page);
+            let it_is = matches!(found, Some((Entry::Leaf { pfn, .. }, 1)) if pfn == want);
+            assert!(it_is, "{found:?} for {want:?}");
+        }
+        // What is left is too small for another.
+        let second = kernel.map_device(&cx, first, block, MemType::Device);
+        assert!(matches!(second, Err(MmError::NoGap(_))), "{second:?}");
+        // Where it can be aligned, it is.
+        assert_eq!(kernel.vunmap(&cx, area.start()), Ok(area));
+        let half = kernel.map_device(&cx, first, block / 2, MemType::Device);
+        half.unwrap();
+    });
+}

@@ -183,21 +183,21 @@ impl KernelSpace {
         let attrs = Attrs::kernel(Prot::RW)
             .with(AttrFlags::SPECIAL)
             .with_mem(mem);
-        // Aligned like the frames, up to the largest block that fits, else to a
-        // run: so that frame buffers take few entries, here or in TLBs.
+        // Aligned like the frames, up to the largest block that fits into the window,
+        // else to a run: so that frame buffers take few entries, here or in TLBs.
         let format = cx.format();
-        let largest = (2..=format.levels())
+        let places = (2..=format.levels())
             .rev()
             .filter(|&level| format.leaf_at(level))
             .map(|level| format.entry_pages(level))
             .chain([run_len(format, 1)])
-            .find(|&pages| pages <= frames);
-        let align = largest.unwrap_or(1);
-        let place = Placement {
-            align,
-            skew: first.as_usize() & align.wrapping_sub(1),
-        };
-        self.map_area(cx, frames, place, |cursor| cursor.map(first, attrs))
+            .filter(|&align| align > 1 && align <= frames)
+            .chain([1])
+            .map(|align| Placement {
+                align,
+                skew: first.as_usize() & align.wrapping_sub(1),
+            });
+        self.map_area(cx, frames, places, |cursor| cursor.map(first, attrs))
     }
 
     /// Maps frames of RAM one behind the other for the kernel; returns their
@@ -243,7 +243,7 @@ impl KernelSpace {
             frames.iter().for_each(|&pfn| cx.platform().sync_code(pfn));
         }
         let place = Placement { align, skew: 0 };
-        self.map_area(cx, frames.len(), place, |cursor| {
+        self.map_area(cx, frames.len(), [place], |cursor| {
             cursor.map_each(frames, attrs)
         })
     }
@@ -272,11 +272,12 @@ impl KernelSpace {
         Ok(area)
     }
 
+    /// Maps an area at the first of these places that is free.
     fn map_area<'c, 'm, P: Platform>(
         &'c self,
         cx: &'c Cx<'m, P>,
         pages: usize,
-        place: Placement,
+        places: impl IntoIterator<Item = Placement>,
         map: impl FnOnce(&mut CursorMut<'c, 'm, P>) -> Result<crate::tlb::MapFlush, TableError>,
     ) -> Result<PageRange, MmError> {
         let shift = cx.page_shift();
@@ -284,8 +285,8 @@ impl KernelSpace {
         if pages == 0 {
             return Err(MmError::Invalid(Vpn::new(0).addr(shift)));
         }
-        let area = self.window.lock(cx, 0).take(cx, pages, place)?;
         let bytes = pages.saturating_mul(crate::addr::page_size(shift));
+        let area = self.take_area(cx, pages, places)?;
         let area = area.ok_or(MmError::NoGap(bytes))?;
         match map(&mut CursorMut::new(table, &self.tlb, area)) {
             Ok(owed) => {
@@ -297,6 +298,22 @@ impl KernelSpace {
                 Err(mm_error(e, cx.page_shift()))
             }
         }
+    }
+
+    /// Takes an area at the first of these places that is free.
+    fn take_area<P: Platform>(
+        &self,
+        cx: &Cx<'_, P>,
+        pages: usize,
+        places: impl IntoIterator<Item = Placement>,
+    ) -> Result<Option<PageRange>, MmError> {
+        let mut window = self.window.lock(cx, 0);
+        for place in places {
+            if let Some(area) = window.take(cx, pages, place)? {
+                return Ok(Some(area));
+            }
+        }
+        Ok(None)
     }
 }
 
