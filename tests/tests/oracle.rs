@@ -13,7 +13,7 @@ use mm_core::format::PageTableFormat;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny, TinyFacts};
 use mm_core::platform::Platform;
 use mm_core::prot::{Access, Prot};
-use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags, SpaceLimits};
+use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags, SpaceLimits, VmaInfo};
 use mm_core::sync::AtomicU64;
 use mm_core::vma::VmaFlags;
 use mm_testkit::machine::{Machine, on_every_machine};
@@ -532,7 +532,7 @@ impl Script {
     fn compare(&self, p: usize) {
         let Both { space, model } = &self.all[p];
         let mut pages = model.pages.iter();
-        let mut before: Option<mm_core::space::VmaInfo> = None;
+        let mut before: Option<VmaInfo> = None;
         for area in space.areas() {
             for (i, n) in area.range.iter().enumerate() {
                 let (&at, page) = pages.next().expect("an area where nothing is mapped");
@@ -557,13 +557,14 @@ impl Script {
                 assert_eq!(area.key.unwrap_or(0), key, "page {n}");
             }
             // Shared areas have no anonymous pages: nothing may keep them apart.
-            if let Some(b) = before
-                && b.range.end() == area.range.start()
-                && b.flags == area.flags
-                && b.key == area.key
-                && b.key.is_some_and(|k| k != 0)
-                && area.flags.contains(VmaFlags::SHARED)
-            {
+            let would_merge = |b: &VmaInfo| {
+                b.range.end() == area.range.start()
+                    && b.flags == area.flags
+                    && b.key == area.key
+                    && b.key.is_some_and(|k| k != 0)
+                    && area.flags.contains(VmaFlags::SHARED)
+            };
+            if let Some(b) = before.filter(would_merge) {
                 let next = b.offset + (b.range.pages() * self.page) as u64;
                 assert_ne!(next, area.offset, "not merged: {}", space.maps());
             }

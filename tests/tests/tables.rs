@@ -655,10 +655,8 @@ impl World<'_> {
         let ram = self.frames.platform().arena();
         for i in 0..ram.frames() {
             let pfn = ram.first().saturating_add(i);
-            if let Some(page) = self.frames.page(pfn)
-                && page.kind() == Kind::Table
-                && pfn != self.root
-            {
+            let page = self.frames.page(pfn).filter(|_| pfn != self.root);
+            if let Some(page) = page.filter(|page| page.kind() == Kind::Table) {
                 let record = page.table();
                 let (live, level) = (record.live(), record.level());
                 assert!(

@@ -28,10 +28,10 @@ pub fn command(options: &Options) -> Result<()> {
         );
     }
     // Times are noisy and counts are not, but a machine without valgrind still has times.
-    if !command::exists("valgrind")
-        && let Err(why) = apt::install(&["valgrind"], "instructions are counted by valgrind")
-    {
-        say(&format!("no instruction counts: {why:#}"));
+    if !command::exists("valgrind") {
+        if let Err(why) = apt::install(&["valgrind"], "instructions are counted by valgrind") {
+            say(&format!("no instruction counts: {why:#}"));
+        }
     }
     command::run(
         command::cargo()

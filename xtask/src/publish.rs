@@ -82,9 +82,10 @@ impl Drop for Place {
 }
 
 fn remove(dir: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        command::say(&format!("{} stays: {error}", dir.display()));
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            command::say(&format!("{} stays: {error}", dir.display()));
+        }
+        _ => {}
     }
 }

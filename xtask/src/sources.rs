@@ -6,6 +6,7 @@
 //! - `unsafe` stands only in the files of [`UNSAFE_FILES`];
 //! - no library links `alloc` or `std`;
 //! - no place names what [`BOUNDARIES`] keeps from it;
+//! - no package has syntax that is younger than the compiler that it promises ([`LET_CHAINS`]);
 //! - nothing is left for later under [`FORBIDDEN`].
 //!
 //! Comments, strings and test code are taken out first ([`strip`]), so prose may say what it likes.
@@ -13,7 +14,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::paths;
 
@@ -186,7 +187,6 @@ pub fn breaches(root: &Path) -> Result<Vec<String>> {
         for (name, code) in read(root, &format!("{library}/src"))? {
             no_std(&name, &code, &mut found);
             unsafe_place(&name, &code, &mut found);
-            let_chains(&name, &code, &mut found);
             for line in lines_with(&code, "::*;") {
                 found.push(format!("{name}:{line}: glob import"));
             }
@@ -209,6 +209,9 @@ pub fn breaches(root: &Path) -> Result<Vec<String>> {
             let code = blank(&std::fs::read_to_string(&path)?);
             let name = shown(root, &path);
             boundaries(&name, &code, &mut found);
+            if oldest_compiler(root, &path)? < LET_CHAINS {
+                let_chains(&name, &code, &mut found);
+            }
             for (text, why) in FORBIDDEN {
                 let text = text.replace("# [", "#[");
                 for line in lines_with(&code, &text) {
@@ -279,8 +282,36 @@ fn no_std(name: &str, code: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Let chains came with Rust 1.88; neither `rust-version` nor clippy's
+/// The minor version of Rust 1 that let chains came with; neither `rust-version` nor clippy's
 /// `incompatible_msrv` sees syntax.
+const LET_CHAINS: u32 = 88;
+
+/// Returns the minor version of the oldest Rust 1 that the package of a source file promises to
+/// compile with: what the nearest manifest above that says one says.
+fn oldest_compiler(root: &Path, source: &Path) -> Result<u32> {
+    let within = source.ancestors().take_while(|dir| dir.starts_with(root));
+    for manifest in within.map(|dir| dir.join("Cargo.toml")) {
+        let text = std::fs::read_to_string(&manifest).unwrap_or_default();
+        if let Some(minor) = promised(&text) {
+            return Ok(minor);
+        }
+    }
+    bail!(
+        "no manifest above {} names a rust-version",
+        source.display()
+    )
+}
+
+fn promised(manifest: &str) -> Option<u32> {
+    let line = |line: &str| {
+        line.strip_prefix("rust-version = \"1.")?
+            .strip_suffix('"')?
+            .parse()
+            .ok()
+    };
+    manifest.lines().find_map(line)
+}
+
 fn let_chains(name: &str, code: &str, found: &mut Vec<String>) {
     for (line, word) in words(code) {
         if word != "if" && word != "while" {
@@ -302,6 +333,8 @@ fn is_let_chain(condition: &str) -> bool {
             '(' | '[' => depth += 1,
             ')' | ']' => depth -= 1,
             '{' | ';' if depth == 0 => break,
+            // A match arm's guard.
+            '=' if depth == 0 && condition[at..].starts_with("=> ") => break,
             '{' => depth += 1,
             '}' => depth -= 1,
             '&' if depth == 0 => ands |= condition[at..].starts_with("&& "),
@@ -608,8 +641,15 @@ pub fn listed(breaches: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        boundaries, core_rules, features_of_libraries, imports, let_chains, strip, unsafe_place,
+        boundaries, core_rules, features_of_libraries, imports, let_chains, promised, strip,
+        unsafe_place,
     };
+
+    #[test]
+    fn a_manifest_promises_a_compiler_or_leaves_it_to_the_workspace() {
+        assert_eq!(promised("[package]\nrust-version = \"1.88\"\n"), Some(88));
+        assert_eq!(promised("rust-version.workspace = true\n"), None);
+    }
 
     #[test]
     fn a_feature_of_a_library_is_found_in_a_manifest() {
@@ -697,6 +737,7 @@ mod tests {
             ("if let Some(a) = b.filter(|x| { x && y }) { d }", false),
             ("if a && b { let c = d; }", false),
             ("if outlet && b { d }", false),
+            ("a if b && c => d, _ => e }; let f = g;", false),
         ] {
             let mut found = Vec::new();
             let_chains("a.rs", code, &mut found);

@@ -50,10 +50,10 @@ fn verdict(row: &Row, score: &Score) -> String {
     } else {
         format!("   MISSED by {missed:.1}x")
     };
-    if let (Some(goal), Some(n)) = (row.goal.instructions, score.instructions)
-        && n > goal
-    {
-        text += &format!(", {n:.0} instructions of {goal:.0}");
+    if let (Some(goal), Some(n)) = (row.goal.instructions, score.instructions) {
+        if n > goal {
+            text += &format!(", {n:.0} instructions of {goal:.0}");
+        }
     }
     text
 }
