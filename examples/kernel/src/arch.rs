@@ -41,6 +41,8 @@
 //! | in the kernel, running | frame on its kernel stack | in the CPU | in the CPU |
 //! | switched out | frame on its kernel stack | in `Arch::Thread` | in `Arch::Thread` |
 
+pub use crate::syscall::names::SyscallAbi;
+
 /// What the portable kernel needs from one architecture.
 ///
 /// An instance, not a set of static hooks: a host test can make its own. Everything that
@@ -298,29 +300,6 @@ pub enum PrivateSyscall {
         /// First user address behind.
         end: usize,
     },
-}
-
-/// Which table of syscall numbers and which structure layouts (`struct stat`, ...) user
-/// programs are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyscallAbi {
-    /// x86-64's own table.
-    X86_64,
-    /// The generic table of AArch64 and RISC-V.
-    Generic,
-    /// Arm EABI.
-    Arm,
-}
-
-impl SyscallAbi {
-    /// Bytes of a `long` and of a pointer of user programs.
-    #[must_use]
-    pub const fn word_bytes(self) -> usize {
-        match self {
-            SyscallAbi::X86_64 | SyscallAbi::Generic => 8,
-            SyscallAbi::Arm => 4,
-        }
-    }
 }
 
 /// What the architecture calls: implemented by the portable kernel, registered before

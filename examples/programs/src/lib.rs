@@ -10,9 +10,12 @@
 use core::fmt::{self, Write};
 
 mod machine;
+/// The example kernel's table of system calls: the same file, so that none is left out.
+#[path = "../../kernel/src/syscall/names.rs"]
+pub mod names;
 
 pub use machine::{
-    BASE, HOLE, KERNEL, RETURN, TOP, WILD, Word, nr, open, pause, pipe, run, sync_code,
+    ABI, BASE, HOLE, KERNEL, LAST, RETURN, TOP, WILD, Word, nr, open, pause, pipe, run, sync_code,
 };
 
 /// `PROT_READ`.

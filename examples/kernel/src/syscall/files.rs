@@ -223,13 +223,31 @@ impl<A: Arch> Call<'_, A> {
                 *flags = *flags & !changeable | argument & changeable;
                 Ok(0)
             }
-            // F_GETLK answers "unlocked"; F_SETLK, F_SETLKW: locks always succeed.
-            5 => self.put(argument, &2u16.to_ne_bytes()).map(|()| 0),
-            6 | 7 => Ok(0),
+            // F_GETLK; F_SETLK, F_SETLKW.
+            5 => self.look_at_lock(argument),
+            6 | 7 => self.lock_type(argument).map(|_| 0),
             // The same for `struct flock64`, which only 32-bit programs need.
-            12 if Self::WORD == 4 => self.put(argument, &2u16.to_ne_bytes()).map(|()| 0),
-            13 | 14 if Self::WORD == 4 => Ok(0),
+            12 if Self::WORD == 4 => self.look_at_lock(argument),
+            13 | 14 if Self::WORD == 4 => self.lock_type(argument).map(|_| 0),
             _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Answers that nobody holds the lock: all locks succeed.
+    fn look_at_lock(&self, at: usize) -> Result {
+        const UNLOCKED: u16 = 2;
+        self.lock_type(at)?;
+        self.put(at, &UNLOCKED.to_ne_bytes()).map(|()| 0)
+    }
+
+    /// Reads the type of a lock, which stands first in either structure.
+    fn lock_type(&self, at: usize) -> Result<u16> {
+        const LAST: u16 = 2;
+        let kind = u16::from_ne_bytes(self.get(at)?);
+        if kind > LAST {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(kind)
         }
     }
 

@@ -12,7 +12,28 @@
 //! RISC-V leaves out of the generic table what it found replaced when it came (renameat,
 //! getrlimit, setrlimit); programs there do not ask for it, so it is not told apart.
 
-use crate::arch::SyscallAbi;
+/// Which table of syscall numbers and which structure layouts (`struct stat`, ...) user
+/// programs are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyscallAbi {
+    /// x86-64's own table.
+    X86_64,
+    /// The generic table of AArch64 and RISC-V.
+    Generic,
+    /// Arm EABI.
+    Arm,
+}
+
+impl SyscallAbi {
+    /// Bytes of a `long` and of a pointer of user programs.
+    #[must_use]
+    pub const fn word_bytes(self) -> usize {
+        match self {
+            SyscallAbi::X86_64 | SyscallAbi::Generic => 8,
+            SyscallAbi::Arm => 4,
+        }
+    }
+}
 
 macro_rules! names {
     ($($name:ident,)*) => {

@@ -109,13 +109,25 @@ impl<A: Arch> Call<'_, A> {
         if status != 0 {
             self.put(status, &how.wait_word().to_ne_bytes())?;
         }
-        if usage != 0 {
-            self.put_words(usage, [0; 18])?;
-        }
+        self.put_usage(usage)?;
         Ok(pid as usize)
     }
 
-    pub(super) fn waitid(&self, kind: usize, pid: usize, info: usize, options: usize) -> Result {
+    /// Writes what a child used, which is not counted, where the caller wants to know.
+    fn put_usage(&self, usage: usize) -> Result<()> {
+        match usage {
+            0 => Ok(()),
+            _ => self.put_words(usage, [0; 18]),
+        }
+    }
+
+    pub(super) fn waitid(
+        &self,
+        kind: usize,
+        pid: usize,
+        (info, usage): (usize, usize),
+        options: usize,
+    ) -> Result {
         let which = match kind {
             0 => Children::Any,
             1 => Children::One(pid as u32),
@@ -138,6 +150,9 @@ impl<A: Arch> Call<'_, A> {
         let found = self
             .system
             .wait_child(&self.task.process, which, hurry, reap)?;
+        if found.is_some() {
+            self.put_usage(usage)?;
+        }
         if info != 0 {
             // siginfo_t: si_signo, si_errno, si_code, (pad,) si_pid, si_uid, si_status.
             let mut out = super::record::Record::<128>::new(A::SYSCALL_ABI);
@@ -171,5 +186,17 @@ impl<A: Arch> Call<'_, A> {
         }
         self.put_words(into, [(1 << self.system.running_cpus()) - 1])?;
         Ok(Self::WORD)
+    }
+
+    /// Takes a set in which some CPU runs, and keeps nothing of it: every thread may run anywhere.
+    pub(super) fn sched_setaffinity(&self, size: usize, from: usize) -> Result {
+        let mut set = [0; 8];
+        let known = size.min(Self::WORD);
+        self.get_into(from, &mut set[..known])?;
+        let running = (1u64 << self.system.running_cpus()) - 1;
+        match u64::from_le_bytes(set) & running {
+            0 => Err(Errno::EINVAL),
+            _ => Ok(0),
+        }
     }
 }

@@ -146,13 +146,17 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    pub(super) fn gettimeofday(&self, into: usize) -> Result {
+    pub(super) fn gettimeofday(&self, into: usize, zone: usize) -> Result {
         if into != 0 {
             let time = self.system.clock(REALTIME)?;
             self.put_words(
                 into,
                 [(time / SECOND) as usize, (time % SECOND / 1000) as usize],
             )?;
+        }
+        if zone != 0 {
+            // Greenwich, and no summer time.
+            self.put(zone, &[0; 8])?;
         }
         Ok(0)
     }

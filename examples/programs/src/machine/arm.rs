@@ -2,6 +2,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::names::SyscallAbi;
+
 /// An instruction, or the smallest piece of one.
 pub type Word = u32;
 
@@ -15,19 +17,22 @@ pub const TOP: usize = 0xc000_0000;
 pub const KERNEL: usize = 0xc000_8000;
 /// An address that is neither a program's nor the kernel's, where there is one.
 pub const HOLE: usize = 0xffff_8000;
+/// The table of system calls.
+pub const ABI: SyscallAbi = SyscallAbi::Arm;
 /// Bytes of mmap's unit of offsets.
 pub const OFFSET_UNIT: usize = 4096;
 
-/// Pointers that no call may follow. None of them is a signal's number.
-pub const WILD: [usize; 7] = [
+/// Pointers that no call may follow. Neither they nor [`LAST`] is a signal's number.
+pub const WILD: [usize; 6] = [
     0x900,          // in the page that is never mapped
     0x3000_0000,    // user space, not mapped
-    0xbfff_ffff,    // the last byte of user space
     0xc000_0000,    // the first byte of the kernel's
     0xc000_8000,    // where kernels like to live
     0xffff_0000,    // the vectors
     usize::MAX - 7, // the end of everything
 ];
+/// The last byte of user space, where a stack may end.
+pub const LAST: usize = 0xbfff_ffff;
 
 /// Numbers of system calls.
 pub mod nr {

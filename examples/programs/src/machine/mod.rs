@@ -34,7 +34,7 @@ pub use generic::nr;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
 pub use own::nr;
 
-pub use own::{BASE, HOLE, KERNEL, RETURN, TOP, WILD, run, sync_code};
+pub use own::{ABI, BASE, HOLE, KERNEL, LAST, RETURN, TOP, WILD, run, sync_code};
 pub(crate) use own::{OFFSET_UNIT, raw_call};
 
 /// An instruction, or the smallest piece of one.

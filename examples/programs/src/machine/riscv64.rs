@@ -2,6 +2,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::names::SyscallAbi;
+
 /// An instruction, or the smallest piece of one.
 pub type Word = u32;
 
@@ -15,20 +17,23 @@ pub const TOP: usize = 0x0100_0000_0000_0000;
 pub const KERNEL: usize = 0xffff_ffff_8000_0000;
 /// An address that is neither a program's nor the kernel's, where there is one.
 pub const HOLE: usize = 0x0100_0000_0000_0000;
+/// The table of system calls.
+pub const ABI: SyscallAbi = SyscallAbi::Generic;
 /// Bytes of mmap's unit of offsets.
 pub const OFFSET_UNIT: usize = 1;
 
-/// Pointers that no call may follow. None of them is a signal's number.
-pub const WILD: [usize; 8] = [
+/// Pointers that no call may follow. Neither they nor [`LAST`] is a signal's number.
+pub const WILD: [usize; 7] = [
     0x900,                 // in the page that is never mapped
     0x10_0000_0000,        // user space, not mapped
-    0x3f_ffff_ffff,        // the last byte of user space with three levels
     0x0100_0000_0000_0000, // in no half
     0xfeff_ffff_ffff_ffff, // in no half
     0xffff_ffc0_0000_0000, // the first byte of the kernel's half with three levels
     0xffff_ffff_8000_0000, // where kernels like to live
     usize::MAX - 7,        // the end of everything
 ];
+/// The last byte of user space with three levels, where a stack may end.
+pub const LAST: usize = 0x3f_ffff_ffff;
 
 /// Makes a system call, and answers what the register of the result holds.
 pub fn raw_call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
