@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/bin/busybox`, `/bin/APPLET` → busybox | Debian's package, unmodified |
 //! | everything of `examples/kernel/rootfs/` | the repository |
+//! | `/etc/argv` | the words that the first program is started with |
 //! | `/usr/bin/NAME` | the file given with `--program`, or a program of `examples/programs` |
 //! | a dynamic program's interpreter and libraries | the host, or Debian's cross compilers ([`crate::dynamic`]) |
 
@@ -72,6 +73,21 @@ pub fn add_program(archive: &mut Archive, path: &Path) -> Result<String> {
     let inner = format!("/usr/bin/{name}");
     put_file(archive, &inner, path, true)?;
     Ok(inner)
+}
+
+/// The word of the kernel's command line that starts what [`add_words`] said.
+pub const START_WORDS: &str = "argv=/etc/argv";
+
+/// Has the first program started with these words, as they are: the command line would take them
+/// apart at their blanks.
+pub fn add_words<W: AsRef<str>>(archive: &mut Archive, words: &[W]) {
+    let mut bytes = Vec::new();
+    for word in words {
+        bytes.extend_from_slice(word.as_ref().as_bytes());
+        bytes.push(0);
+    }
+    let executable = false;
+    archive.put("/etc/argv", Member::File { executable, bytes });
 }
 
 /// Returns the path of the script `name` of the repository, with or without `.sh`.

@@ -16,12 +16,12 @@ const PACKAGE: &str = "examples/programs";
 /// The program that shows a kernel's memory at work without busybox.
 pub const HELLO: &str = "hello";
 
-/// Where that program stands in the kernel's file system.
-pub const HELLO_PATH: &str = "/usr/bin/hello";
+/// How that program is started.
+pub const HELLO_WORDS: &[&str] = &["/usr/bin/hello"];
 
 /// The program that takes all memory, as it must be started to have fork fail for want of it, and
 /// the memory of a machine on which nothing else runs out before, in MiB.
-pub const NO_MEMORY: &str = "/usr/bin/memory-hog fork";
+pub const NO_MEMORY: &[&str] = &["/usr/bin/memory-hog", "fork"];
 pub const SMALL_MEMORY: u32 = 48;
 const MEMORY_HOG: &str = "memory-hog";
 
@@ -49,10 +49,9 @@ const PROCESSES: &str = "processes";
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
-/// The program that its interpreter links when it starts, and where it stands in the kernel's file
-/// system.
+/// The program that its interpreter links when it starts, and how it is started.
 const DYNAMIC: &str = "dynamic";
-pub const DYNAMIC_PATH: &str = "/usr/bin/dynamic";
+pub const DYNAMIC_WORDS: &[&str] = &["/usr/bin/dynamic"];
 
 /// The script that feeds the kernel bad input.
 pub const BAD_INPUT: &str = "bad-input";

@@ -67,7 +67,6 @@ pub const LIMIT: u64 = 300;
 /// Boots what the options ask for.
 pub fn command(options: &Options) -> Result<()> {
     let (archive, start, expect) = contents(options)?;
-    // First, because a program takes the rest of the line.
     let mut append = options.words.join(" ");
     if !append.is_empty() {
         append.push(' ');
@@ -101,7 +100,7 @@ pub fn boot(kernel: &Path, archive: &Archive, setup: &Setup) -> Result<Booted> {
     let initrd = initramfs::write(archive)?;
     let start = match setup.start {
         Start::Script(name) => format!("script={}", initramfs::script(archive, name)?),
-        Start::Program(line) => format!("program={line}"),
+        Start::Program(_) => initramfs::START_WORDS.to_string(),
         Start::Shell(_) => SHELL.to_string(),
     };
     let turns = match setup.start {
@@ -128,8 +127,8 @@ pub fn boot(kernel: &Path, archive: &Archive, setup: &Setup) -> Result<Booted> {
 pub enum Start {
     /// The script of this name, in busybox' shell.
     Script(&'static str),
-    /// A program of the initramfs with its arguments.
-    Program(&'static str),
+    /// A program of the initramfs and its arguments, which the archive says, too.
+    Program(&'static [&'static str]),
     /// A shell on the console, where this is typed.
     Shell(&'static [Turn]),
 }
@@ -165,12 +164,10 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
             ));
         }
         dynamic::add_needs(&mut archive, program, options.arch)?;
-        let mut line = format!("program={}", initramfs::add_program(&mut archive, program)?);
-        for arg in &options.args {
-            line.push(' ');
-            line.push_str(arg);
-        }
-        return Ok((archive, line, Expect::Summary));
+        let mut words = vec![initramfs::add_program(&mut archive, program)?];
+        words.extend_from_slice(&options.args);
+        initramfs::add_words(&mut archive, &words);
+        return Ok((archive, initramfs::START_WORDS.to_string(), Expect::Summary));
     }
     let busybox = match busybox {
         Ok(path) => path,
@@ -182,7 +179,8 @@ fn contents(options: &Options) -> Result<(Archive, String, Expect)> {
             say("FALLING BACK to a small program of our own; this shows far less than the script");
             let hello = programs::build(options.arch)?.path(programs::HELLO);
             let inner = initramfs::add_program(&mut archive, &hello)?;
-            return Ok((archive, format!("program={inner}"), Expect::Summary));
+            initramfs::add_words(&mut archive, &[inner]);
+            return Ok((archive, initramfs::START_WORDS.to_string(), Expect::Summary));
         }
     };
     if options.shell {

@@ -188,14 +188,17 @@ fn prepare(setup: &Setup) -> Result<Prepared> {
         Start::Program(programs::NO_MEMORY) => {
             programs::build(arch)?.add_memory_hog(&mut archive)?;
         }
-        Start::Program(programs::HELLO_PATH) => {
+        Start::Program(programs::HELLO_WORDS) => {
             let hello = programs::build(arch)?.path(programs::HELLO);
             initramfs::add_program(&mut archive, &hello)?;
         }
-        Start::Program(programs::DYNAMIC_PATH) => {
+        Start::Program(programs::DYNAMIC_WORDS) => {
             programs::build(arch)?.add_dynamic(&mut archive, arch)?;
         }
         _ => {}
+    }
+    if let Start::Program(words) = setup.start {
+        initramfs::add_words(&mut archive, words);
     }
     Ok(Prepared {
         kernel,
@@ -237,25 +240,44 @@ const PLAIN: Setup = Setup {
     expect: Expect::SummaryAndChecksums,
 };
 
+/// A program that is content with the very words `a b`, none, and `c`.
+const WORDS: &[&str] = &[
+    "/bin/busybox",
+    "sh",
+    "-c",
+    "[ $# = 3 ] && [ \"$1\" = 'a b' ] && [ -z \"$2\" ] && [ \"$3\" = c ]",
+    "words",
+    "a b",
+    "",
+    "c",
+];
+
+/// A word that no command line has room for.
+const TOO_LONG: &str = match std::str::from_utf8(&[b'x'; 4096]) {
+    Ok(word) => word,
+    Err(_) => "",
+};
+
 /// What every architecture boots.
-const EVERYWHERE: [(&str, Start, Expect); 9] = [
+const EVERYWHERE: [(&str, Start, Expect); 10] = [
     ("demo", PLAIN.start, PLAIN.expect),
     ("script", Start::Script("/etc/script.sh"), PLAIN.expect),
     (
         "own program",
-        Start::Program(programs::HELLO_PATH),
+        Start::Program(programs::HELLO_WORDS),
         Expect::Summary,
     ),
     (
         "dynamic program",
-        Start::Program(programs::DYNAMIC_PATH),
+        Start::Program(programs::DYNAMIC_WORDS),
         Expect::Summary,
     ),
     (
         "lazy exec",
-        Start::Program("/bin/busybox echo lazily"),
+        Start::Program(&["/bin/busybox", "echo", "lazily"]),
         Expect::LazyExec("/bin/busybox"),
     ),
+    ("words of a program", Start::Program(WORDS), Expect::Summary),
     (
         "other programs",
         Start::Script(programs::OTHERS),
@@ -326,11 +348,21 @@ fn setups() -> Vec<(String, Setup)> {
         let overflow = Setup {
             arch,
             options: "overflow-stack",
-            start: Start::Program("/bin/busybox true"),
+            start: Start::Program(&["/bin/busybox", "true"]),
             expect: Expect::Bug("kernel stack overflow at "),
             limit: Duration::from_secs(60),
             ..PLAIN
         };
+        if arch == Arch::X86_64 {
+            // The others read the line where the firmware put it.
+            let too_long = Setup {
+                options: TOO_LONG,
+                expect: Expect::Bug("the command line is longer than "),
+                limit: Duration::from_secs(60),
+                ..overflow
+            };
+            all.push((format!("boot long command line, {}", arch.name()), too_long));
+        }
         all.push((format!("boot stack overflow, {}", arch.name()), overflow));
         for (_, name, cpu, options) in VARIANTS.into_iter().filter(|variant| variant.0 == arch) {
             let setup = Setup {

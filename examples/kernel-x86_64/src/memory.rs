@@ -117,7 +117,7 @@ struct MapEntry {
     reserved: u32,
 }
 
-/// A longer command line is cut.
+/// A command line ends before.
 const COMMAND_LINE_BYTES: usize = 2048;
 
 const MAGIC: u32 = 0x336e_c578;
@@ -185,6 +185,10 @@ fn image_range() -> Range<u64> {
 }
 
 /// Copies the command line into the kernel, because the loader's memory is given away.
+///
+/// # Panics
+///
+/// When it is too long: cut, it would ask for something else.
 fn copy_command_line(start: u64) -> &'static str {
     static COPY: Once<[u8; COMMAND_LINE_BYTES]> = Once::new();
     if start == 0 {
@@ -195,7 +199,14 @@ fn copy_command_line(start: u64) -> &'static str {
         // memory too, and is not used.
         unsafe { (direct(start) as *const [u8; COMMAND_LINE_BYTES]).read() }
     });
-    let text = copy.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    let end = copy.iter().position(|&byte| byte == 0);
+    let text = end.map(|end| &copy[..end]);
+    assert!(
+        text.is_some(),
+        "the command line is longer than {} bytes",
+        COMMAND_LINE_BYTES - 1
+    );
+    let text = text.unwrap_or_default();
     core::str::from_utf8(text).unwrap_or("")
 }
 

@@ -456,7 +456,7 @@ pub struct BadFrame;
 /// What the boot loader passed, as the architecture hands it to the portable kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot {
-    /// The kernel's command line (`script=/path`, `shell`, `program=/path args...`).
+    /// The kernel's command line (`script=/path`, `shell`, `argv=/path`).
     pub command_line: &'static str,
     /// The initial file system: a cpio archive (newc), or empty.
     pub initrd: &'static [u8],

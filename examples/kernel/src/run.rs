@@ -5,7 +5,7 @@
 //! | word | first process |
 //! |---|---|
 //! | `script=/path` | `/bin/sh /path` |
-//! | `program=/path args...` | that program |
+//! | `argv=/path` | what that file says: the program and its arguments, a zero byte behind each |
 //! | `shell` | `/bin/sh` on the terminal |
 //!
 //! `overflow-stack` before that has the first process run its kernel stack over instead.
@@ -20,10 +20,13 @@ use alloc::vec::Vec;
 use crate::sync::Mutex;
 
 use crate::arch::{Arch, Frame, Outcome};
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::device::Device;
 use crate::fs::open::{FileKind, OpenFile, flag};
 use crate::fs::table::{OnExec, Table};
+use crate::fs::tree::Kind;
+use crate::fs::walk::{LastLink, walk};
+use crate::limits::ARGUMENT_BYTES;
 use crate::syscall::Call;
 use crate::system::System;
 use crate::task::exec::Words;
@@ -78,7 +81,7 @@ impl<A: Arch> System<A> {
         let mut files = Table::new();
         let root = self.root.lock().clone();
         let dev = root
-            .ok_or(crate::errno::Errno::ENOENT)?
+            .ok_or(Errno::ENOENT)?
             .child(b"dev")?
             .child(b"console")?;
         let console = OpenFile::new(
@@ -131,50 +134,61 @@ impl<A: Arch> System<A> {
         if { words }.next() == Some("overflow-stack") {
             crate::stack::run_over(0);
         }
-        let loaded = self.first_words().and_then(|(path, words, argc)| {
-            Call {
-                system: task.system,
-                task,
-                frame,
-            }
-            .exec(&path, words, argc)
-            .inspect_err(|error| {
-                self.log(format_args!(
-                    "cannot run {}: {error:?}",
-                    alloc::string::String::from_utf8_lossy(&path)
-                ));
+        let loaded = self
+            .first_words()
+            .and_then(|(path, words, argc)| {
+                let mut call = Call {
+                    system: task.system,
+                    task,
+                    frame,
+                };
+                call.exec(&path, words, argc)
             })
-        });
+            .inspect_err(|error| {
+                let line = self.boot.command_line;
+                self.log(format_args!("cannot start what {line:?} asks for: {error:?}"));
+            });
         if loaded.is_err() {
             self.end_process(&task.process, Status::Exited(127));
         }
     }
 
     fn first_words(&self) -> Result<(Vec<u8>, Words, usize)> {
-        let line = self.boot.command_line;
-        let mut list: Vec<&str> = Vec::new();
-        let mut words = line.split_ascii_whitespace();
-        while let Some(word) = words.next() {
+        let mut argv = b"/bin/sh\0".to_vec();
+        for word in self.boot.command_line.split_ascii_whitespace() {
             if let Some(script) = word.strip_prefix("script=") {
-                list.extend(["/bin/sh", script]);
-            } else if let Some(program) = word.strip_prefix("program=") {
-                list.push(program);
-                list.extend(words.by_ref());
+                argv.extend_from_slice(script.as_bytes());
+                argv.push(0);
+            } else if let Some(file) = word.strip_prefix("argv=") {
+                argv = self.whole_file(file.as_bytes())?;
             }
         }
-        if list.is_empty() {
-            list.push("/bin/sh");
-        }
+        let words = || argv.split_inclusive(|&byte| byte == 0);
         let mut packed = Words::new()?;
-        for word in &list {
-            packed.push(word.as_bytes())?;
+        for word in words() {
+            packed.push(word.strip_suffix(b"\0").unwrap_or(word))?;
         }
         for variable in ENVIRONMENT {
             packed.push(variable)?;
         }
-        let path = list
-            .first()
-            .map_or(Vec::new(), |path| path.as_bytes().to_vec());
-        Ok((path, packed, list.len()))
+        let first = argv.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok((first.to_vec(), packed, words().count()))
+    }
+
+    fn whole_file(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let root = self.root.lock().clone().ok_or(Errno::ENOENT)?;
+        let no_link = |_| Err(Errno::ENOENT);
+        let place = walk(&root, b"/", path, LastLink::Follow, &no_link)?;
+        let Kind::File(data) = &place.existing()?.kind else {
+            return Err(Errno::EACCES);
+        };
+        let length = usize::try_from(data.size()).map_err(|_| Errno::E2BIG)?;
+        if length > ARGUMENT_BYTES {
+            return Err(Errno::E2BIG);
+        }
+        let mut bytes = alloc::vec![0; length];
+        let n = self.read_data(data, 0, &mut bytes)?;
+        bytes.truncate(n);
+        Ok(bytes)
     }
 }
