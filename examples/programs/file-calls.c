@@ -1,5 +1,6 @@
-/* Calls that must leave things as they were when they fail, or stop half way: reads into memory that
- * ends, opens without a free descriptor, timers out of range. Prints the same on every kernel. */
+/* Calls that must leave things as they were when they fail, or stop half way: reads and writes where
+ * memory ends, opens without a free descriptor, timers out of range; and writes that must not mix.
+ * Prints the same on every kernel. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,6 +73,78 @@ static void reading_a_file(void)
     check("pread over the end of memory", answer(pread(fd, base, 2 * PAGE, 1)), PAGE);
     check("pread's bytes", first_wrong(base, 1, PAGE), -1);
     close(fd);
+}
+
+static void writing_a_file(void)
+{
+    struct stat facts;
+    char back[100], more[10] = "0123456789";
+    for (long i = 0; i < PAGE; i++)
+        base[i] = byte(i);
+    int fd = open(NAME, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    check("write over the end of memory", answer(write(fd, base + PAGE - 100, 200)), 100);
+    check("the offset after it", lseek(fd, 0, SEEK_CUR), 100);
+    check("write behind the end of memory", answer(write(fd, base + PAGE, 10)), -EFAULT);
+    check("the offset stays", lseek(fd, 0, SEEK_CUR), 100);
+    struct iovec vectors[] = { { more, 10 }, { base + PAGE - 5, 10 }, { more, 10 } };
+    check("writev stops there", answer(writev(fd, vectors, 3)), 15);
+    check("pwrite over the end of memory", answer(pwrite(fd, base + PAGE - 50, 60, 200)), 50);
+    check("its size", fstat(fd, &facts) == 0 ? facts.st_size : -errno, 250);
+    check("read it back", answer(pread(fd, back, 100, 0)), 100);
+    check("the bytes written", first_wrong(back, PAGE - 100, 100), -1);
+    close(fd);
+}
+
+enum { WRITERS = 4, RECORDS = 60, RECORD = 20000 };
+
+/* Writers whose records must stay whole: each with an end of its own, or with one offset for all. */
+static void records(const char *what, int flags)
+{
+    static char record[RECORD];
+    int fd = open(NAME, O_WRONLY | O_CREAT | O_TRUNC | flags, 0600);
+    for (int writer = 0; writer < WRITERS; writer++) {
+        if (fork() != 0)
+            continue;
+        int own = flags & O_APPEND ? open(NAME, O_WRONLY | O_APPEND) : fd;
+        for (int i = 0; i < RECORDS; i++) {
+            memset(record, 'a' + writer, RECORD);
+            if (write(own, record, RECORD) != RECORD)
+                _exit(1);
+        }
+        _exit(0);
+    }
+    int status, ended = 0;
+    while (wait(&status) > 0)
+        ended += status == 0;
+    check(what, ended, WRITERS);
+    close(fd);
+    int mixed = 0, count = 0;
+    fd = open(NAME, O_RDONLY);
+    for (; read(fd, record, RECORD) == RECORD; count++)
+        for (int i = 1; i < RECORD; i++)
+            if (record[i] != record[0]) {
+                mixed++;
+                break;
+            }
+    check(what, count, WRITERS * RECORDS);
+    check("records that were mixed", mixed, 0);
+    close(fd);
+    unlink(NAME);
+}
+
+static void appending(void)
+{
+    char two[2];
+    int fd = open(NAME, O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
+    check("append", answer(write(fd, "a", 1)), 1);
+    check("pwrite appends, too", answer(pwrite(fd, "b", 1, 0)), 1);
+    check("the offset stays", lseek(fd, 0, SEEK_CUR), 1);
+    check("read both", answer(pread(fd, two, 2, 0)), 2);
+    check("the first stays", two[0], 'a');
+    check("the second is behind it", two[1], 'b');
+    close(fd);
+    records("writers that append", O_APPEND);
+    records("writers that share an offset", 0);
 }
 
 static void reading_a_pipe(void)
@@ -157,6 +231,8 @@ int main(void)
     reading_a_file();
     reading_a_pipe();
     opening_without_a_descriptor();
+    writing_a_file();
+    appending();
     timers();
     naming();
     printf("file calls: %s\n", failed ? "FAILED" : "ok");

@@ -25,7 +25,7 @@ use crate::errno::{Errno, Result};
 use crate::limits::{FILES_QUOTA, Grant, PIPES_QUOTA};
 use crate::memory::{FileData, FileNode};
 use crate::pipe::Pipe;
-use crate::sched::turn::Turn;
+use crate::sched::turn::{Held, Turn};
 use crate::sched::{Channel, Patience};
 use crate::system::System;
 use crate::tty::Tty;
@@ -299,27 +299,108 @@ pub enum Place {
     At(u64),
 }
 
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the file.
+    Read,
+    /// Into the file.
+    Write,
+}
+
+/// A transfer under way: where its next byte stands, and the turns that keep others out until it is
+/// over, so that the bytes of one call stay together.
+pub struct Course<'a, A: Arch> {
+    /// What is read or written.
+    pub file: &'a OpenFile<A>,
+    /// Which way.
+    pub way: Way,
+    at: u64,
+    moves: bool,
+    _offset: Option<Held<'a>>,
+    _writing: Option<Held<'a>>,
+}
+
+impl<A: Arch> Course<'_, A> {
+    /// Answers where the next byte stands.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    fn go_to(&mut self, at: u64) {
+        self.at = at;
+        if self.moves {
+            *self.file.offset.lock() = at;
+        }
+    }
+
+    fn advance(&mut self, by: usize) {
+        if by > 0 {
+            self.go_to(self.at + by as u64);
+        }
+    }
+
+    /// Goes back over bytes that were read and found no taker.
+    pub fn give_back(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.go_to(self.at - bytes as u64);
+        }
+    }
+}
+
 impl<A: Arch> System<A> {
-    /// Reads into a buffer; 0 is the end of the file.
+    /// Begins a transfer; the caller holds no turn.
     ///
     /// # Errors
-    /// `EBADF`, `EISDIR`, `ESPIPE`, `EAGAIN`, `EIO`; restarted after a signal.
-    pub fn read_file(&self, file: &OpenFile<A>, place: Place, into: &mut [u8]) -> Result {
-        file.readable()?;
+    /// `EBADF`, `ESPIPE`.
+    pub fn begin<'a>(
+        &self,
+        file: &'a OpenFile<A>,
+        place: Place,
+        way: Way,
+    ) -> Result<Course<'a, A>> {
+        match way {
+            Way::Read => file.readable()?,
+            Way::Write => file.writable()?,
+        }
         if place != Place::Here && !file.seekable() {
             return Err(Errno::ESPIPE);
         }
         let moves = place == Place::Here && file.seekable();
-        let _turn = moves.then(|| file.turn.take(self));
-        let at = match place {
-            Place::Here => *file.offset.lock(),
-            Place::At(at) => at,
+        let offset = moves.then(|| file.turn.take(self));
+        let written = match way {
+            Way::Write => file.data(Errno::EBADF).ok(),
+            Way::Read => None,
         };
+        let writing = written.map(|data| data.writing.take(self));
+        let at = match (written, place) {
+            // Wherever the caller meant (Linux: pwrite, too).
+            (Some(data), _) if file.has(flag::APPEND) => data.size(),
+            (_, Place::At(at)) => at,
+            (_, Place::Here) => *file.offset.lock(),
+        };
+        Ok(Course {
+            file,
+            way,
+            at,
+            moves,
+            _offset: offset,
+            _writing: writing,
+        })
+    }
+
+    /// Reads into a buffer; 0 is the end of the file.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EAGAIN`, `EIO`; restarted after a signal.
+    pub fn read_file(&self, course: &mut Course<'_, A>, into: &mut [u8]) -> Result {
+        let file = course.file;
         let n = match &file.kind {
             FileKind::Directory(..) => return Err(Errno::EISDIR),
-            FileKind::Regular(_) => self.read_data(file.data(Errno::EIO)?, at, into)?,
+            FileKind::Regular(_) => self.read_data(file.data(Errno::EIO)?, course.at, into)?,
             FileKind::Text(_, text, _) => {
-                let rest = usize::try_from(at)
+                let rest = usize::try_from(course.at)
                     .ok()
                     .and_then(|at| text.get(at..))
                     .unwrap_or_default();
@@ -347,52 +428,34 @@ impl<A: Arch> System<A> {
                 into.len()
             }
         };
-        if moves {
-            *file.offset.lock() = at + n as u64;
-        }
+        course.advance(n);
         Ok(n)
     }
 
     /// Writes a buffer; may write less when it is cut short.
     ///
     /// # Errors
-    /// `EBADF`, `ESPIPE`, `EPIPE`, `EAGAIN`, `ENOSPC`, `EFBIG`; restarted after a signal.
-    pub fn write_file(&self, file: &OpenFile<A>, place: Place, from: &[u8]) -> Result {
-        file.writable()?;
-        if place != Place::Here && !file.seekable() {
-            return Err(Errno::ESPIPE);
-        }
-        match &file.kind {
-            FileKind::Directory(..) | FileKind::Text(..) => Err(Errno::EBADF),
-            FileKind::Regular(_) => {
-                let data = file.data(Errno::EIO)?;
-                let _turn = (place == Place::Here).then(|| file.turn.take(self));
-                // Two that append through different descriptors find different ends.
-                let append = place == Place::Here && file.has(flag::APPEND);
-                let _end = append.then(|| data.append.take(self));
-                let at = match place {
-                    Place::At(at) => at,
-                    Place::Here if append => data.size(),
-                    Place::Here => *file.offset.lock(),
-                };
-                let n = self.write_data(data, at, from)?;
-                if place == Place::Here {
-                    *file.offset.lock() = at + n as u64;
-                }
-                if let Some(node) = file.node() {
-                    node.facts.lock().mtime = self.wall_seconds();
-                }
-                Ok(n)
+    /// `EBADF`, `EPIPE`, `EAGAIN`, `ENOSPC`, `EFBIG`; restarted after a signal.
+    pub fn write_file(&self, course: &mut Course<'_, A>, from: &[u8]) -> Result {
+        let file = course.file;
+        let n = match &file.kind {
+            FileKind::Directory(..) | FileKind::Text(..) => return Err(Errno::EBADF),
+            FileKind::Regular(node) => {
+                let n = self.write_data(file.data(Errno::EIO)?, course.at, from)?;
+                node.facts.lock().mtime = self.wall_seconds();
+                n
             }
-            FileKind::Pipe(end) => self.write_pipe(file, end, from),
+            FileKind::Pipe(end) => self.write_pipe(file, end, from)?,
             FileKind::Device(_, Device::Terminal) => {
                 let termios = self.tty.lock().termios;
                 Tty::cook(&termios, from, |bytes| self.arch.console_write(bytes));
-                Ok(from.len())
+                from.len()
             }
-            FileKind::Device(_, Device::Full) => Err(Errno::ENOSPC),
-            FileKind::Device(_, Device::Null | Device::Zero | Device::Random) => Ok(from.len()),
-        }
+            FileKind::Device(_, Device::Full) => return Err(Errno::ENOSPC),
+            FileKind::Device(_, Device::Null | Device::Zero | Device::Random) => from.len(),
+        };
+        course.advance(n);
+        Ok(n)
     }
 
     fn write_pipe(&self, file: &OpenFile<A>, end: &PipeEnd<A>, from: &[u8]) -> Result {

@@ -11,8 +11,8 @@ use crate::system::System;
 /// What a regular file holds: its cached pages.
 pub struct FileData<A: Arch> {
     pub(super) object: ObjectRef<'static, A::Platform>,
-    /// Held from looking for the end until it has moved.
-    pub append: Turn,
+    /// Held by whoever writes or cuts, from looking for the end until all is done.
+    pub writing: Turn,
 }
 
 impl<A: Arch> FileData<A> {
@@ -26,7 +26,7 @@ impl<A: Arch> FileData<A> {
             object: system
                 .memory
                 .new_object(PagerFacts::file(index as u64 + 1, size))?,
-            append: Turn::new(),
+            writing: Turn::new(),
         })
     }
 
@@ -37,7 +37,7 @@ impl<A: Arch> FileData<A> {
     pub fn in_memory(system: &System<A>) -> Result<Self> {
         Ok(FileData {
             object: system.memory.new_object(PagerFacts::memory(0))?,
-            append: Turn::new(),
+            writing: Turn::new(),
         })
     }
 
@@ -106,6 +106,7 @@ impl<A: Arch> System<A> {
     /// # Errors
     /// `EFBIG`, `ENOMEM`.
     pub fn set_data_size(&self, data: &FileData<A>, size: u64) -> Result<()> {
+        let _turn = data.writing.take(self);
         Ok(data.object.set_size(size)?)
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use mm_core::addr::VirtAddr;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
-use mm_core::object::Ticket;
+use mm_core::object::{Progress, Ticket};
 use mm_core::prot::Access;
 
 use super::{Space, Word};
@@ -84,16 +84,34 @@ impl<A: Arch> System<A> {
         Ok(())
     }
 
+    /// Copies bytes from a program up to the first that cannot be copied; answers how many.
+    ///
+    /// # Errors
+    /// As [`System::read_user`], when it is the first.
+    pub fn read_user_some(&self, space: &Space<A>, at: usize, into: &mut [u8]) -> Result {
+        self.copy_some(into.len(), |done| {
+            Ok(space.inner.read(from(at, done)?, &mut into[done..])?)
+        })
+    }
+
     /// Copies bytes to a program up to the first that cannot be copied; answers how many.
     ///
     /// # Errors
     /// As [`System::write_user`], when it is the first.
     pub fn write_user_some(&self, space: &Space<A>, at: usize, bytes: &[u8]) -> Result {
+        self.copy_some(bytes.len(), |done| {
+            Ok(space.inner.write(from(at, done)?, &bytes[done..])?)
+        })
+    }
+
+    fn copy_some(
+        &self,
+        length: usize,
+        mut piece: impl FnMut(usize) -> Result<Progress<'static, A::Platform>>,
+    ) -> Result {
         let mut done = 0;
-        while done < bytes.len() {
-            let moved = from(at, done)
-                .and_then(|at| Ok(space.inner.write(at, &bytes[done..])?))
-                .and_then(|progress| self.after(progress).map_err(bad_page));
+        while done < length {
+            let moved = piece(done).and_then(|progress| self.after(progress).map_err(bad_page));
             match moved {
                 Ok(n) => done += n,
                 Err(error) if done == 0 => return Err(error),

@@ -1,14 +1,12 @@
 //! Bytes between files and user memory: read, write and their variants.
 //!
-//! Bytes pass through a buffer on the kernel stack, a page at a time. A transfer that
-//! got somewhere answers how far, whatever stopped it.
-
-use alloc::sync::Arc;
+//! Bytes pass through a buffer on the kernel stack, a page at a time, in one turn from the first to
+//! the last. A transfer that got somewhere answers how far, whatever stopped it.
 
 use super::Call;
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
-use crate::fs::open::{OpenFile, Place};
+use crate::fs::open::{Course, OpenFile, Place, Way};
 use crate::memory::{Outcome, page_shift};
 use crate::task::signal::SIGPIPE;
 
@@ -17,28 +15,26 @@ const MAX_VECTORS: usize = 1024;
 /// Most bytes of one transfer (Linux: MAX_RW_COUNT).
 const MAX_BYTES: usize = 0x7fff_f000;
 
-/// Which way bytes go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Read,
-    Write,
-}
-
 impl<A: Arch> Call<'_, A> {
     pub(super) fn read(&self, fd: usize, address: usize, length: usize) -> Result {
-        self.transfer(&self.file(fd)?, Place::Here, address, length, Way::Read)
+        self.one(fd, Place::Here, (address, length), Way::Read)
     }
 
     pub(super) fn write(&self, fd: usize, address: usize, length: usize) -> Result {
-        self.transfer(&self.file(fd)?, Place::Here, address, length, Way::Write)
+        self.one(fd, Place::Here, (address, length), Way::Write)
     }
 
     pub(super) fn pread(&self, fd: usize, address: usize, length: usize, at: u64) -> Result {
-        self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Read)
+        self.one(fd, offset(at)?, (address, length), Way::Read)
     }
 
     pub(super) fn pwrite(&self, fd: usize, address: usize, length: usize, at: u64) -> Result {
-        self.transfer(&self.file(fd)?, offset(at)?, address, length, Way::Write)
+        self.one(fd, offset(at)?, (address, length), Way::Write)
+    }
+
+    fn one(&self, fd: usize, place: Place, bytes: (usize, usize), way: Way) -> Result {
+        let file = self.file(fd)?;
+        self.transfer(&mut self.system.begin(&file, place, way)?, bytes)
     }
 
     pub(super) fn readv(&self, fd: usize, vectors: usize, count: usize) -> Result {
@@ -54,17 +50,14 @@ impl<A: Arch> Call<'_, A> {
         if count > MAX_VECTORS {
             return Err(Errno::EINVAL);
         }
+        let mut course = self.system.begin(&file, Place::Here, way)?;
         let mut done = 0usize;
         for i in 0..count {
             let vector = self
                 .get_nth(vectors, 2 * i)
                 .and_then(|base| Ok((base, self.get_nth(vectors, 2 * i + 1)?)));
             let moved = vector.and_then(|(base, length)| {
-                isize::try_from(length).map_err(|_| Errno::EINVAL)?;
-                Ok((
-                    length,
-                    self.transfer(&file, Place::Here, base, length, way)?,
-                ))
+                Ok((length, self.transfer(&mut course, (base, length))?))
             });
             match moved {
                 Ok((length, n)) => {
@@ -80,42 +73,31 @@ impl<A: Arch> Call<'_, A> {
         Ok(done)
     }
 
+    /// Moves bytes between a file and the program's memory from `address` on.
     fn transfer(
         &self,
-        file: &Arc<OpenFile<A>>,
-        place: Place,
-        address: usize,
-        length: usize,
-        way: Way,
+        course: &mut Course<'_, A>,
+        (address, length): (usize, usize),
     ) -> Result {
         if isize::try_from(length).is_err() {
             return Err(Errno::EINVAL);
         }
-        match way {
-            Way::Read => file.readable()?,
-            Way::Write => file.writable()?,
-        }
+        let file = course.file;
+        let streams =
+            course.way == Way::Read && !file.seekable() && !self.system.endless(file);
         let length = length.min(MAX_BYTES);
         let mut buffer = [0; CHUNK];
         let mut done = 0;
         loop {
             let chunk = &mut buffer[..CHUNK.min(length - done)];
-            let place = match place {
-                Place::Here => Place::Here,
-                Place::At(at) => Place::At(at + done as u64),
-            };
             let user = address.wrapping_add(done);
-            let moved = match way {
-                Way::Read => self.read_out(file, place, user, chunk),
-                Way::Write => self
-                    .get_into(user, chunk)
-                    .and_then(|()| self.system.write_file(file, place, chunk)),
+            let moved = match course.way {
+                Way::Read => self.read_out(course, user, chunk),
+                Way::Write => self.write_in(course, user, chunk),
             };
             match moved {
                 Ok(n) => {
                     done += n;
-                    let streams =
-                        way == Way::Read && !file.seekable() && !self.system.endless(file);
                     if done == length
                         || n < chunk.len()
                         || n == 0
@@ -140,22 +122,29 @@ impl<A: Arch> Call<'_, A> {
         }
     }
 
+    /// Copies a piece from the program, as far as it can be read, and writes it.
+    fn write_in(&self, course: &mut Course<'_, A>, user: usize, chunk: &mut [u8]) -> Result {
+        let n = self
+            .system
+            .read_user_some(&*self.space()?, user, chunk)?;
+        self.system.write_file(course, &chunk[..n])
+    }
+
     /// Reads a piece and copies it to the program. What finds no place there stays unread: in a
-    /// file the offset goes back over it, and from a stream no more is taken than has a place.
-    fn read_out(&self, file: &OpenFile<A>, place: Place, user: usize, chunk: &mut [u8]) -> Result {
+    /// file the transfer goes back over it, and from a stream no more is taken than has a place.
+    fn read_out(&self, course: &mut Course<'_, A>, user: usize, chunk: &mut [u8]) -> Result {
         let space = self.space()?;
-        if place == Place::Here && file.seekable() {
-            let (at, n) = self.next_piece(file, chunk)?;
-            let copied = self.system.write_user_some(&space, user, &chunk[..n]);
-            self.give_back(file, at, n, copied.as_ref().copied().unwrap_or(0));
-            return copied;
-        }
-        let room = match place {
-            Place::Here => self.writable_at(user, chunk.len())?,
-            Place::At(_) => chunk.len(),
+        let room = if course.file.seekable() {
+            chunk.len()
+        } else {
+            self.writable_at(user, chunk.len())?
         };
-        let n = self.system.read_file(file, place, &mut chunk[..room])?;
-        self.system.write_user_some(&space, user, &chunk[..n])
+        let n = self.system.read_file(course, &mut chunk[..room])?;
+        let copied = self.system.write_user_some(&space, user, &chunk[..n]);
+        if course.file.seekable() {
+            course.give_back(n - copied.as_ref().copied().unwrap_or(0));
+        }
+        copied
     }
 
     /// Answers how many bytes from `user` on the program could store to, `length` at most.
@@ -225,21 +214,21 @@ impl<A: Arch> Call<'_, A> {
         while done < count && !self.task.own.lock().ends {
             self.system.breathe();
             let chunk = &mut buffer[..CHUNK.min(count - done)];
-            let read = match start {
-                None => self.next_piece(from, chunk),
-                Some(start) => {
-                    let at = start.checked_add(done as u64).ok_or(Errno::EINVAL)?;
-                    let n = self.system.read_file(from, Place::At(at), chunk);
-                    n.map(|n| (at, n))
-                }
+            let place = match start {
+                None => Place::Here,
+                Some(start) => Place::At(start.checked_add(done as u64).ok_or(Errno::EINVAL)?),
             };
+            let read = self.read_piece(from, place, chunk);
             let (at, n) = match read {
                 Ok((_, 0)) => break,
                 Ok(piece) => piece,
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
             };
-            let written = self.system.write_file(out, Place::Here, &chunk[..n]);
+            let written = self
+                .system
+                .begin(out, Place::Here, Way::Write)
+                .and_then(|mut course| self.system.write_file(&mut course, &chunk[..n]));
             if start.is_none() {
                 self.give_back(from, at, n, written.as_ref().copied().unwrap_or(0));
             }
@@ -261,13 +250,16 @@ impl<A: Arch> Call<'_, A> {
         Ok(done)
     }
 
-    /// Reads at a file's own offset and moves it; answers where, and how much.
-    fn next_piece(&self, file: &OpenFile<A>, into: &mut [u8]) -> Result<(u64, usize)> {
-        let _turn = file.turn.take(self.system);
-        let at = *file.offset.lock();
-        let n = self.system.read_file(file, Place::At(at), into)?;
-        *file.offset.lock() = at + n as u64;
-        Ok((at, n))
+    /// Reads a piece in a turn of its own; answers where, and how much.
+    fn read_piece(
+        &self,
+        file: &OpenFile<A>,
+        place: Place,
+        into: &mut [u8],
+    ) -> Result<(u64, usize)> {
+        let mut course = self.system.begin(file, place, Way::Read)?;
+        let at = course.at();
+        Ok((at, self.system.read_file(&mut course, into)?))
     }
 
     /// Moves a file's offset back over what was read but found no taker. If somebody has moved it
