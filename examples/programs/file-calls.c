@@ -1,5 +1,6 @@
 /* Calls that must leave things as they were when they fail, or stop half way: reads and writes where
- * memory ends, opens without a free descriptor, timers out of range; and writes that must not mix.
+ * memory ends, opens without a free descriptor, timers out of range; writes that must not mix, and
+ * not be made to programs that run.
  * Prints the same on every kernel. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -186,6 +187,60 @@ static void opening_without_a_descriptor(void)
     unlink(NAME);
 }
 
+/* Of the program itself, as it is written to start it again. */
+static const char COPY[] = "/tmp/file-calls.copy";
+
+/* Starts the copy, which sleeps; answers its number once it runs, or the error. */
+static long run_copy(void)
+{
+    int ends[2], error = 0;
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return -errno;
+    pid_t child = fork();
+    if (child == 0) {
+        execl(COPY, COPY, "sleep", (char *)NULL);
+        error = errno;
+        _exit(write(ends[1], &error, sizeof error) != sizeof error);
+    }
+    close(ends[1]);
+    long n = read(ends[0], &error, sizeof error);
+    close(ends[0]);
+    if (n == 0)
+        return child;
+    waitpid(child, NULL, 0);
+    return -error;
+}
+
+static void writing_a_program(void)
+{
+    static char piece[65536];
+    int from = open("/proc/self/exe", O_RDONLY);
+    int to = open(COPY, O_WRONLY | O_CREAT | O_TRUNC, 0700);
+    for (long n; (n = read(from, piece, sizeof piece)) > 0;)
+        if (write(to, piece, n) != n)
+            return check("a copy of the program", errno, 0);
+    close(from);
+    check("run what is open for writing", run_copy(), -ETXTBSY);
+    close(to);
+    long child = run_copy();
+    check("run it later", child > 0 ? 0 : child, 0);
+    check("write what runs", answer(open(COPY, O_WRONLY)), -ETXTBSY);
+    check("empty what runs", answer(open(COPY, O_RDWR | O_TRUNC)), -ETXTBSY);
+    check("truncate what runs", answer(truncate(COPY, 0)), -ETXTBSY);
+    int fd = open(COPY, O_RDONLY);
+    check("read what runs", answer(read(fd, piece, 4)), 4);
+    close(fd);
+    long other = run_copy();
+    check("run it twice", other > 0 ? 0 : other, 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    check("write what one still runs", answer(open(COPY, O_WRONLY)), -ETXTBSY);
+    kill(other, SIGKILL);
+    waitpid(other, NULL, 0);
+    check("truncate what ran", answer(truncate(COPY, 0)), 0);
+    unlink(COPY);
+}
+
 static volatile sig_atomic_t rings;
 
 static void ring(int signal)
@@ -223,8 +278,10 @@ static void naming(void)
     check("a name that is nowhere", answer(prctl(PR_SET_NAME, base + PAGE)), -EFAULT);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    if (count > 1 && strcmp(arguments[1], "sleep") == 0)
+        return pause();
     base = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED || munmap(base + PAGE, PAGE) != 0)
         return 2;
@@ -233,6 +290,7 @@ int main(void)
     opening_without_a_descriptor();
     writing_a_file();
     appending();
+    writing_a_program();
     timers();
     naming();
     printf("file calls: %s\n", failed ? "FAILED" : "ok");

@@ -23,7 +23,7 @@ use super::device::Device;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::limits::{FILES_QUOTA, Grant, PIPES_QUOTA};
-use crate::memory::{FileData, FileNode};
+use crate::memory::{Claim, FileData, FileNode};
 use crate::pipe::Pipe;
 use crate::sched::turn::{Held, Turn};
 use crate::sched::{Channel, Patience};
@@ -82,6 +82,7 @@ pub struct OpenFile<A: Arch> {
     pub offset: Mutex<u64>,
     /// Held from looking at `offset` until it has moved.
     pub turn: Turn,
+    _claim: Option<Claim<A>>,
     _grant: Grant,
 }
 
@@ -130,7 +131,7 @@ impl<A: Arch> OpenFile<A> {
     /// # Errors
     /// `ENFILE` when the machine has as many as it may.
     pub fn new(kind: FileKind<A>, path: Vec<u8>, flags: usize) -> Result<Arc<Self>> {
-        Ok(Self::granted(kind, path, flags, Self::grant()?))
+        Ok(Self::granted(kind, path, flags, None, Self::grant()?))
     }
 
     /// Takes what one open file costs of the quota.
@@ -141,14 +142,22 @@ impl<A: Arch> OpenFile<A> {
         FILES_QUOTA.take(1, Errno::ENFILE)
     }
 
-    /// Makes an open file for which [`OpenFile::grant`] was taken.
-    pub fn granted(kind: FileKind<A>, path: Vec<u8>, flags: usize, grant: Grant) -> Arc<Self> {
+    /// Makes an open file for which [`OpenFile::grant`] was taken, and a regular one claimed if it
+    /// is for writing.
+    pub fn granted(
+        kind: FileKind<A>,
+        path: Vec<u8>,
+        flags: usize,
+        claim: Option<Claim<A>>,
+        grant: Grant,
+    ) -> Arc<Self> {
         Arc::new(OpenFile {
             kind,
             path,
             flags: Mutex::new(flags),
             offset: Mutex::new(0),
             turn: Turn::new(),
+            _claim: claim,
             _grant: grant,
         })
     }

@@ -174,6 +174,17 @@ impl<F> Node<F> {
         }
     }
 
+    /// Answers what a regular file holds.
+    ///
+    /// # Errors
+    /// `EACCES` for anything else.
+    pub fn file(&self) -> Result<&F> {
+        match &self.kind {
+            Kind::File(held) => Ok(held),
+            _ => Err(Errno::EACCES),
+        }
+    }
+
     /// Finds an entry of this directory.
     ///
     /// # Errors

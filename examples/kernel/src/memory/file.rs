@@ -1,5 +1,7 @@
 //! What regular files hold: pages that come from the disk, or live in memory only.
 
+use alloc::sync::Arc;
+
 use mm_core::object::{ObjectRef, PagerFacts, TicketError};
 
 use super::{Request, TransferKey};
@@ -50,6 +52,55 @@ impl<A: Arch> FileData<A> {
 
 /// A node of the tree of files.
 pub type FileNode<A> = crate::fs::tree::Node<FileData<A>>;
+
+/// What somebody does with a file that excludes the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Writes it, or cuts it.
+    Write,
+    /// Runs it.
+    Run,
+}
+
+/// A file that is written, or run, for as long as this lives: never both.
+pub struct Claim<A: Arch> {
+    node: Arc<FileNode<A>>,
+    purpose: Purpose,
+}
+
+impl<A: Arch> Claim<A> {
+    /// Claims a regular file.
+    ///
+    /// # Errors
+    /// `ETXTBSY` while it is claimed for the other purpose, `EACCES` if it is no regular file.
+    pub fn new(node: Arc<FileNode<A>>, purpose: Purpose) -> Result<Self> {
+        let object = node.file()?.object.object();
+        match purpose {
+            Purpose::Write => object.allow_writer()?,
+            Purpose::Run => object.deny_writers()?,
+        }
+        Ok(Claim { node, purpose })
+    }
+
+    /// Answers what the file holds.
+    ///
+    /// # Errors
+    /// None: only regular files are claimed.
+    pub fn data(&self) -> Result<&FileData<A>> {
+        self.node.file()
+    }
+}
+
+impl<A: Arch> Drop for Claim<A> {
+    fn drop(&mut self) {
+        if let Ok(data) = self.data() {
+            match self.purpose {
+                Purpose::Write => data.object.object().end_writer(),
+                Purpose::Run => data.object.object().end_deny(),
+            }
+        }
+    }
+}
 
 impl<A: Arch> System<A> {
     /// Reads a file's bytes; fewer at its end.

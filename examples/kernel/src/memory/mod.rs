@@ -45,7 +45,7 @@ use crate::sched::{Channel, Patience};
 use crate::system::System;
 
 pub use counts::Counts;
-pub use file::{FileData, FileNode, file_of, finish};
+pub use file::{Claim, FileData, FileNode, Purpose, file_of, finish};
 pub use kernel::KernelHalf;
 pub use space::{Map, Space};
 pub use user::Outcome;

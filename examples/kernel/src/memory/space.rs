@@ -1,5 +1,6 @@
 //! A process's address space: the verbs of mmap(2) and its family in this kernel's words.
 
+use alloc::sync::Arc;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use mm_core::prot::Prot;
 use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
 
-use super::{Active, FileData, page_shift};
+use super::{Active, Claim, FileData, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::system::System;
@@ -44,17 +45,19 @@ impl<A: Arch> System<A> {
 pub struct Space<A: Arch> {
     /// Never used twice; the same in all handles to one space.
     pub number: u64,
+    /// What runs here, which nobody writes meanwhile.
+    program: Arc<Claim<A>>,
     pub(super) inner: AddressSpace<'static, A::Platform>,
 }
 
 static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 
 impl<A: Arch> Space<A> {
-    /// Makes an empty space.
+    /// Makes an empty space for a program.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new(system: &System<A>) -> Result<Self> {
+    pub fn new(system: &System<A>, program: Arc<Claim<A>>) -> Result<Self> {
         let limits = SpaceLimits::for_format(system.memory.platform().format());
         // The stack stands right below `user_end`, mmap's choices as far below as the limits say.
         let reserve = system.last_user_end() - limits.mmap_base.as_usize();
@@ -63,12 +66,16 @@ impl<A: Arch> Space<A> {
             mmap_base: VirtAddr::new(system.arch.user_end() - reserve).min(limits.mmap_base),
             ..limits
         };
-        Ok(Self::numbered(AddressSpace::new(system.memory, limits)?))
+        Ok(Self::numbered(
+            AddressSpace::new(system.memory, limits)?,
+            program,
+        ))
     }
 
-    fn numbered(inner: AddressSpace<'static, A::Platform>) -> Self {
+    fn numbered(inner: AddressSpace<'static, A::Platform>, program: Arc<Claim<A>>) -> Self {
         Space {
             number: NEXT_SPACE.fetch_add(1, Ordering::Relaxed),
+            program,
             inner,
         }
     }
@@ -78,6 +85,7 @@ impl<A: Arch> Space<A> {
     pub fn share(&self) -> Self {
         Space {
             number: self.number,
+            program: self.program.clone(),
             inner: self.inner.clone(),
         }
     }
@@ -87,7 +95,7 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// `ENOMEM`; the parent is as before.
     pub fn fork(&self) -> Result<Self> {
-        Ok(Self::numbered(self.inner.fork()?))
+        Ok(Self::numbered(self.inner.fork()?, self.program.clone()))
     }
 
     /// Makes this the space that the running CPU has loaded.

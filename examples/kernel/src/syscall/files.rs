@@ -14,7 +14,7 @@ use crate::fs::table::OnExec;
 use crate::fs::tree::{Kind, Node, Origin, mode};
 use crate::fs::walk::{LastLink, Place};
 use crate::limits::Grant;
-use crate::memory::{FileData, FileNode};
+use crate::memory::{Claim, FileData, FileNode, Purpose};
 use crate::system::System;
 
 fn on_exec(flags: usize) -> OnExec {
@@ -125,8 +125,12 @@ impl<A: Arch> Call<'_, A> {
                 FileKind::Device(node, device)
             }
         };
+        let claim = match &kind {
+            FileKind::Regular(node) if writes => Some(Claim::new(node.clone(), Purpose::Write)?),
+            _ => None,
+        };
         let kept = flags & (flag::ACCESS | flag::APPEND | flag::NONBLOCK | flag::DIRECTORY);
-        Ok(OpenFile::granted(kind, place.path, kept, grant))
+        Ok(OpenFile::granted(kind, place.path, kept, claim, grant))
     }
 
     fn create_file(
@@ -326,7 +330,10 @@ impl<A: Arch> Call<'_, A> {
         match &node.kind {
             Kind::Directory(_) => Err(Errno::EISDIR),
             Kind::File(_) if node.origin != Origin::Memory => Err(Errno::EROFS),
-            Kind::File(data) => self.resize(data, size),
+            Kind::File(_) => {
+                let claim = Claim::new(node.clone(), Purpose::Write)?;
+                self.resize(claim.data()?, size)
+            }
             _ => Err(Errno::EINVAL),
         }
     }

@@ -21,7 +21,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::tree::Kind;
 use crate::fs::walk::{LastLink, walk};
 use crate::limits::{ARGUMENT_BYTES, Grant, SCRATCH_QUOTA};
-use crate::memory::{FileNode, Space};
+use crate::memory::{Claim, FileData, Purpose, Space};
 use crate::sched::{Channel, Patience};
 use crate::sync::Mutex;
 use crate::syscall::Call;
@@ -86,7 +86,7 @@ impl Words {
 
 /// The program's file, and the arguments after scripts were resolved.
 struct Image<A: Arch> {
-    node: Arc<FileNode<A>>,
+    program: Arc<Claim<A>>,
     path: Vec<u8>,
     words: Words,
     argc: usize,
@@ -124,7 +124,8 @@ impl<A: Arch> Call<'_, A> {
         Ok(())
     }
 
-    fn find_program(&self, path: &[u8]) -> Result<(Arc<FileNode<A>>, Vec<u8>)> {
+    /// Finds a program, and keeps it from being written.
+    fn find_program(&self, path: &[u8]) -> Result<(Claim<A>, Vec<u8>)> {
         let root = self.system.root.lock().clone().ok_or(Errno::ENOENT)?;
         let (cwd, program) = {
             let shared = self.task.process.shared.lock();
@@ -141,13 +142,10 @@ impl<A: Arch> Call<'_, A> {
         if !matches!(node.kind, Kind::File(_)) || node.facts.lock().permissions & 0o111 == 0 {
             return Err(Errno::EACCES);
         }
-        Ok((node, place.path))
+        Ok((Claim::new(node, Purpose::Run)?, place.path))
     }
 
-    fn read_head(&self, node: &FileNode<A>, at: u64, into: &mut [u8]) -> Result {
-        let Kind::File(data) = &node.kind else {
-            return Err(Errno::EACCES);
-        };
+    fn read_head(&self, data: &FileData<A>, at: u64, into: &mut [u8]) -> Result {
         let mut done = 0;
         while done < into.len() {
             match self
@@ -165,12 +163,12 @@ impl<A: Arch> Call<'_, A> {
         let (mut words, mut argc) = (words, argc);
         let mut script: Vec<u8> = path.to_vec();
         for _ in 0..MAX_SCRIPTS {
-            let (node, whole) = self.find_program(&script)?;
+            let (program, whole) = self.find_program(&script)?;
             let mut head = [0; HEAD_BYTES];
-            let n = self.read_head(&node, 0, &mut head)?;
+            let n = self.read_head(program.data()?, 0, &mut head)?;
             let Some(line) = head[..n].strip_prefix(b"#!") else {
                 return Ok(Image {
-                    node,
+                    program: Arc::new(program),
                     path: whole,
                     words,
                     argc,
@@ -225,12 +223,9 @@ impl<A: Arch> Call<'_, A> {
     }
 
     /// Reads a file's headers: the first bytes, then the program header table.
-    fn read_headers(&self, node: &FileNode<A>, table: &mut Vec<u8>) -> Result<Header> {
-        let Kind::File(data) = &node.kind else {
-            return Err(Errno::EACCES);
-        };
+    fn read_headers(&self, data: &FileData<A>, table: &mut Vec<u8>) -> Result<Header> {
         let mut first = [0; Header::BYTES];
-        let n = self.read_head(node, 0, &mut first)?;
+        let n = self.read_head(data, 0, &mut first)?;
         let header = Header::parse(&first[..n], data.size(), &self.target()?)
             .map_err(|error| Errno(error.errno()))?;
         let range = header.table();
@@ -241,7 +236,7 @@ impl<A: Arch> Call<'_, A> {
             .try_reserve_exact(range.len as usize)
             .map_err(|_| Errno::ENOMEM)?;
         table.resize(range.len as usize, 0);
-        if self.read_head(node, range.offset, table)? != table.len() {
+        if self.read_head(data, range.offset, table)? != table.len() {
             return Err(Errno::ENOEXEC);
         }
         Ok(header)
@@ -254,14 +249,15 @@ impl<A: Arch> Call<'_, A> {
         let page = !((1usize << crate::memory::page_shift::<A>()) - 1);
         let end = self.system.arch.user_end();
         let (program_base, interpreter_base) = ((end / 3 * 2) & page, (end / 2) & page);
-        let space = Space::new(self.system)?;
+        let data = image.program.data()?;
+        let space = Space::new(self.system, image.program.clone())?;
         let mut table = Vec::new();
-        let header = self.read_headers(&image.node, &mut table)?;
+        let header = self.read_headers(data, &mut table)?;
         let plan = header
             .check(&table)
             .and_then(|checked| checked.plan(program_base as u64))
             .map_err(elf)?;
-        self.map_plan(&space, &image.node, &plan)?;
+        self.system.load_image(&space, data, &plan)?;
         let mut interpreter_table = Vec::new();
         let mut interpreter = None;
         if let Some(range) = plan.interpreter() {
@@ -269,15 +265,16 @@ impl<A: Arch> Call<'_, A> {
             path.try_reserve_exact(range.len as usize)
                 .map_err(|_| Errno::ENOMEM)?;
             path.resize(range.len as usize, 0);
-            self.read_head(&image.node, range.offset, &mut path)?;
-            let (node, _) =
+            self.read_head(data, range.offset, &mut path)?;
+            let (found, _) =
                 self.find_program(mm_elf::segment::interpreter_path(&path).map_err(elf)?)?;
-            let header = self.read_headers(&node, &mut interpreter_table)?;
+            let data = found.data()?;
+            let header = self.read_headers(data, &mut interpreter_table)?;
             let plan = header
                 .check(&interpreter_table)
                 .and_then(|checked| checked.plan(interpreter_base as u64))
                 .map_err(elf)?;
-            self.map_plan(&space, &node, &plan)?;
+            self.system.load_image(&space, data, &plan)?;
             interpreter = Some(plan);
         }
         space.set_heap_start(plan.brk() as usize);
@@ -290,13 +287,6 @@ impl<A: Arch> Call<'_, A> {
         let sp = self.write_stack(&space, image, given_path, &plan, interpreter.as_ref(), top)?;
         let start = plan.start(interpreter.as_ref()).map_err(elf)?;
         Ok((space, start as usize, sp))
-    }
-
-    fn map_plan(&self, space: &Space<A>, node: &FileNode<A>, plan: &Plan<'_>) -> Result<()> {
-        let Kind::File(data) = &node.kind else {
-            return Err(Errno::EACCES);
-        };
-        self.system.load_image(space, data, plan)
     }
 
     fn write_stack(
