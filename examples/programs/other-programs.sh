@@ -34,6 +34,9 @@ echo "== memory-calls: glibc, what is locked, populated and advised"
 echo "== file-calls: glibc, calls that fail or stop half way"
 /usr/bin/file-calls || fails=$((fails + 1))
 
+echo "== names: glibc, directories that are moved and removed"
+/usr/bin/names || fails=$((fails + 1))
+
 echo "== group-exit: glibc, processes that are killed in their sleep"
 /usr/bin/group-exit || fails=$((fails + 1))
 

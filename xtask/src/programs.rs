@@ -40,6 +40,9 @@ const MEMORY_CALLS: &str = "memory-calls";
 /// The program whose calls fail or stop half way.
 const FILE_CALLS: &str = "file-calls";
 
+/// The program whose directories are moved and removed.
+const NAMES: &str = "names";
+
 /// The program whose processes are killed while their threads sleep.
 const GROUP_EXIT: &str = "group-exit";
 
@@ -172,6 +175,7 @@ impl Programs {
             SHARED_FUTEX,
             MEMORY_CALLS,
             FILE_CALLS,
+            NAMES,
             GROUP_EXIT,
             PROCESSES,
             REGISTERS,

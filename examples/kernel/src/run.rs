@@ -79,16 +79,9 @@ impl<A: Arch> System<A> {
 
     fn start_first(&'static self) -> Result<()> {
         let mut files = Table::new();
-        let root = self.root.lock().clone();
-        let dev = root
-            .ok_or(Errno::ENOENT)?
-            .child(b"dev")?
-            .child(b"console")?;
-        let console = OpenFile::new(
-            FileKind::Device(dev, Device::Terminal),
-            b"/dev/console".to_vec(),
-            flag::READ_WRITE,
-        )?;
+        let root = self.root.lock().clone().ok_or(Errno::ENOENT)?;
+        let dev = root.child(b"dev")?.child(b"console")?;
+        let console = OpenFile::new(FileKind::Device(dev, Device::Terminal), flag::READ_WRITE)?;
         for _ in 0..3 {
             files.insert(console.clone(), 0, OnExec::Keep)?;
         }
@@ -98,7 +91,7 @@ impl<A: Arch> System<A> {
             session: 1,
             space: None,
             files: Some(Arc::new(Mutex::new(files))),
-            cwd: b"/".to_vec(),
+            cwd: root,
             umask: 0o022,
             program: Vec::new(),
             arguments: Vec::new(),
@@ -146,7 +139,9 @@ impl<A: Arch> System<A> {
             })
             .inspect_err(|error| {
                 let line = self.boot.command_line;
-                self.log(format_args!("cannot start what {line:?} asks for: {error:?}"));
+                self.log(format_args!(
+                    "cannot start what {line:?} asks for: {error:?}"
+                ));
             });
         if loaded.is_err() {
             self.end_process(&task.process, Status::Exited(127));
@@ -178,7 +173,7 @@ impl<A: Arch> System<A> {
     fn whole_file(&self, path: &[u8]) -> Result<Vec<u8>> {
         let root = self.root.lock().clone().ok_or(Errno::ENOENT)?;
         let no_link = |_| Err(Errno::ENOENT);
-        let place = walk(&root, b"/", path, LastLink::Follow, &no_link)?;
+        let place = walk(&root, &root, path, LastLink::Follow, &no_link)?;
         let Kind::File(data) = &place.existing()?.kind else {
             return Err(Errno::EACCES);
         };

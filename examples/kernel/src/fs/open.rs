@@ -74,8 +74,6 @@ pub enum FileKind<A: Arch> {
 pub struct OpenFile<A: Arch> {
     /// What is open.
     pub kind: FileKind<A>,
-    /// The whole path, for directories; empty for pipes.
-    pub path: Vec<u8>,
     /// `flag` bits.
     pub flags: Mutex<usize>,
     /// Where the next read or write starts, in bytes.
@@ -130,8 +128,8 @@ impl<A: Arch> OpenFile<A> {
     ///
     /// # Errors
     /// `ENFILE` when the machine has as many as it may.
-    pub fn new(kind: FileKind<A>, path: Vec<u8>, flags: usize) -> Result<Arc<Self>> {
-        Ok(Self::granted(kind, path, flags, None, Self::grant()?))
+    pub fn new(kind: FileKind<A>, flags: usize) -> Result<Arc<Self>> {
+        Ok(Self::granted(kind, flags, None, Self::grant()?))
     }
 
     /// Takes what one open file costs of the quota.
@@ -146,14 +144,12 @@ impl<A: Arch> OpenFile<A> {
     /// is for writing.
     pub fn granted(
         kind: FileKind<A>,
-        path: Vec<u8>,
         flags: usize,
         claim: Option<Claim<A>>,
         grant: Grant,
     ) -> Arc<Self> {
         Arc::new(OpenFile {
             kind,
-            path,
             flags: Mutex::new(flags),
             offset: Mutex::new(0),
             turn: Turn::new(),
@@ -181,8 +177,8 @@ impl<A: Arch> OpenFile<A> {
                 side,
             })
         };
-        let reader = Self::new(end(Side::Reader), Vec::new(), flags)?;
-        let writer = Self::new(end(Side::Writer), Vec::new(), flags | flag::WRITE_ONLY)?;
+        let reader = Self::new(end(Side::Reader), flags)?;
+        let writer = Self::new(end(Side::Writer), flags | flag::WRITE_ONLY)?;
         Ok((reader, writer))
     }
 

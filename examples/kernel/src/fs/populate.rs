@@ -114,7 +114,7 @@ impl<A: Arch> System<A> {
                 Kind::Link(_) => {
                     let mut whole: Vec<u8> = b"/".to_vec();
                     whole.extend_from_slice(path);
-                    let place = walk(root, b"/", &whole, LastLink::Follow, &|_| {
+                    let place = walk(root, root, &whole, LastLink::Follow, &|_| {
                         Err(Errno::ENOENT)
                     })?;
                     return place.existing().cloned();
@@ -127,7 +127,7 @@ impl<A: Arch> System<A> {
 }
 
 /// Puts a directory of the kernel's own in the place of the archive's empty one.
-fn place<A: Arch>(root: &FileNode<A>, name: &[u8], node: Arc<FileNode<A>>) -> Result<()> {
+fn place<A: Arch>(root: &Arc<FileNode<A>>, name: &[u8], node: Arc<FileNode<A>>) -> Result<()> {
     if root.entries()?.lock().remove(name).is_some() {
         root.facts.lock().links -= 1;
     }

@@ -2,14 +2,16 @@
 //!
 //! One tree serves the read-only initramfs, the writable /tmp and the synthetic /dev
 //! and /proc; each node's [`Origin`] says what may be changed in it. Nodes are shared
-//! by counted references and know no parent: a path is walked from the root
-//! ([`super::walk`]), so that rename and unlink have one place to change.
+//! by counted references. A directory knows the one above it, but no node knows its names: these
+//! stand in directories only, so that rename and unlink have one place to change. Who stays in a
+//! directory (a working directory, an open one) holds the node: it is the same whatever it is called.
 //! `F` is what a regular file holds (a page-cache object in the kernel).
 //!
 //! # Locks
 //!
-//! Each directory's map and each node's facts have a lock of their own. A directory's comes before
-//! its entries', and both before facts; [`rename`] takes one directory after the other.
+//! Each directory's map, the directory above it, and each node's facts have a lock of their own. A
+//! directory's map comes before its entries' maps, and all before facts and what is above;
+//! [`rename`] takes one directory after the other.
 //!
 //! Whoever changes names for a program (open with `O_CREAT`, mkdir, symlink, link, unlink, rmdir,
 //! rename) holds `System::names` from its walk to its change, so that what it found still stands:
@@ -19,7 +21,8 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::ops::Bound;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +31,7 @@ use crate::sync::Mutex;
 use super::device::Device;
 use super::proc::ProcFile;
 use crate::errno::{Errno, Result};
-use crate::limits::{Grant, NAME_BYTES, NODES_QUOTA};
+use crate::limits::{Grant, NAME_BYTES, NODES_QUOTA, PATH_BYTES};
 
 /// Where a node comes from, which decides what may be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub struct Facts {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Hard links.
+    /// Hard links; none once the last name is gone.
     pub links: u32,
     /// Last change of the data, in seconds since 1970.
     pub mtime: u64,
@@ -86,6 +89,8 @@ pub struct Node<F> {
     pub facts: Mutex<Facts>,
     /// What it is.
     pub kind: Kind<F>,
+    /// Of a directory: the one that names it, or named it last.
+    above: Mutex<Weak<Node<F>>>,
     _grant: Option<Grant>,
 }
 
@@ -135,6 +140,7 @@ impl<F> Node<F> {
             origin,
             facts: Mutex::new(facts),
             kind,
+            above: Mutex::new(Weak::new()),
             _grant: grant,
         }))
     }
@@ -197,6 +203,41 @@ impl<F> Node<F> {
             .ok_or(Errno::ENOENT)
     }
 
+    /// Answers the directory above this one, if it is still there; the root has none.
+    #[must_use]
+    pub fn above(&self) -> Option<Arc<Self>> {
+        self.above.lock().upgrade()
+    }
+
+    /// Answers the whole path of a directory; the caller holds the lock of names (module header).
+    ///
+    /// # Errors
+    /// `ENOENT` for one that was removed, `ENAMETOOLONG`.
+    pub fn path(self: &Arc<Self>) -> Result<Vec<u8>> {
+        if self.facts.lock().links == 0 {
+            return Err(Errno::ENOENT);
+        }
+        // From its end, and each name from its end, too.
+        let mut path = Vec::new();
+        let mut here = self.clone();
+        while let Some(above) = here.above() {
+            let entries = above.entries()?.lock();
+            let (name, _) = entries
+                .iter()
+                .find(|(_, node)| Arc::ptr_eq(node, &here))
+                .ok_or(Errno::ENOENT)?;
+            if path.len() + name.len() + 1 >= PATH_BYTES {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            path.extend(name.iter().rev());
+            path.push(b'/');
+            drop(entries);
+            here = above;
+        }
+        path.reverse();
+        Ok(if path.is_empty() { b"/".to_vec() } else { path })
+    }
+
     /// Finds the first entry after `last`, or the first of all.
     ///
     /// # Errors
@@ -212,18 +253,20 @@ impl<F> Node<F> {
 
     fn writable(&self) -> Result<&Mutex<Entries<F>>> {
         let entries = self.entries()?;
-        if self.origin == Origin::Memory {
-            Ok(entries)
-        } else {
-            Err(Errno::EROFS)
+        if self.origin != Origin::Memory {
+            return Err(Errno::EROFS);
         }
+        if self.facts.lock().links == 0 {
+            return Err(Errno::ENOENT);
+        }
+        Ok(entries)
     }
 
     /// Enters `child` as `name`, whatever the origin: how the kernel builds the tree.
     ///
     /// # Errors
     /// `ENOTDIR`, `EEXIST`, `ENAMETOOLONG`.
-    pub fn insert(&self, name: &[u8], child: Arc<Self>) -> Result<()> {
+    pub fn insert(self: &Arc<Self>, name: &[u8], child: Arc<Self>) -> Result<()> {
         if name.len() > NAME_BYTES {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -233,6 +276,7 @@ impl<F> Node<F> {
         }
         if matches!(child.kind, Kind::Directory(_)) {
             self.facts.lock().links += 1;
+            *child.above.lock() = Arc::downgrade(self);
         }
         entries.insert(name.into(), child);
         Ok(())
@@ -241,8 +285,8 @@ impl<F> Node<F> {
     /// Enters `child` as `name` for a program.
     ///
     /// # Errors
-    /// As [`Node::insert`], and `EROFS` outside /tmp.
-    pub fn create(&self, name: &[u8], child: Arc<Self>) -> Result<()> {
+    /// As [`Node::insert`], and `EROFS` outside /tmp, `ENOENT` in a directory that was removed.
+    pub fn create(self: &Arc<Self>, name: &[u8], child: Arc<Self>) -> Result<()> {
         self.writable()?;
         self.insert(name, child)
     }
@@ -272,6 +316,7 @@ impl<F> Node<F> {
         if !node.entries()?.lock().is_empty() {
             return Err(Errno::ENOTEMPTY);
         }
+        node.facts.lock().links = 0;
         entries.remove(name);
         self.facts.lock().links -= 1;
         Ok(())
@@ -283,23 +328,18 @@ impl<F> Node<F> {
 ///
 /// # Errors
 /// `EROFS`, `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`, `EINVAL` when a directory would
-/// move into itself (`moved_path` and `target_path` are the full paths of both).
+/// move into itself.
 pub fn rename<F>(
     from: &Arc<Node<F>>,
     from_name: &[u8],
     to: &Arc<Node<F>>,
     to_name: &[u8],
-    (moved_path, target_path): (&[u8], &[u8]),
 ) -> Result<()> {
     from.writable()?;
     to.writable()?;
     let moved = from.child(from_name)?;
     let is_directory = matches!(moved.kind, Kind::Directory(_));
-    if is_directory
-        && target_path
-            .strip_prefix(moved_path)
-            .is_some_and(|rest| rest.first() == Some(&b'/'))
-    {
+    if is_directory && stands_in(to, &moved) {
         return Err(Errno::EINVAL);
     }
     let old = to.child(to_name).ok();
@@ -315,10 +355,14 @@ pub fn rename<F>(
         }
     }
     // One step: whoever looks for the target meanwhile finds the one or the other.
+    if is_directory {
+        *moved.above.lock() = Arc::downgrade(to);
+    }
     to.entries()?.lock().insert(to_name.into(), moved);
     from.entries()?.lock().remove(from_name);
     match &old {
-        Some(old) if !is_directory => old.facts.lock().links -= 1,
+        Some(old) if is_directory => old.facts.lock().links = 0,
+        Some(old) => old.facts.lock().links -= 1,
         None if is_directory => to.facts.lock().links += 1,
         _ => (),
     }
@@ -326,6 +370,18 @@ pub fn rename<F>(
         from.facts.lock().links -= 1;
     }
     Ok(())
+}
+
+/// Tells whether a directory is another one, or below it.
+fn stands_in<F>(directory: &Arc<Node<F>>, other: &Arc<Node<F>>) -> bool {
+    let mut here = Some(directory.clone());
+    while let Some(node) = here {
+        if Arc::ptr_eq(&node, other) {
+            return true;
+        }
+        here = node.above();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -379,23 +435,14 @@ mod tests {
         tmp.create(b"b", file(2)).unwrap();
         tmp.create(b"sub", sub.clone()).unwrap();
         let replaced = tmp.child(b"b").unwrap();
-        rename(&tmp, b"a", &tmp, b"b", (b"/a", b"/b")).unwrap();
+        rename(&tmp, b"a", &tmp, b"b").unwrap();
         assert_eq!(names(&tmp), ["b", "sub"]);
         assert_eq!(replaced.facts.lock().links, 0);
         assert!(matches!(tmp.child(b"b").unwrap().kind, Kind::File(1)));
-        assert_eq!(
-            rename(&tmp, b"b", &tmp, b"sub", (b"/b", b"/sub")),
-            Err(Errno::EISDIR)
-        );
-        assert_eq!(
-            rename(&tmp, b"sub", &tmp, b"b", (b"/sub", b"/b")),
-            Err(Errno::ENOTDIR)
-        );
-        assert_eq!(
-            rename(&tmp, b"sub", &sub, b"x", (b"/sub", b"/sub/x")),
-            Err(Errno::EINVAL)
-        );
-        rename(&tmp, b"b", &sub, b"c", (b"/b", b"/sub/c")).unwrap();
+        assert_eq!(rename(&tmp, b"b", &tmp, b"sub"), Err(Errno::EISDIR));
+        assert_eq!(rename(&tmp, b"sub", &tmp, b"b"), Err(Errno::ENOTDIR));
+        assert_eq!(rename(&tmp, b"sub", &sub, b"x"), Err(Errno::EINVAL));
+        rename(&tmp, b"b", &sub, b"c").unwrap();
         assert_eq!(
             (names(&tmp), names(&sub)),
             (vec!["sub".into()], vec!["c".into()])
@@ -412,14 +459,33 @@ mod tests {
         tmp.create(b"b", directory()).unwrap();
         sub.create(b"old", old.clone()).unwrap();
         assert_eq!((links(&tmp), links(&sub)), (5, 3));
-        rename(&tmp, b"a", &sub, b"new", (b"/a", b"/sub/new")).unwrap();
+        rename(&tmp, b"a", &sub, b"new").unwrap();
         assert_eq!((links(&tmp), links(&sub)), (4, 4));
         old.create(b"f", file(1)).unwrap();
-        let onto_old = || rename(&tmp, b"b", &sub, b"old", (b"/b", b"/sub/old"));
+        let onto_old = || rename(&tmp, b"b", &sub, b"old");
         assert_eq!(onto_old(), Err(Errno::ENOTEMPTY));
         old.unlink(b"f").unwrap();
         onto_old().unwrap();
         assert_eq!((links(&tmp), links(&sub)), (3, 4));
+    }
+
+    #[test]
+    fn a_directory_knows_its_path_until_it_is_removed() {
+        let directory = || Node::<u32>::directory(Origin::Memory, 0o755, 0).unwrap();
+        let (root, a, b, sub) = (directory(), directory(), directory(), directory());
+        root.create(b"a", a.clone()).unwrap();
+        root.create(b"b", b.clone()).unwrap();
+        a.create(b"sub", sub.clone()).unwrap();
+        assert_eq!(root.path().unwrap(), b"/");
+        assert_eq!(sub.path().unwrap(), b"/a/sub");
+        rename(&root, b"a", &b, b"c").unwrap();
+        assert_eq!(sub.path().unwrap(), b"/b/c/sub");
+        assert_eq!(rename(&root, b"b", &sub, b"d"), Err(Errno::EINVAL));
+        assert_eq!(rename(&root, b"b", &b, b"d"), Err(Errno::EINVAL));
+        a.remove_directory(b"sub").unwrap();
+        assert_eq!(sub.path(), Err(Errno::ENOENT));
+        assert_eq!(sub.create(b"f", file(1)), Err(Errno::ENOENT));
+        assert!(Arc::ptr_eq(&sub.above().unwrap(), &a));
     }
 
     #[test]

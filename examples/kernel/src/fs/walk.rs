@@ -1,9 +1,9 @@
-//! Walks a path from the root to a name: path_resolution(7).
+//! Walks a path from a directory to a name: path_resolution(7).
 //!
 //! A walk ends at a *place*: the directory that holds (or would hold) the last name,
 //! the name, and the node if there is one. So the same walk serves open, creation and
-//! removal. `..` and symbolic links are resolved on a stack of the nodes passed, with
-//! no recursion; links are spliced into what is left of the path, at most 40 of them.
+//! removal. There is no recursion: symbolic links are spliced into what is left of the path, at
+//! most 40 of them.
 //! It never sleeps and holds the lock of one directory at a time: callers that change the
 //! place hold the lock of names around it ([`super::tree`]).
 
@@ -26,19 +26,33 @@ pub enum LastLink {
 
 /// Where a walk ended.
 pub struct Place<F> {
-    /// The directory of the last name (the root for the root itself).
+    /// The directory of the last name.
     pub directory: Arc<Node<F>>,
-    /// The last name; empty for the root.
+    /// The last name; `.` or `..` where the path ends so, and empty for the root: such a place
+    /// can only be looked at, and its directory is itself.
     pub name: Vec<u8>,
     /// What the name stands for, if it exists.
     pub node: Option<Arc<Node<F>>>,
-    /// The whole path without links, `.` and `..`.
-    pub path: Vec<u8>,
     /// Whether the path ended in a slash and so can only mean a directory.
     pub wants_directory: bool,
 }
 
 impl<F> Place<F> {
+    fn itself(directory: Arc<Node<F>>, name: Vec<u8>) -> Self {
+        Place {
+            node: Some(directory.clone()),
+            directory,
+            name,
+            wants_directory: true,
+        }
+    }
+
+    /// Tells whether the place has a name that can be given and taken.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !matches!(self.name.as_slice(), b"" | b"." | b"..")
+    }
+
     /// Answers the node.
     ///
     /// # Errors
@@ -50,18 +64,33 @@ impl<F> Place<F> {
         }
         Ok(node)
     }
+
+    /// Answers the whole path without links, `.` and `..`; the caller holds the lock of names.
+    ///
+    /// # Errors
+    /// As [`Node::path`].
+    pub fn path(&self) -> Result<Vec<u8>> {
+        let mut path = self.directory.path()?;
+        if self.is_named() {
+            if path.last() != Some(&b'/') {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&self.name);
+        }
+        Ok(path)
+    }
 }
 
 const MAX_LINKS: usize = 40;
 
-/// Walks `path`, from `base` (a whole path) unless it starts with a slash.
+/// Walks `path`, from the directory `base` unless it starts with a slash.
 /// `magic` answers where the links of /proc point for whoever asks.
 ///
 /// # Errors
 /// `ENOENT`, `ENOTDIR`, `ELOOP`, `ENAMETOOLONG`.
 pub fn walk<F>(
     root: &Arc<Node<F>>,
-    base: &[u8],
+    base: &Arc<Node<F>>,
     path: &[u8],
     last: LastLink,
     magic: &dyn Fn(ProcFile) -> Result<Vec<u8>>,
@@ -69,12 +98,8 @@ pub fn walk<F>(
     if path.is_empty() {
         return Err(Errno::ENOENT);
     }
-    let mut rest = if path[0] == b'/' {
-        path.to_vec()
-    } else {
-        splice(base, path)?
-    };
-    let mut passed: Vec<(Vec<u8>, Arc<Node<F>>)> = Vec::new();
+    let mut rest = path.to_vec();
+    let mut here = if path[0] == b'/' { root } else { base }.clone();
     let mut links = 0;
     loop {
         let start = rest
@@ -88,14 +113,14 @@ pub fn walk<F>(
         let name = rest[start..start + length].to_vec();
         let after = rest[start + length..].to_vec();
         let at_end = after.iter().all(|&byte| byte == b'/');
-        let here = passed.last().map_or(root, |(_, node)| node).clone();
         match name.as_slice() {
-            b"" | b"." if at_end => return Ok(end_at_directory(root, passed)),
+            b"" | b"." if at_end => return Ok(Place::itself(here, name)),
             b".." => {
-                here.entries()?;
-                passed.pop();
+                if !Arc::ptr_eq(&here, root) {
+                    here = here.above().ok_or(Errno::ENOENT)?;
+                }
                 if at_end {
-                    return Ok(end_at_directory(root, passed));
+                    return Ok(Place::itself(here, name));
                 }
             }
             b"." => (),
@@ -116,25 +141,22 @@ pub fn walk<F>(
                         return Err(Errno::ELOOP);
                     }
                     if target.first() == Some(&b'/') {
-                        passed.clear();
+                        here = root.clone();
                     }
                     rest = splice(&target, &after)?;
                     continue;
                 }
                 if at_end {
-                    let wants_directory = !after.is_empty();
-                    let path = join(passed.iter().map(|(name, _)| name).chain([&name]));
                     return Ok(Place {
                         directory: here,
                         name,
                         node: child,
-                        path,
-                        wants_directory,
+                        wants_directory: !after.is_empty(),
                     });
                 }
                 if let Some(node) = child {
                     node.entries()?;
-                    passed.push((name, node));
+                    here = node;
                 }
             }
         }
@@ -169,28 +191,6 @@ fn splice(front: &[u8], back: &[u8]) -> Result<Vec<u8>> {
     Ok(whole)
 }
 
-fn end_at_directory<F>(root: &Arc<Node<F>>, mut passed: Vec<(Vec<u8>, Arc<Node<F>>)>) -> Place<F> {
-    let path = join(passed.iter().map(|(name, _)| name));
-    let (name, node) = passed.pop().unwrap_or_else(|| (Vec::new(), root.clone()));
-    let directory = passed.pop().map_or_else(|| root.clone(), |(_, node)| node);
-    Place {
-        directory,
-        name,
-        node: Some(node),
-        path,
-        wants_directory: true,
-    }
-}
-
-fn join<'a>(names: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let mut path = Vec::new();
-    for name in names {
-        path.push(b'/');
-        path.extend_from_slice(name);
-    }
-    if path.is_empty() { b"/".to_vec() } else { path }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Errno, Kind, LastLink, Node, Place, walk};
@@ -215,16 +215,20 @@ mod tests {
         root
     }
 
-    fn at(base: &str, path: &str, last: LastLink) -> Result<Place<u32>, Errno> {
-        walk(&tree(), base.as_bytes(), path.as_bytes(), last, &|_| {
-            Err(Errno::ENOENT)
-        })
+    fn at(base: &str, path: &str, last: LastLink) -> Result<(Place<u32>, String), Errno> {
+        let root = tree();
+        let magic = |_| Err(Errno::ENOENT);
+        let base = walk(&root, &root, base.as_bytes(), LastLink::Follow, &magic)?;
+        let place = walk(&root, base.existing()?, path.as_bytes(), last, &magic)?;
+        // What is above a directory lives as long as the tree does.
+        let path = String::from_utf8(place.path()?).unwrap();
+        Ok((place, path))
     }
 
     fn path(base: &str, path: &str) -> Result<String, Errno> {
-        let place = at(base, path, LastLink::Follow)?;
+        let (place, path) = at(base, path, LastLink::Follow)?;
         place.existing()?;
-        Ok(String::from_utf8(place.path).unwrap())
+        Ok(path)
     }
 
     #[test]
@@ -252,22 +256,22 @@ mod tests {
 
     #[test]
     fn the_last_link_may_be_meant_itself() {
-        let place = at("/", "bin/sh", LastLink::Keep).unwrap();
+        let (place, _) = at("/", "bin/sh", LastLink::Keep).unwrap();
         assert!(matches!(place.node.unwrap().kind, Kind::Link(_)));
-        let place = at("/", "usr/bin/", LastLink::Keep).unwrap();
-        assert_eq!(place.path, b"/bin");
+        let (_, path) = at("/", "usr/bin/", LastLink::Keep).unwrap();
+        assert_eq!(path, "/bin");
     }
 
     #[test]
     fn a_missing_last_name_is_a_place_to_create() {
-        let place = at("/usr", "../bin/x", LastLink::Follow).unwrap();
+        let (place, path) = at("/usr", "../bin/x", LastLink::Follow).unwrap();
         assert!(place.node.is_none());
         assert_eq!(
-            (place.name.as_slice(), place.path.as_slice()),
-            (&b"x"[..], &b"/bin/x"[..])
+            (place.name.as_slice(), path.as_str()),
+            (&b"x"[..], "/bin/x")
         );
-        let place = at("/", "usr/new", LastLink::Follow).unwrap();
+        let (place, path) = at("/", "usr/new", LastLink::Follow).unwrap();
         assert!(place.node.is_none());
-        assert_eq!(place.path, b"/bin/fresh");
+        assert_eq!(path, "/bin/fresh");
     }
 }

@@ -130,7 +130,7 @@ impl<A: Arch> Call<'_, A> {
             _ => None,
         };
         let kept = flags & (flag::ACCESS | flag::APPEND | flag::NONBLOCK | flag::DIRECTORY);
-        Ok(OpenFile::granted(kind, place.path, kept, claim, grant))
+        Ok(OpenFile::granted(kind, kept, claim, grant))
     }
 
     fn create_file(

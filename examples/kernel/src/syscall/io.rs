@@ -74,17 +74,12 @@ impl<A: Arch> Call<'_, A> {
     }
 
     /// Moves bytes between a file and the program's memory from `address` on.
-    fn transfer(
-        &self,
-        course: &mut Course<'_, A>,
-        (address, length): (usize, usize),
-    ) -> Result {
+    fn transfer(&self, course: &mut Course<'_, A>, (address, length): (usize, usize)) -> Result {
         if isize::try_from(length).is_err() {
             return Err(Errno::EINVAL);
         }
         let file = course.file;
-        let streams =
-            course.way == Way::Read && !file.seekable() && !self.system.endless(file);
+        let streams = course.way == Way::Read && !file.seekable() && !self.system.endless(file);
         let length = length.min(MAX_BYTES);
         let mut buffer = [0; CHUNK];
         let mut done = 0;
@@ -124,9 +119,7 @@ impl<A: Arch> Call<'_, A> {
 
     /// Copies a piece from the program, as far as it can be read, and writes it.
     fn write_in(&self, course: &mut Course<'_, A>, user: usize, chunk: &mut [u8]) -> Result {
-        let n = self
-            .system
-            .read_user_some(&*self.space()?, user, chunk)?;
+        let n = self.system.read_user_some(&*self.space()?, user, chunk)?;
         self.system.write_file(course, &chunk[..n])
     }
 

@@ -3,7 +3,7 @@
 //! What changes names reads its paths from user memory first, then holds the lock of names
 //! ([`crate::fs::tree`]) from the walk to the change.
 
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 
 use super::{AT_FDCWD, Call};
 use crate::arch::Arch;
@@ -11,8 +11,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::open::FileKind;
 use crate::fs::tree::{Kind, Node, Origin, rename};
 use crate::fs::walk::{LastLink, Place, link_target, walk};
-use crate::limits::PATH_BYTES;
-use crate::memory::FileData;
+use crate::memory::{FileData, FileNode};
 
 /// The name is a directory to remove.
 pub const AT_REMOVEDIR: usize = 0x200;
@@ -27,48 +26,56 @@ impl<A: Arch> Call<'_, A> {
         last: LastLink,
     ) -> Result<Place<FileData<A>>> {
         let root = self.system.root.lock().clone().ok_or(Errno::ENOENT)?;
-        let base: Vec<u8> = if path.first() == Some(&b'/') {
-            b"/".to_vec()
+        let base = if path.first() == Some(&b'/') {
+            root.clone()
         } else if dir as u32 == AT_FDCWD as u32 {
             self.task.process.shared.lock().cwd.clone()
         } else {
-            let file = self.file(dir)?;
-            match &file.kind {
-                FileKind::Directory(..) => file.path.clone(),
-                _ => return Err(Errno::ENOTDIR),
-            }
+            self.directory(dir)?
         };
         walk(&root, &base, path, last, &|_| {
             Ok(self.task.process.shared.lock().program.clone())
         })
     }
 
+    /// Answers the directory of a descriptor.
+    fn directory(&self, fd: usize) -> Result<Arc<FileNode<A>>> {
+        match &self.file(fd)?.kind {
+            FileKind::Directory(node, _) => Ok(node.clone()),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
     pub(super) fn getcwd(&self, into: usize, size: usize) -> Result {
-        let mut cwd = self.task.process.shared.lock().cwd.clone();
-        cwd.push(0);
-        if cwd.len() > size {
+        let cwd = self.task.process.shared.lock().cwd.clone();
+        let mut path = {
+            let _names = self.system.names.lock();
+            cwd.path()?
+        };
+        path.push(0);
+        if path.len() > size {
             return Err(Errno::ERANGE);
         }
-        self.put(into, &cwd)?;
-        Ok(cwd.len())
+        self.put(into, &path)?;
+        Ok(path.len())
     }
 
     pub(super) fn chdir(&self, path: usize) -> Result {
         let place = self.walk(AT_FDCWD, &self.path(path)?, LastLink::Follow)?;
-        place.existing()?.entries()?;
-        if place.path.len() >= PATH_BYTES {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        self.task.process.shared.lock().cwd = place.path;
-        Ok(0)
+        self.stay_in(place.existing()?.clone())
     }
 
     pub(super) fn fchdir(&self, fd: usize) -> Result {
-        let file = self.file(fd)?;
-        let FileKind::Directory(..) = &file.kind else {
-            return Err(Errno::ENOTDIR);
-        };
-        self.task.process.shared.lock().cwd = file.path.clone();
+        self.stay_in(self.directory(fd)?)
+    }
+
+    fn stay_in(&self, directory: Arc<FileNode<A>>) -> Result {
+        directory.entries()?;
+        let mut shared = self.task.process.shared.lock();
+        let left = core::mem::replace(&mut shared.cwd, directory);
+        drop(shared);
+        // If it was removed before, it goes now, with no lock held.
+        drop(left);
         Ok(0)
     }
 
@@ -153,12 +160,16 @@ impl<A: Arch> Call<'_, A> {
         let node = place.existing()?;
         if flags & AT_REMOVEDIR != 0 {
             node.entries()?;
-            if place.name.is_empty() {
-                return Err(Errno::EBUSY);
+            match place.name.as_slice() {
+                b"" => return Err(Errno::EBUSY),
+                b"." => return Err(Errno::EINVAL),
+                b".." => return Err(Errno::ENOTEMPTY),
+                name => place.directory.remove_directory(name)?,
             }
-            place.directory.remove_directory(&place.name)?;
-        } else {
+        } else if place.is_named() {
             place.directory.unlink(&place.name)?;
+        } else {
+            return Err(Errno::EISDIR);
         }
         // A file that has lost its last name is freed with `place`.
         drop(names);
@@ -185,16 +196,10 @@ impl<A: Arch> Call<'_, A> {
         if flags & NO_REPLACE != 0 && to.node.is_some() {
             return Err(Errno::EEXIST);
         }
-        if from.name.is_empty() || to.name.is_empty() {
+        if !from.is_named() || !to.is_named() {
             return Err(Errno::EBUSY);
         }
-        rename(
-            &from.directory,
-            &from.name,
-            &to.directory,
-            &to.name,
-            (&from.path, &to.path),
-        )?;
+        rename(&from.directory, &from.name, &to.directory, &to.name)?;
         // What was replaced is freed with `to`.
         drop(names);
         Ok(0)

@@ -131,18 +131,14 @@ impl<A: Arch> Call<'_, A> {
             let shared = self.task.process.shared.lock();
             (shared.cwd.clone(), shared.program.clone())
         };
-        let place = walk(
-            &root,
-            &cwd,
-            path,
-            LastLink::Follow,
-            &|_| Ok(program.clone()),
-        )?;
+        let _names = self.system.names.lock();
+        let magic = |_| Ok(program.clone());
+        let place = walk(&root, &cwd, path, LastLink::Follow, &magic)?;
         let node = place.existing()?.clone();
         if !matches!(node.kind, Kind::File(_)) || node.facts.lock().permissions & 0o111 == 0 {
             return Err(Errno::EACCES);
         }
-        Ok((Claim::new(node, Purpose::Run)?, place.path))
+        Ok((Claim::new(node, Purpose::Run)?, place.path()?))
     }
 
     fn read_head(&self, data: &FileData<A>, at: u64, into: &mut [u8]) -> Result {

@@ -30,7 +30,7 @@ use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::fs::open::OpenFile;
 use crate::fs::table::Table;
-use crate::memory::Space;
+use crate::memory::{FileNode, Space};
 use crate::sched::Stand;
 use crate::system::System;
 use lives::{Leave, Lives};
@@ -158,8 +158,8 @@ pub struct Shared<A: Arch> {
     pub space: Option<Arc<Space<A>>>,
     /// Its descriptors, until the end.
     pub files: Option<Files<A>>,
-    /// Working directory: a whole path.
-    pub cwd: Vec<u8>,
+    /// Working directory.
+    pub cwd: Arc<FileNode<A>>,
     /// File mode creation mask.
     pub umask: u32,
     /// Path of the program's file.
