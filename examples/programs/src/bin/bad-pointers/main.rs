@@ -115,7 +115,9 @@ fn answers_fault(name: Name, number: usize, line: Line) -> bool {
 
 /// Words that calls read and write.
 #[repr(align(4096))]
-struct Page([usize; PAGE / size_of::<usize>()]);
+struct Page(
+    #[expect(dead_code, reason = "the kernel's calls use it")] [usize; PAGE / size_of::<usize>()],
+);
 
 /// Makes a call with this wild pointer where the line has one.
 fn call_with(number: usize, line: Line, wild: usize) -> Result<usize, usize> {
