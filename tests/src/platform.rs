@@ -99,6 +99,7 @@ pub struct TestPlatform<F: PageTableFormat> {
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
+    full: AtomicU64,
     asids: AsidPool,
 }
 
@@ -142,6 +143,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
+            full: AtomicU64::new(u64::MAX),
             asids: AsidPool::new(),
         }
     }
@@ -336,6 +338,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.hook.set(hook);
     }
 
+    /// Has memory-only objects with this key hold no page more.
+    pub fn set_full(&self, key: u64) {
+        self.full.store(key, Ordering::SeqCst);
+    }
+
     /// Refuses charges above this many frames.
     pub fn set_charge_limit(&self, frames: i64) {
         self.charge_limit.store(frames, Ordering::SeqCst);
@@ -494,6 +501,9 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         let fits = |now: i64| now.checked_add(frames).filter(|&sum| sum <= limit);
         let charged = self.charged.fetch_update(COUNT, COUNT, fits);
         charged.map(|_| ()).map_err(|_| OutOfMemory)
+    }
+    fn may_hold(&self, key: u64) -> bool {
+        self.full.load(Ordering::SeqCst) != key
     }
     fn uncharge(&self, frames: usize) {
         let before = self.charged.fetch_sub(frames as i64, COUNT);

@@ -250,6 +250,44 @@ fn pages_of_memory_objects_are_charged() {
     });
 }
 
+/// A store that is full takes no page, neither by a write nor through a mapping, and keeps what it
+/// has; other objects are not concerned.
+#[test]
+fn a_full_store_of_memory_objects_takes_no_page() {
+    const STORE: u64 = 7;
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 6);
+        let facts = PagerFacts::memory(4 * page as u64);
+        let stored = w.mm().new_object(PagerFacts {
+            key: STORE,
+            ..facts
+        });
+        let (stored, other) = (stored.unwrap(), w.mm().new_object(facts).unwrap());
+        let s = w.space();
+        let map = |file| MapRequest::shared(file, 0, 4 * page, Prot::RW);
+        let a = s.map(&map(&stored)).unwrap().as_usize();
+        let b = s.map(&map(&other)).unwrap().as_usize();
+        w.poke(0, &s, a, 1).unwrap();
+        w.platform().set_full(STORE);
+        let addr = VirtAddr::new(a + page);
+        for access in [Access::Read, Access::Write] {
+            let mode = Mode::User;
+            let outcome = s.fault(&Fault { addr, access, mode });
+            assert!(matches!(outcome, FaultOutcome::OutOfMemory), "{outcome:?}");
+        }
+        assert_eq!(stored.write(2 * page as u64, b"no").done, 0);
+        assert_eq!(stored.write(1, b"yes").done, 3);
+        w.poke(0, &s, a, 2).unwrap();
+        w.poke(0, &s, b + page, 3).unwrap();
+        assert_eq!(other.write(2 * page as u64, b"yes").done, 3);
+        let held = (stored.object().cached_pages(), w.platform().charged());
+        assert_eq!(held, (1, 3), "what was refused was not charged");
+        drop((s, stored, other));
+        w.assert_empty();
+    });
+}
+
 #[test]
 fn g5_lesson_60_truncation_unmaps_private_copies_too() {
     on_every_machine(|machine| {

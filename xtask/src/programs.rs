@@ -52,6 +52,9 @@ const PROCESSES: &str = "processes";
 /// The program that looks after its registers.
 const REGISTERS: &str = "registers";
 
+/// The program that fills the files in memory, as it is started where there is little.
+pub const FULL_TMP: &[&str] = &["/usr/bin/full-tmp"];
+
 /// The program that its interpreter links when it starts, and how it is started.
 const DYNAMIC: &str = "dynamic";
 pub const DYNAMIC_WORDS: &[&str] = &["/usr/bin/dynamic"];
@@ -213,6 +216,12 @@ impl Programs {
     /// Puts the program that takes all memory into `archive`.
     pub fn add_memory_hog(&self, archive: &mut Archive) -> Result<()> {
         initramfs::add_program(archive, &self.path(MEMORY_HOG)).map(drop)
+    }
+
+    /// Puts the program that fills the files in memory into `archive`.
+    pub fn add_full_tmp(&self, archive: &mut Archive, arch: Arch) -> Result<()> {
+        c_program(arch, "full-tmp", Linking::Static, &self.dir)?;
+        initramfs::add_program(archive, &self.path("full-tmp")).map(drop)
     }
 
     /// Puts everything that the script of bad input needs into `archive`.

@@ -188,6 +188,9 @@ fn prepare(setup: &Setup) -> Result<Prepared> {
         Start::Program(programs::NO_MEMORY) => {
             programs::build(arch)?.add_memory_hog(&mut archive)?;
         }
+        Start::Program(programs::FULL_TMP) => {
+            programs::build(arch)?.add_full_tmp(&mut archive, arch)?;
+        }
         Start::Program(programs::HELLO_WORDS) => {
             let hello = programs::build(arch)?.path(programs::HELLO);
             initramfs::add_program(&mut archive, &hello)?;
@@ -344,7 +347,12 @@ fn setups() -> Vec<(String, Setup)> {
             memory: programs::SMALL_MEMORY,
             ..PLAIN
         };
+        let full = Setup {
+            start: Start::Program(programs::FULL_TMP),
+            ..small
+        };
         all.push((format!("boot no memory for fork, {}", arch.name()), small));
+        all.push((format!("boot full tmp, {}", arch.name()), full));
         let overflow = Setup {
             arch,
             options: "overflow-stack",

@@ -118,6 +118,10 @@ unsafe impl Platform for Virt {
         }
     }
 
+    fn may_hold(&self, key: u64) -> bool {
+        mm_kernel::memory::file::may_hold(frames(), key)
+    }
+
     fn wake(&self, key: TicketKey) {
         if let Some(waker) = WAKER.get() {
             waker(key);

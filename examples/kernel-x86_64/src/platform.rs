@@ -81,6 +81,10 @@ unsafe impl Platform for Pc {
         shootdown::flush(cpus, flush);
     }
 
+    fn may_hold(&self, key: u64) -> bool {
+        mm_kernel::memory::file::may_hold(frames(), key)
+    }
+
     fn relax(&self, _spins: u32) {
         mm_kernel::sync::wait_turn();
     }

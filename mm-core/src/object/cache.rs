@@ -286,6 +286,9 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         allowed: impl Fn() -> bool,
     ) -> Result<Inserted, OutOfMemory> {
         if self.object.kind() == ObjectKind::Memory {
+            if !self.cx.platform().may_hold(self.object.key()) {
+                return Err(OutOfMemory);
+            }
             self.cx.platform().try_charge(1)?;
         }
         let inserted = self.insert_charged(page, pgoff, allowed);

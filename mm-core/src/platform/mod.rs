@@ -177,6 +177,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn try_charge(&self, _frames: usize) -> Result<(), OutOfMemory> {
         Ok(())
     }
+    /// Asked before a memory-only object takes a page, whether by a write or by an
+    /// access to a mapping, besides [`Self::try_charge`]: may objects with this key
+    /// ([`PagerFacts::key`](crate::object::PagerFacts::key)) hold one more? A tmpfs
+    /// that is full refuses; the verb that asks is out of memory then.
+    fn may_hold(&self, _key: u64) -> bool {
+        true
+    }
     /// Told when charged memory comes back, to whichever verb gives it back.
     fn uncharge(&self, _frames: usize) {}
 

@@ -3,6 +3,8 @@
 use alloc::sync::Arc;
 
 use mm_core::object::{ObjectRef, PagerFacts, TicketError};
+use mm_core::page::Frames;
+use mm_core::platform::Platform;
 
 use super::{Request, TransferKey};
 use crate::arch::Arch;
@@ -19,7 +21,7 @@ pub struct FileData<A: Arch> {
 
 impl<A: Arch> FileData<A> {
     /// Makes the file of the archive's member `index`; its pages come from the disk.
-    /// Its key is one more, since files without a disk have key 0.
+    /// Its key is one more, since memory that has no name has key 0.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -38,7 +40,10 @@ impl<A: Arch> FileData<A> {
     /// `ENOMEM`.
     pub fn in_memory(system: &System<A>) -> Result<Self> {
         Ok(FileData {
-            object: system.memory.new_object(PagerFacts::memory(0))?,
+            object: system.memory.new_object(PagerFacts {
+                key: TMP,
+                ..PagerFacts::memory(0)
+            })?,
             writing: Turn::new(),
         })
     }
@@ -127,16 +132,11 @@ impl<A: Arch> System<A> {
     /// Writes a file's bytes; the file grows as needed.
     ///
     /// # Errors
-    /// `ENOSPC` when there is no memory, `EFBIG`.
+    /// `ENOSPC` when there is no room ([`may_hold`]), `EFBIG`.
     pub fn write_data(&self, data: &FileData<A>, at: u64, bytes: &[u8]) -> Result {
         at.checked_add(bytes.len() as u64)
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or(Errno::EFBIG)?;
-        // Files in memory leave programs a sixteenth of it: a full /tmp kills nobody.
-        let (all, free) = self.frames();
-        if at.saturating_add(bytes.len() as u64) > data.size() && free < all / 16 {
-            return Err(Errno::ENOSPC);
-        }
         let mut done = 0;
         while done < bytes.len() {
             let progress = data.object.write(at + done as u64, &bytes[done..]);
@@ -160,6 +160,19 @@ impl<A: Arch> System<A> {
         let _turn = data.writing.take(self);
         Ok(data.object.set_size(size)?)
     }
+}
+
+/// The key of files in memory; those of the disk are below, and memory that has no name has 0.
+pub const TMP: u64 = 1 << 32;
+
+/// Tells whether objects with this key may hold one page more, for the platform to answer. Files in
+/// memory leave programs a sixteenth of it: a full /tmp kills nobody.
+pub fn may_hold<P: Platform>(frames: Option<&Frames<P>>, key: u64) -> bool {
+    key != TMP
+        || frames.is_none_or(|frames| {
+            let stats = frames.stats();
+            stats.free >= stats.total / 16
+        })
 }
 
 /// What the disk is asked for: the archive's member.

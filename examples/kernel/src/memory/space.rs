@@ -11,6 +11,7 @@ use mm_core::prot::Prot;
 use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits};
 use mm_core::vma::VmaFlags;
 
+use super::file::TMP;
 use super::{Active, Claim, FileData, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
@@ -243,6 +244,13 @@ impl<A: Arch> Space<A> {
             .skip_while(|area| area.range.end().addr(shift).as_usize() <= at)
             .take_while(|area| area.range.start().addr(shift).as_usize() < at + length)
             .all(|area| area.key.is_none() && !area.flags.contains(VmaFlags::SHARED))
+    }
+
+    /// Answers whether a file in memory is mapped at an address.
+    #[must_use]
+    pub fn is_in_tmp(&self, at: usize) -> bool {
+        let area = self.inner.find(VirtAddr::new(at));
+        area.is_some_and(|area| area.key == Some(TMP))
     }
 
     /// Answers whether a page is in the space's table.
