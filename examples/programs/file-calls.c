@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -265,6 +266,14 @@ static void timers(void)
         nanosleep(&nap, NULL);
     }
     check("it rings once", rings, 1);
+    struct itimerval soon = { { 0, 0 }, { 0, 20 * 1000 } };
+    // The C library of a machine of 32 bits would store it by itself.
+    struct timespec second = { 1, 0 };
+    char *nowhere = base + PAGE;
+    setitimer(ITIMER_REAL, &soon, NULL);
+    check("a sleep's rest that has no place", answer(syscall(SYS_nanosleep, &second, nowhere)),
+          -EFAULT);
+    check("it rings again", rings, 2);
     setitimer(ITIMER_REAL, &off, NULL);
 }
 
