@@ -9,22 +9,19 @@
 
 use crate::format::{AnyFormat, AnyWalker, DynFormat};
 use crate::mmu::{
-    LongModeWalker, LpaeWalker, PaeWalker, Sets, ShortWalker, SvWalker, TinyWalker, TwoLevelWalker,
-    Vmsa64Walker, Walker,
+    LpaeWalker, PaeWalker, Sets, ShortWalker, SvWalker, TinyWalker, TwoLevelWalker, Walker,
 };
 use crate::world::World;
-use mm_arm::aarch64::{Granule, Page4K, Page16K, Page64K, Stage1};
 use mm_arm::armv7::registers::DACR_CLIENTS;
 use mm_arm::armv7::short::{Hardware, Short};
 use mm_arm::lpae::Lpae;
 use mm_core::addr::Pfn;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsBothBreaking, SetsNothing, Tiny};
-use mm_core::format::{Attrs, HardwareAd, PageTableFormat, WordCell};
+use mm_core::format::{Attrs, PageTableFormat, WordCell};
 use mm_core::prot::Prot;
 use mm_core::sync::{AtomicU32, AtomicU64};
-use mm_riscv::{self as riscv, Extensions, Sv32, Sv39, Sv48, Sv57};
+use mm_riscv::{self as riscv, Extensions, Sv32};
 use mm_x86_64::legacy::{LargePages, Pae, TwoLevel};
-use mm_x86_64::{Depth, FiveLevel, FourLevel, Paging, PagingFeatures};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -130,26 +127,6 @@ const FULL: Extensions = Extensions {
     svinval: true,
 };
 
-/// A CPU with pages of 1 GiB.
-fn long_mode<D: Depth>(name: &'static str, depth: D) -> Machine {
-    let features = PagingFeatures {
-        page_1g: true,
-        ..PagingFeatures::NX
-    };
-    let format = Paging::with_features(depth, features);
-    Machine::new(name, format, LongModeWalker::new(depth.levels()))
-}
-
-fn arm64<G: Granule>(name: &'static str, granule: u32, bits: u8, ad: HardwareAd) -> Machine {
-    let sets = match ad {
-        HardwareAd::None => Sets::Nothing,
-        HardwareAd::Accessed => Sets::Accessed,
-        HardwareAd::Both => Sets::Both,
-    };
-    let walker = Vmsa64Walker::new(granule, u32::from(bits), sets);
-    Machine::new(name, Stage1::<G>::new(bits, ad), walker)
-}
-
 fn tiny<C: WordCell, F: PageTableFormat>(
     name: &'static str,
     format: F,
@@ -165,29 +142,133 @@ fn tiny<C: WordCell, F: PageTableFormat>(
     )
 }
 
-/// Returns every machine.
+/// Returns every machine that programs of this host's word size can have: those of 64 bits are no
+/// formats of a kernel whose addresses have 32, so the suites of such a host do without them.
 pub fn machines() -> &'static [Machine] {
     static MACHINES: OnceLock<Vec<Machine>> = OnceLock::new();
     MACHINES.get_or_init(|| {
+        let mut machines = Vec::new();
+        #[cfg(target_pointer_width = "64")]
+        machines.extend(wide::machines());
+        machines.extend(narrow());
+        machines
+    })
+}
+
+/// Returns the machines of 32 bits, and those that are small enough for any host.
+fn narrow() -> Vec<Machine> {
+    vec![
+        Machine::new(
+            "x86, 2 levels",
+            TwoLevel::new(LargePages::On),
+            TwoLevelWalker::new(),
+        ),
+        Machine::new("x86, PAE", Pae, PaeWalker::new()),
+        Machine::new(
+            "sv32, svade",
+            riscv::Paging::new(Sv32, SVADE),
+            SvWalker::new(2),
+        ),
+        Machine::new(
+            "sv32, every extension",
+            riscv::Paging::new(Sv32, FULL),
+            SvWalker::full(2),
+        ),
+        Machine::new(
+            "armv7, short",
+            Short::new(Hardware::default()),
+            ShortWalker {
+                // The format keeps bits of its own in the domain numbers.
+                domains: DACR_CLIENTS,
+                ..ShortWalker::new()
+            },
+        ),
+        Machine::new("armv7, LPAE", Lpae, LpaeWalker::new()),
+        tiny::<AtomicU64, _>(
+            "tiny, sets both bits",
+            Tiny::<u64, SetsBoth>::new(4, 5)
+                .with_kernel_half(24)
+                .with_runs(2),
+            Sets::Both,
+            false,
+        ),
+        tiny::<AtomicU64, _>(
+            "tiny, breaks before it makes",
+            Tiny::<u64, SetsAccessed>::new(4, 5)
+                .with_kernel_half(24)
+                .with_runs(2),
+            Sets::Accessed,
+            false,
+        ),
+        tiny::<AtomicU64, _>(
+            "tiny, remembers invalid entries",
+            Tiny::<u64, SetsNothing>::new(4, 5)
+                .with_kernel_half(24)
+                .with_runs(2),
+            Sets::Nothing,
+            true,
+        ),
+        Machine::new(
+            "tiny, runs, sets both bits",
+            Tiny::<u64, SetsBoth>::new(4, 5)
+                .with_runs(2)
+                .with_kernel_half(24),
+            TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false).with_runs(2),
+        ),
+        Machine::new(
+            "tiny, runs, sets both, breaks before it makes",
+            Tiny::<u64, SetsBothBreaking>::new(4, 5)
+                .with_runs(2)
+                .with_kernel_half(24),
+            TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false)
+                .with_runs(2)
+                .breaking(),
+        ),
+        tiny::<AtomicU32, _>(
+            "tiny, words of 32 bits",
+            Tiny::<u32, SetsNothing>::new(4, 5)
+                .with_kernel_half(24)
+                .with_runs(2),
+            Sets::Nothing,
+            true,
+        ),
+    ]
+}
+
+/// The machines whose addresses need a `usize` of 64 bits.
+#[cfg(target_pointer_width = "64")]
+mod wide {
+    use super::{FULL, Machine, SVADE};
+    use crate::mmu::{LongModeWalker, Sets, SvWalker, Vmsa64Walker};
+    use mm_arm::aarch64::{Granule, Page4K, Page16K, Page64K, Stage1};
+    use mm_core::format::HardwareAd;
+    use mm_riscv::{self as riscv, Extensions, Sv39, Sv48, Sv57};
+    use mm_x86_64::{Depth, FiveLevel, FourLevel, Paging, PagingFeatures};
+
+    /// A CPU with pages of 1 GiB.
+    fn long_mode<D: Depth>(name: &'static str, depth: D) -> Machine {
+        let features = PagingFeatures {
+            page_1g: true,
+            ..PagingFeatures::NX
+        };
+        let format = Paging::with_features(depth, features);
+        Machine::new(name, format, LongModeWalker::new(depth.levels()))
+    }
+
+    fn arm64<G: Granule>(name: &'static str, granule: u32, bits: u8, ad: HardwareAd) -> Machine {
+        let sets = match ad {
+            HardwareAd::None => Sets::Nothing,
+            HardwareAd::Accessed => Sets::Accessed,
+            HardwareAd::Both => Sets::Both,
+        };
+        let walker = Vmsa64Walker::new(granule, u32::from(bits), sets);
+        Machine::new(name, Stage1::<G>::new(bits, ad), walker)
+    }
+
+    pub(super) fn machines() -> Vec<Machine> {
         vec![
             long_mode("x86_64, 4 levels", FourLevel),
             long_mode("x86_64, 5 levels", FiveLevel),
-            Machine::new(
-                "x86, 2 levels",
-                TwoLevel::new(LargePages::On),
-                TwoLevelWalker::new(),
-            ),
-            Machine::new("x86, PAE", Pae, PaeWalker::new()),
-            Machine::new(
-                "sv32, svade",
-                riscv::Paging::new(Sv32, SVADE),
-                SvWalker::new(2),
-            ),
-            Machine::new(
-                "sv32, every extension",
-                riscv::Paging::new(Sv32, FULL),
-                SvWalker::full(2),
-            ),
             Machine::new(
                 "sv39, svade",
                 riscv::Paging::new(Sv39, SVADE),
@@ -214,66 +295,8 @@ pub fn machines() -> &'static [Machine] {
             arm64::<Page16K>("aarch64, 16K, 47 bits", 14, 47, HardwareAd::None),
             arm64::<Page16K>("aarch64, 16K, 48 bits, sets both", 14, 48, HardwareAd::Both),
             arm64::<Page64K>("aarch64, 64K, 48 bits", 16, 48, HardwareAd::Accessed),
-            Machine::new(
-                "armv7, short",
-                Short::new(Hardware::default()),
-                ShortWalker {
-                    // The format keeps bits of its own in the domain numbers.
-                    domains: DACR_CLIENTS,
-                    ..ShortWalker::new()
-                },
-            ),
-            Machine::new("armv7, LPAE", Lpae, LpaeWalker::new()),
-            tiny::<AtomicU64, _>(
-                "tiny, sets both bits",
-                Tiny::<u64, SetsBoth>::new(4, 5)
-                    .with_kernel_half(24)
-                    .with_runs(2),
-                Sets::Both,
-                false,
-            ),
-            tiny::<AtomicU64, _>(
-                "tiny, breaks before it makes",
-                Tiny::<u64, SetsAccessed>::new(4, 5)
-                    .with_kernel_half(24)
-                    .with_runs(2),
-                Sets::Accessed,
-                false,
-            ),
-            tiny::<AtomicU64, _>(
-                "tiny, remembers invalid entries",
-                Tiny::<u64, SetsNothing>::new(4, 5)
-                    .with_kernel_half(24)
-                    .with_runs(2),
-                Sets::Nothing,
-                true,
-            ),
-            Machine::new(
-                "tiny, runs, sets both bits",
-                Tiny::<u64, SetsBoth>::new(4, 5)
-                    .with_runs(2)
-                    .with_kernel_half(24),
-                TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false).with_runs(2),
-            ),
-            Machine::new(
-                "tiny, runs, sets both, breaks before it makes",
-                Tiny::<u64, SetsBothBreaking>::new(4, 5)
-                    .with_runs(2)
-                    .with_kernel_half(24),
-                TinyWalker::<AtomicU64>::new(4, 5, Sets::Both, false)
-                    .with_runs(2)
-                    .breaking(),
-            ),
-            tiny::<AtomicU32, _>(
-                "tiny, words of 32 bits",
-                Tiny::<u32, SetsNothing>::new(4, 5)
-                    .with_kernel_half(24)
-                    .with_runs(2),
-                Sets::Nothing,
-                true,
-            ),
         ]
-    })
+    }
 }
 
 /// Runs a test on each machine.

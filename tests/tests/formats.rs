@@ -10,10 +10,9 @@ use mm_core::sync::NoContext;
 use mm_core::table::{CursorMut, PageTable};
 use mm_core::tlb::{SpaceTlb, TlbGather};
 use mm_testkit::machine::{Machine, machines, on_every_machine};
-use mm_testkit::mmu::{Leaf, LongModeWalker, Mode, Roots};
+use mm_testkit::mmu::{Leaf, Mode, Roots};
 use mm_testkit::platform::TestPlatform;
 use mm_x86_64::legacy::Pae;
-use mm_x86_64::{FourLevel, Paging, PagingFeatures};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,37 +122,49 @@ fn hardware_does_what_the_format_decodes() {
     on_every_machine(does_what_the_format_decodes);
 }
 
-/// The same for a CPU that cannot forbid fetches: there bit 63 is reserved, and
-/// one entry with it would answer no access.
-#[test]
-fn hardware_without_no_execute_does_what_the_format_decodes() {
-    let features = PagingFeatures {
-        no_execute: false,
-        page_1g: true,
-    };
-    let machine = Machine::new(
-        "x86_64, no NX",
-        Paging::with_features(FourLevel, features),
-        LongModeWalker::new(4).without_no_execute(),
-    );
-    assert!(!machine.format().forbids_exec());
-    does_what_the_format_decodes(&machine);
-}
+/// CPUs with less than `machines()` has, in long mode: with addresses that only a `usize` of 64 bits holds.
+#[cfg(target_pointer_width = "64")]
+mod long_mode {
+    use super::{SETTLED, does_what_the_format_decodes, filled};
+    use mm_core::addr::Pfn;
+    use mm_core::format::{Attrs, PageTableFormat};
+    use mm_core::prot::Prot;
+    use mm_testkit::machine::Machine;
+    use mm_testkit::mmu::LongModeWalker;
+    use mm_x86_64::{FourLevel, Paging, PagingFeatures};
 
-/// The same for a CPU without pages of 1 GiB: there PS of level 3 is reserved,
-/// and what would fill one such page is mapped by pages of 2 MiB.
-#[test]
-fn hardware_without_pages_of_1_gib_does_what_the_format_decodes() {
-    let machine = Machine::new(
-        "x86_64, no pages of 1 GiB",
-        Paging::new(FourLevel),
-        LongModeWalker::new(4).without_page_1g(),
-    );
-    does_what_the_format_decodes(&machine);
-    let attrs = Attrs::user(Prot::RW).with(SETTLED);
-    let size = machine.format().entry_pages(3);
-    let (level, _, seen) = filled(&machine, size, Pfn::new(size as u64), attrs);
-    assert_eq!((level, seen.user), (2, [true, true, false]));
+    /// The same for a CPU that cannot forbid fetches: there bit 63 is reserved, and
+    /// one entry with it would answer no access.
+    #[test]
+    fn hardware_without_no_execute_does_what_the_format_decodes() {
+        let features = PagingFeatures {
+            no_execute: false,
+            page_1g: true,
+        };
+        let machine = Machine::new(
+            "x86_64, no NX",
+            Paging::with_features(FourLevel, features),
+            LongModeWalker::new(4).without_no_execute(),
+        );
+        assert!(!machine.format().forbids_exec());
+        does_what_the_format_decodes(&machine);
+    }
+
+    /// The same for a CPU without pages of 1 GiB: there PS of level 3 is reserved,
+    /// and what would fill one such page is mapped by pages of 2 MiB.
+    #[test]
+    fn hardware_without_pages_of_1_gib_does_what_the_format_decodes() {
+        let machine = Machine::new(
+            "x86_64, no pages of 1 GiB",
+            Paging::new(FourLevel),
+            LongModeWalker::new(4).without_page_1g(),
+        );
+        does_what_the_format_decodes(&machine);
+        let attrs = Attrs::user(Prot::RW).with(SETTLED);
+        let size = machine.format().entry_pages(3);
+        let (level, _, seen) = filled(&machine, size, Pfn::new(size as u64), attrs);
+        assert_eq!((level, seen.user), (2, [true, true, false]));
+    }
 }
 
 fn does_what_the_format_decodes(m: &Machine) {

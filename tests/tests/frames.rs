@@ -1,6 +1,7 @@
 //! Frames: what is handed out, taken back and refused.
 
 use mm_arm::armv7::short::Short;
+use mm_arm::lpae::Lpae;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
 use mm_core::page::{Frames, FreeError, Kind, MAX_ORDER, RegionError};
@@ -8,12 +9,12 @@ use mm_core::platform::{PhysMemory, Platform};
 use mm_core::sync::NoContext;
 use mm_testkit::platform::TestPlatform;
 use mm_testkit::random::Random;
-use mm_x86_64::{FourLevel, Paging};
+use mm_x86_64::legacy::Pae;
 
-type P = TestPlatform<Paging<FourLevel>>;
+type P = TestPlatform<Lpae>;
 
-fn format() -> Paging<FourLevel> {
-    Paging::new(FourLevel)
+fn format() -> Lpae {
+    Lpae
 }
 
 fn machine(first: u64, frames: usize) -> Frames<P> {
@@ -72,7 +73,7 @@ fn a_region_is_taken_as_far_as_frames_can_be_named() {
 #[test]
 fn the_last_frame_of_all_is_left_out() {
     let first = (1 << 32) - 200;
-    let m = Frames::new(TestPlatform::new(format(), first, 300));
+    let m = Frames::new(TestPlatform::new(Pae, first, 300));
     assert_eq!(m.add_region(&CX, Pfn::new(first), 300), Ok(101));
     let last = u64::from(u32::MAX) - 1;
     assert_eq!(m.page(Pfn::new(last)).unwrap().kind(), Kind::Free);

@@ -1,22 +1,22 @@
 //! The CPUs' own free frames: nothing is lost or handed out twice, whoever
 //! allocates, frees, moves or drains; what is cached is still free.
 
+use mm_arm::lpae::Lpae;
 use mm_core::addr::Pfn;
 use mm_core::error::OutOfMemory;
 use mm_core::page::{Frames, FreeError, Kind, MAX_ORDER};
 use mm_core::sync::NoContext;
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
-use mm_x86_64::{FourLevel, Paging};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-type P = TestPlatform<Paging<FourLevel>>;
+type P = TestPlatform<Lpae>;
 
 const CX: NoContext = NoContext;
 
 fn machine(frames: usize, cpus: usize) -> Frames<P> {
-    let m = TestPlatform::machine(Paging::new(FourLevel), 0x100, frames);
+    let m = TestPlatform::machine(Lpae, 0x100, frames);
     m.add_cpus(&CX, cpus).unwrap();
     m
 }
@@ -88,7 +88,7 @@ fn cached_frames_are_free_and_freeing_them_again_is_found() {
 
 #[test]
 fn the_frames_of_cpus_are_taken_once() {
-    let m = TestPlatform::machine(Paging::new(FourLevel), 0x100, 256);
+    let m = TestPlatform::machine(Lpae, 0x100, 256);
     let whole = m.free_frames();
     m.platform().fail_nth(1);
     assert_eq!(m.add_cpus(&CX, 4), Err(OutOfMemory));
@@ -282,7 +282,7 @@ fn nobody_is_refused_for_long_while_frames_are_free() {
 #[test]
 fn caches_leave_low_frames_to_who_needs_them() {
     const BOUND: u64 = 1 << 26;
-    let m = TestPlatform::machine(Paging::new(FourLevel), BOUND - 512, 1024);
+    let m = TestPlatform::machine(Lpae, BOUND - 512, 1024);
     m.add_cpus(&CX, 2).unwrap();
     let (whole, bound) = (m.free_frames(), Pfn::new(BOUND));
     let low = |pfn: Pfn| pfn.as_u64() < BOUND;
@@ -317,7 +317,7 @@ fn caches_leave_low_frames_to_who_needs_them() {
 #[test]
 fn the_last_frame_below_a_bound_is_found_in_whichever_cache_it_is() {
     const BOUND: u64 = 0x200;
-    let m = TestPlatform::machine(Paging::new(FourLevel), 0x100, 512);
+    let m = TestPlatform::machine(Lpae, 0x100, 512);
     m.add_cpus(&CX, 3).unwrap();
     let whole = m.free_frames();
     let low = |pfn: &Pfn| pfn.as_u64() < BOUND;

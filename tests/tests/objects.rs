@@ -183,14 +183,16 @@ fn files_read_write_and_resize_like_a_vector_of_bytes() {
 #[test]
 fn sparse_offsets_are_found_in_order_and_vanish_in_order() {
     on_every_page_size(|machine| {
-        // Bits of the last page's number.
-        let most = 63 - u64::from(machine.page_size().ilog2());
+        // Bits of the last page's number: a `usize` holds it, and an `i64` the size.
+        let page = machine.page_size() as u64;
+        let most = u64::from(usize::BITS.min(63 - page.ilog2()));
+        let size = (i64::MAX as u64).min((usize::MAX as u64).saturating_mul(page));
         for seed in 0..30 {
             let mut random = Random::new(seed);
             let mm = make(machine, 600);
             let free = mm.frames().free_frames();
             let cx = mm.cx();
-            let object = mm.new_object(PagerFacts::memory(i64::MAX as u64)).unwrap();
+            let object = mm.new_object(PagerFacts::memory(size)).unwrap();
             let view = object.view(&cx);
             let mut model: BTreeMap<u64, Pfn> = BTreeMap::new();
             for step in 0..200 {

@@ -1,5 +1,6 @@
 //! Pools of nodes and the byte heap: type-stable, nothing lost, all refusals clean.
 
+use mm_arm::lpae::Lpae;
 use mm_core::cx::Cx;
 use mm_core::error::OutOfMemory;
 use mm_core::page::{Frames, FreeError};
@@ -7,11 +8,10 @@ use mm_core::pool::{FrameHeap, Handle, Node, Pool};
 use mm_core::sync::{AtomicU32, Class, NoContext, Ordering};
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
-use mm_x86_64::{FourLevel, Paging};
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::OnceLock;
 
-type P = TestPlatform<Paging<FourLevel>>;
+type P = TestPlatform<Lpae>;
 
 /// 128 bytes: 32 in a frame.
 struct Thing {
@@ -35,7 +35,7 @@ impl Node for Thing {
 }
 
 fn machine(frames: usize) -> Frames<P> {
-    TestPlatform::machine(Paging::new(FourLevel), 0x800, frames)
+    TestPlatform::machine(Lpae, 0x800, frames)
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn each_failing_allocation_leaves_the_pool_as_it_was() {
 #[test]
 fn slabs_are_of_frames_that_handles_reach() {
     const REACH: u64 = 1 << 27;
-    let m = TestPlatform::machine(Paging::new(FourLevel), REACH - 64, 128);
+    let m = TestPlatform::machine(Lpae, REACH - 64, 128);
     for cpus in [0, 2] {
         m.add_cpus(&NoContext, cpus).unwrap();
         let cx = Cx::new(&m);
@@ -468,7 +468,7 @@ fn the_heap_refuses_an_alignment_that_its_memory_has_not() {
         (0x800, &EVEN, &IN_STEP, true),
         (0x801, &ODD, &OUT_OF_STEP, false),
     ] {
-        let m = machine.get_or_init(|| TestPlatform::machine(Paging::new(FourLevel), first, 1024));
+        let m = machine.get_or_init(|| TestPlatform::machine(Lpae, first, 1024));
         let free = m.free_frames();
         for align in [4096, 8192, 16384] {
             let layout = Layout::from_size_align(align, align).unwrap();

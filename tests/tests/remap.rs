@@ -160,7 +160,8 @@ fn b4_b5_arguments_that_make_no_sense() {
         assert_eq!(refused(&s, 8, (1, 1), NONE, None), EFAULT);
         assert_eq!(refused(&s, 4, (5, 6), MOVE, None), EFAULT);
         assert_eq!(refused(&s, 4, (5, 5), FIXED, Some(64)), EFAULT);
-        let huge = s.remap(at(&s, 0), page, (usize::MAX >> 1) & !(page - 1), MOVE, None);
+        let len = machine.user_end().max((usize::MAX >> 1) & !(page - 1));
+        let huge = s.remap(at(&s, 0), page, len, MOVE, None);
         assert_eq!(huge.map_err(MmError::errno), Err(ENOMEM));
         let low = s.remap(at(&s, 0), page, page, FIXED, Some(VirtAddr::new(0)));
         assert_eq!(low.map_err(MmError::errno), Err(EPERM));

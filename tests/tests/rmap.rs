@@ -1,6 +1,7 @@
 //! Reverse mapping against a model: spaces with real areas, edited, forked and
 //! torn down at random, and plain maps that say which page is mapped where.
 
+use mm_arm::lpae::Lpae;
 use mm_core::addr::{Pfn, Vpn};
 use mm_core::cx::Cx;
 use mm_core::error::OutOfMemory;
@@ -16,13 +17,12 @@ use mm_core::vma::{
 use mm_testkit::patience::StopAtEnd;
 use mm_testkit::platform::{TestPlatform, on_cpu};
 use mm_testkit::random::Random;
-use mm_x86_64::{FourLevel, Paging};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-type P = TestPlatform<Paging<FourLevel>>;
+type P = TestPlatform<Lpae>;
 
 const RW: VmaFlags = VmaFlags::READ.union(VmaFlags::WRITE).union(VmaFlags::MAY);
 
@@ -42,7 +42,7 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         Self {
-            frames: TestPlatform::machine(Paging::new(FourLevel), 0x100, 2048),
+            frames: TestPlatform::machine(Lpae, 0x100, 2048),
             vmas: Pool::new(),
             anons: Pool::new(),
             chains: Pool::new(),

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, with the minutes of each suite.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use crate::kernel::{self, Arch};
 use crate::run::{self, Setup, Start};
 use crate::suites::{Counts, Job, Suites, count};
 use crate::verdict::{Expect, programs_output};
-use crate::{apt, check, debian, dialogue, initramfs, loom, paths, programs, publish, soak};
+use crate::{
+    apt, check, debian, dialogue, initramfs, loom, paths, programs, publish, soak, toolchain,
+};
 
 /// What to run.
 #[derive(Args)]
@@ -49,6 +51,9 @@ pub fn command(options: &Options) -> Result<()> {
     }
     if wanted("host") {
         beside.push(Job::new("host", || host(options)));
+    }
+    if wanted(NARROW) {
+        beside.push(Job::new(NARROW, || narrow(options)));
     }
     for package in paths::OUTSIDE_HOST {
         if wanted(package) {
@@ -393,6 +398,50 @@ fn host(options: &Options) -> Result<Counts> {
         command.env("MM_LONG", "1");
     }
     Ok(count(&listen(&mut command)?))
+}
+
+/// The suite of tests whose `usize` has 32 bits, as on armv7 and riscv32.
+const NARROW: &str = "host, 32 bits";
+
+/// Its tests that take minutes and ask for orders of events, not for the width of a word: they run
+/// with `--long` only.
+const NARROW_LONG: [&str; 4] = ["cuts", "inject", "preempted", "threads"];
+
+/// The tests of the libraries and of the test world, compiled for a `usize` of 32 bits. What only
+/// machines with 64 bits have is left out there: their formats and what walks them.
+fn narrow(options: &Options) -> Result<Counts> {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        bail!("programs of 32 bits are known to run on Linux for x86-64 only");
+    }
+    let mut command = toolchain::narrow()?;
+    command
+        .args(["--no-fail-fast", "--target-dir"])
+        .arg(paths::product("narrow")?)
+        .arg("--lib");
+    for library in paths::LIBRARIES {
+        command.args(["--package", library]);
+    }
+    command.args(["--package", "mm-testkit"]);
+    // Models and schedules are empty unless compiled in their own way.
+    for dir in ["mm-elf/tests", "tests/tests"] {
+        for file in paths::rust_files(&paths::root().join(dir))? {
+            let Some(name) = file.file_stem().filter(|_| is_target(&file, dir)) else {
+                continue;
+            };
+            if options.long || !NARROW_LONG.iter().any(|long| name == *long) {
+                command.arg("--test").arg(name);
+            }
+        }
+    }
+    if options.long {
+        command.env("MM_LONG", "1");
+    }
+    Ok(count(&listen(&mut command)?))
+}
+
+/// Tells whether a file is a test target by itself, not a module of one.
+fn is_target(file: &Path, dir: &str) -> bool {
+    file.parent() == Some(&paths::root().join(dir))
 }
 
 /// The tests of a package outside the workspace.

@@ -9,10 +9,12 @@
 //!    `core`, which cargo then builds by `-Zbuild-std`; `lld` links. Installed when missing;
 //! 3. neither: one line that says what to install.
 //!
-//! The second way also builds what ThreadSanitizer watches on this machine ([`sanitized`]).
+//! The second way also builds what ThreadSanitizer watches on this machine ([`sanitized`]), and the
+//! first two, with a C library of 32 bits to link, tests whose `usize` has 32 bits ([`narrow`]).
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
@@ -140,6 +142,70 @@ pub fn sanitized() -> Result<Sanitized> {
     let mut cargo = debian_cargo();
     cargo.args(["test", "--target", host, "-Zbuild-std=std,panic_unwind"]);
     Ok(Sanitized { cargo, flags })
+}
+
+/// What runs on this machine with a `usize` of 32 bits.
+const NARROW: &str = "i686-unknown-linux-gnu";
+
+/// Finds (or installs) a way to test with a `usize` of 32 bits: `cargo test --target i686-...`, to
+/// which the caller adds packages and tests.
+///
+/// # Errors
+/// When there is none, with the line that says what to install.
+pub fn narrow() -> Result<Command> {
+    const WHY: &str = "tests with a usize of 32 bits are to be linked";
+    if apt::is_debian() {
+        apt::install(&["gcc", "libc6-dev"], WHY)?;
+    }
+    if !links_narrow() {
+        if !apt::is_debian() {
+            bail!(
+                "{WHY}: install the 32-bit libraries of C and GCC (glibc-devel.i686, libgcc.i686)"
+            );
+        }
+        // GCC's own 32-bit libraries are packed by its release. `gcc-multilib` would bring them too,
+        // but cannot stand beside GCCs for other machines.
+        let release = command::capture(Command::new("gcc").arg("-dumpversion"))?;
+        let release = release.trim().split('.').next().unwrap_or_default();
+        let of_gcc = format!("lib32gcc-{release}-dev");
+        apt::install(&["libc6-dev-i386", &of_gcc], WHY)?;
+        if !links_narrow() {
+            bail!("{WHY}: libc6-dev-i386 and {of_gcc} are not enough for `cc -m32`");
+        }
+    }
+    let mut cargo = if in_sysroot(NARROW) {
+        command::cargo()
+    } else {
+        if !apt::is_debian() {
+            bail!("no way to build for {NARROW}; install it with: rustup target add {NARROW}");
+        }
+        let why = format!("the active toolchain has no {NARROW}");
+        apt::install(&["rustc-web", "cargo-web", "rust-web-src"], &why)?;
+        if debian_sources().is_none() {
+            bail!("{why}, and rust-web-src brought no sources");
+        }
+        let mut cargo = debian_cargo();
+        cargo.arg("-Zbuild-std=std,panic_unwind");
+        cargo
+    };
+    cargo.args(["test", "--target", NARROW]);
+    Ok(cargo)
+}
+
+/// Tells whether a program of 32 bits can be linked here, as rustc links it.
+fn links_narrow() -> bool {
+    let linked = || -> Result<bool> {
+        let mut cc = Command::new("cc")
+            .args(["-m32", "-x", "c", "-", "-lgcc_s", "-o", "/dev/null"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        if let Some(mut source) = cc.stdin.take() {
+            source.write_all(b"int main(void) { return 0; }")?;
+        }
+        Ok(cc.wait()?.success())
+    };
+    linked().unwrap_or(false)
 }
 
 impl Bare {

@@ -255,7 +255,12 @@ mod tests {
             broadcast(PLAIN, flush(None, true, None)),
             ["dsb ishst", "tlbi vmalle1is", "dsb ish", "isb"]
         );
-        // Of an address only the bits 55..12 are named: the rest is sign.
+    }
+
+    /// Of an address only the bits 55..12 are named: the rest is sign.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn the_sign_of_an_address_is_not_named() {
         let high = Flush {
             pages: PageRange::with_len(Vpn::new(0xf_ffff_0000_0001), 1),
             tables: false,

@@ -58,7 +58,10 @@ pub enum Backing<'a, 'm, P: Platform> {
     /// [`Frames::page`]: crate::page::Frames::page
     /// [`PhysMemory`]: crate::platform::PhysMemory
     Device {
-        /// The first frame.
+        /// The first frame. An area's offset in pages is a `usize`: 32-bit machines
+        /// map no device behind frame 2^32 - 1 ([`MmError::NotSupported`]).
+        ///
+        /// [`MmError::NotSupported`]: crate::error::MmError::NotSupported
         pfn: Pfn,
         /// The memory type.
         mem: MemType,

@@ -132,12 +132,12 @@ fn tables_and_many_pages_drop_the_whole_tag() {
 fn other_harts_drop_named_ranges_up_to_the_ceiling() {
     let remote = |flush| {
         let mut log = Log::with_modes(&[]);
-        flush_remote(&mut log, [0, 63], flush);
+        flush_remote(&mut log, [0, usize::BITS as usize - 1], flush);
         assert_eq!(log.ops.remove(0), "fence rw, rw");
         log.ops
     };
-    let both = "sbi rfence 0x8000000000000001+0";
-    let all = "0x0 0xffffffffffffffff";
+    let both = format!("sbi rfence {:#x}+0", 1 | isize::MIN as usize);
+    let all = format!("0x0 {:#x}", usize::MAX);
     assert_eq!(
         remote(flush(Some(64), false, Some(0))),
         [format!("{both} 0x10000 0x40000 0x0")]
@@ -190,7 +190,10 @@ fn other_harts_are_asked_after_a_fence() {
     flush_remote(&mut log, [2], flush(Some(2), true, None));
     assert_eq!(
         log.ops,
-        ["fence rw, rw", "sbi rfence 0x4+0 0x0 0xffffffffffffffff x0"]
+        [
+            "fence rw, rw".into(),
+            format!("sbi rfence 0x4+0 0x0 {:#x} x0", usize::MAX)
+        ]
     );
 }
 
@@ -233,11 +236,16 @@ fn a_new_root_is_ordered_before_and_a_used_tag_dropped_after_it_is_loaded() {
 
 #[test]
 fn masks_start_at_multiples_of_the_word() {
-    let masks: Vec<_> = hart_masks([5, 63, 64, 200]).collect();
+    let word = usize::BITS as usize;
+    let masks: Vec<_> = hart_masks([5, word - 1, word, 3 * word + 8]).collect();
     let mask = |mask, base| HartMask { mask, base };
     assert_eq!(
         masks,
-        [mask(1 << 63 | 1 << 5, 0), mask(1, 64), mask(1 << 8, 192)]
+        [
+            mask(1 << (word - 1) | 1 << 5, 0),
+            mask(1, word),
+            mask(1 << 8, 3 * word)
+        ]
     );
     assert_eq!(hart_masks([]).count(), 0);
 }

@@ -21,6 +21,7 @@
 //! level 3 of VMSAv8-64 is our level 1. Tables are named by physical byte
 //! addresses, because some are larger than a frame and some smaller.
 
+#[cfg(target_pointer_width = "64")]
 mod long_mode;
 mod lpae;
 mod pae;
@@ -28,8 +29,10 @@ mod short;
 mod sv;
 mod tiny;
 mod two_level;
+#[cfg(target_pointer_width = "64")]
 mod vmsa64;
 
+#[cfg(target_pointer_width = "64")]
 pub use long_mode::LongModeWalker;
 pub use lpae::LpaeWalker;
 pub use pae::PaeWalker;
@@ -37,6 +40,7 @@ pub use short::ShortWalker;
 pub use sv::SvWalker;
 pub use tiny::TinyWalker;
 pub use two_level::TwoLevelWalker;
+#[cfg(target_pointer_width = "64")]
 pub use vmsa64::Vmsa64Walker;
 
 use crate::arena::Arena;
