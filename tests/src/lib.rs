@@ -16,6 +16,7 @@
 //! | [`watch`] | whose turn it is, and which shared words a verb touches |
 //! | [`oracle`] | a flat model, and random scripts that follow it |
 //! | [`random`] | seeded choices |
+//! | [`recording`] | what real programs asked of their kernel |
 
 pub mod arena;
 #[cfg(not(loom))]
@@ -31,6 +32,8 @@ pub mod patience;
 pub mod platform;
 mod plug;
 pub mod random;
+#[cfg(not(loom))]
+pub mod recording;
 #[cfg(not(loom))]
 pub mod scene;
 #[cfg(not(loom))]
