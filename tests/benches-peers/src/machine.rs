@@ -59,6 +59,8 @@ pub fn boot() -> &'static Mm<Bare> {
     mm.frames()
         .add_region(&NoContext, Pfn::new(first as u64), FRAMES as u64)
         .expect("a region");
+    // As a kernel says at boot: the CPU gets what it keeps for itself.
+    mm.frames().add_cpus(&NoContext, 1).expect("a CPU");
     mm.frames().init_zero_page(&NoContext).expect("a zero page");
     mm
 }
