@@ -74,18 +74,12 @@ pub(super) trait Records {
     fn record(&self, pfn: Pfn) -> Option<&Page>;
 }
 
-/// The free lists of one order, by zone. Zero ends a list.
-#[derive(Clone, Copy, Debug)]
-struct Lists {
-    heads: [u32; ZONES],
-    /// The zones in which there is a block.
-    filled: Zones,
-}
-
-/// The free lists, by order.
+/// The free lists, by order and zone. Zero ends a list.
 #[derive(Debug)]
 pub struct Buddy {
-    lists: [Lists; ORDERS],
+    /// The zones in which there is a block, by order: side by side, for each search looks at all.
+    filled: [Zones; ORDERS],
+    heads: [[u32; ZONES]; ORDERS],
     bounds: Bounds,
     /// Counts batches to and from the CPUs' caches; wraps.
     transfers: u32,
@@ -94,12 +88,9 @@ pub struct Buddy {
 impl Buddy {
     /// Makes an allocator without frames.
     pub const fn new() -> Self {
-        let none = Lists {
-            heads: [0; ZONES],
-            filled: Zones(0),
-        };
         Self {
-            lists: [none; ORDERS],
+            filled: [Zones(0); ORDERS],
+            heads: [[0; ZONES]; ORDERS],
             bounds: Bounds::NONE,
             transfers: 0,
         }
@@ -113,54 +104,63 @@ impl Buddy {
     /// Takes a block of this order from one of the zones, splitting a larger one
     /// where there is none. Its first frame becomes `Kernel`.
     pub(super) fn take(&mut self, records: &impl Records, order: u8, zones: Zones) -> Option<Pfn> {
-        let (mut have, first) = self.find(order, zones)?;
+        let (have, first) = self.find(order, zones)?;
         let pfn = Pfn::new(u64::from(first));
         self.unlink(records, pfn, have);
-        while have > order {
-            // Keep the lower half: memory is handed out from below.
-            have = have.saturating_sub(1);
-            self.link(records, Pfn::new(pfn.as_u64() ^ frames(have)), have);
-        }
+        self.split(records, pfn, have, order);
         records.record(pfn)?.reset(Kind::Kernel, order);
         Some(pfn)
+    }
+
+    /// Puts all of a block that is on no list back but its first frames, `1 << order` of
+    /// them: memory is handed out from below.
+    fn split(&mut self, records: &impl Records, pfn: Pfn, have: u8, order: u8) {
+        for half in (order..have).rev() {
+            self.link(records, Pfn::new(pfn.as_u64() ^ frames(half)), half);
+        }
     }
 
     /// Finds a block of this order or a higher one in the zones: in their highest
     /// group that has one, the smallest.
     fn find(&self, order: u8, zones: Zones) -> Option<(u8, u32)> {
-        let lists = (0..=MAX_ORDER).zip(&self.lists).skip(usize::from(order));
-        let filled = lists
-            .clone()
-            .fold(0, |all, (_, lists)| all | lists.filled.0);
+        let lists = self.filled.get(usize::from(order)..)?;
+        let filled = lists.iter().fold(0, |all, filled| all | filled.0);
         let highest = zones.and(Zones(filled)).highest()?;
         let group = zones.and(self.bounds.group_from(highest));
-        lists
-            .filter_map(|(order, lists)| {
-                let zone = group.and(lists.filled).highest()?;
-                Some((order, *lists.heads.get(zone as usize)?))
-            })
-            .next()
+        let (order, zone) = (order..)
+            .zip(lists)
+            .find_map(|(order, filled)| Some((order, group.and(*filled).highest()?)))?;
+        let heads = self.heads.get(usize::from(order))?;
+        Some((order, *heads.get(zone as usize)?))
     }
 
-    /// Takes up to `most` single frames of the zones for a CPU's cache.
+    /// Takes up to `most` single frames of the zones for a CPU's cache: the same as one
+    /// after the other, but a block that is not larger than what is wanted is split in
+    /// one go, without a list for each part of it.
     pub(super) fn take_chain(&mut self, records: &impl Records, most: u32, zones: Zones) -> Chain {
         let mut chain = Chain::EMPTY;
         let mut last: Option<&Page> = None;
-        while chain.len() < most {
-            let Some(pfn) = self.take(records, 0, zones) else {
+        'all: while let Some(order) = most.saturating_sub(chain.len()).checked_ilog2() {
+            let Some((have, first)) = self.find(0, zones) else {
                 break;
             };
-            let Some(page) = records.record(pfn) else {
-                break;
-            };
-            page.reset(Kind::Cached, 0);
-            chain.append(number(pfn), |n| {
-                if let Some(last) = last {
-                    set(last, NEXT, n);
-                }
-            });
-            set(page, NEXT, 0);
-            last = Some(page);
+            let order = u8::try_from(order).unwrap_or(MAX_ORDER).min(have);
+            let first = Pfn::new(u64::from(first));
+            self.unlink(records, first, have);
+            self.split(records, first, have, order);
+            for pfn in (0..frames(order)).map(|i| first.saturating_add(i)) {
+                let Some(page) = records.record(pfn) else {
+                    break 'all;
+                };
+                page.reset(Kind::Cached, 0);
+                chain.append(number(pfn), |n| {
+                    if let Some(last) = last {
+                        set(last, NEXT, n);
+                    }
+                });
+                set(page, NEXT, 0);
+                last = Some(page);
+            }
         }
         self.count_transfer(chain);
         chain
@@ -211,15 +211,15 @@ impl Buddy {
     /// was first before.
     fn set_first(&mut self, order: u8, of: Pfn, first: u32) -> u32 {
         let zone = zone_of(number(of));
-        let Some(lists) = self.lists.get_mut(usize::from(order)) else {
-            return 0;
-        };
         let bit = 1u32.wrapping_shl(zone);
-        lists.filled.0 = match first {
-            0 => lists.filled.0 & !bit,
-            _ => lists.filled.0 | bit,
-        };
-        let head = lists.heads.get_mut(zone as usize);
+        if let Some(filled) = self.filled.get_mut(usize::from(order)) {
+            filled.0 = match first {
+                0 => filled.0 & !bit,
+                _ => filled.0 | bit,
+            };
+        }
+        let heads = self.heads.get_mut(usize::from(order));
+        let head = heads.and_then(|heads| heads.get_mut(zone as usize));
         head.map_or(0, |head| core::mem::replace(head, first))
     }
 

@@ -108,8 +108,9 @@ impl Bounds {
 
     /// Returns the group of a zone, and all that is above.
     pub(super) const fn group_from(self, zone: u32) -> Zones {
-        let up_to = Zones::below(Pfn::new(2u64.wrapping_shl(zone)));
-        match up_to.and(Zones(self.0)).highest() {
+        // A zone is a bit of 32.
+        let up_to = u32::MAX.wrapping_shr(31u32.wrapping_sub(zone));
+        match Zones(self.0 & up_to).highest() {
             Some(bound) => Zones(u32::MAX.wrapping_shl(bound)),
             None => Zones::ALL,
         }
