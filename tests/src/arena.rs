@@ -299,6 +299,10 @@ unsafe impl PhysMemory for Arena {
         self.check(pfn, 1 << order, view_of::<C>() | WORDS);
         self.map.words(pfn, order)
     }
+    fn word<C: WordCell>(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&C> {
+        self.check(pfn, 1, view_of::<C>() | WORDS);
+        self.map.word(pfn, slot, slot_bits)
+    }
     fn make_slab<T: Node>(&self, pfn: Pfn) {
         self.make(pfn, 1, view_of::<T>());
         self.map.make_slab::<T>(pfn);
@@ -318,6 +322,10 @@ unsafe impl PhysMemory for Arena {
     fn records(&self, pfn: Pfn, frames: usize) -> &[Page] {
         self.check(pfn, frames, view_of::<Page>());
         self.map.records(pfn, frames)
+    }
+    fn record(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&Page> {
+        self.check(pfn, 1, view_of::<Page>());
+        self.map.record(pfn, slot, slot_bits)
     }
     fn zero(&self, pfn: Pfn, order: u8) {
         self.make(pfn, 1 << order, BYTES);

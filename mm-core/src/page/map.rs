@@ -123,7 +123,7 @@ impl PageMap {
         let n = u32::try_from(pfn.as_u64()).ok()?;
         let cut = Cut::new(page_shift);
         let records = self.records(memory, cut, cut.group(n))?;
-        memory.records(records, 1).get(cut.slot(n))
+        memory.record(records, cut.slot(n), cut.slot_bits)
     }
 
     /// Makes records for the frames `start..end`, in frames that it takes from
@@ -231,8 +231,7 @@ impl PageMap {
     fn directory<M: PhysMemory>(&self, memory: &M, cut: Cut, section: u32) -> Option<Pfn> {
         let upper = self.roots.get(cut.root(section)).and_then(named)?;
         memory
-            .words::<Fixed32>(upper, 0)
-            .get(cut.leaf(section))
+            .word::<Fixed32>(upper, cut.leaf(section), cut.directory_bits)
             .and_then(named)
     }
 
@@ -241,8 +240,7 @@ impl PageMap {
     fn records<M: PhysMemory>(&self, memory: &M, cut: Cut, group: u32) -> Option<Pfn> {
         let lower = self.directory(memory, cut, cut.section(group))?;
         memory
-            .words::<Fixed32>(lower, 0)
-            .get(cut.leaf(group))
+            .word::<Fixed32>(lower, cut.leaf(group), cut.directory_bits)
             .and_then(named)
     }
 }

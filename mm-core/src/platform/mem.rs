@@ -30,6 +30,16 @@ pub unsafe trait PhysMemory: Sync + 'static {
     /// Returns the words of a page table that `make_words` built.
     fn words<C: WordCell>(&self, pfn: Pfn, order: u8) -> &[C];
 
+    /// Returns one word of a frame that `make_words` built, where a frame holds
+    /// `1 << slot_bits` of them: `words(pfn, 0)[slot]`, where a slot too large wraps
+    /// around. Each look for a page record asks, so linear memory answers without
+    /// measuring the frame.
+    #[inline]
+    fn word<C: WordCell>(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&C> {
+        let slot = slot & !usize::MAX.wrapping_shl(slot_bits);
+        self.words(pfn, 0).get(slot)
+    }
+
     /// Fills a frame with fresh nodes.
     fn make_slab<T: Node>(&self, pfn: Pfn);
     /// Returns the nodes that `make_slab` built.
@@ -50,6 +60,12 @@ pub unsafe trait PhysMemory: Sync + 'static {
     fn make_records(&self, pfn: Pfn, frames: usize);
     /// Returns the records that `make_records` built.
     fn records(&self, pfn: Pfn, frames: usize) -> &[Page];
+    /// Returns one record of a frame that `make_records` built; as [`Self::word`].
+    #[inline]
+    fn record(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&Page> {
+        let slot = slot & !usize::MAX.wrapping_shl(slot_bits);
+        self.records(pfn, 1).get(slot)
+    }
 
     /// Fills `1 << order` frames with zero bytes.
     fn zero(&self, pfn: Pfn, order: u8);
@@ -136,6 +152,20 @@ impl DirectMap {
         }
     }
 
+    /// Returns one of the `T`s that `build` made in a frame that holds `1 << slot_bits`.
+    // loom's atomics make types of sizes that do not fill a frame.
+    #[cfg(not(loom))]
+    #[inline]
+    fn nth<T>(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> &T {
+        debug_assert!(self.capacity::<T>(1) == 1usize.wrapping_shl(slot_bits));
+        let slot = slot & !usize::MAX.wrapping_shl(slot_bits);
+        let place = pfn.as_usize().wrapping_shl(slot_bits) | slot;
+        let offset = place.wrapping_mul(size_of::<T>());
+        let place = core::ptr::with_exposed_provenance::<T>(self.base.wrapping_add(offset));
+        // SAFETY: as in `view`: the frame is full of `T`s, and `slot` is one of them.
+        unsafe { &*place }
+    }
+
     /// Builds a `T` in each place of `frames` frames.
     fn build<T>(&self, pfn: Pfn, frames: usize, mut make: impl FnMut() -> T) {
         let first = self.frame(pfn).cast::<T>();
@@ -195,6 +225,12 @@ unsafe impl PhysMemory for DirectMap {
         self.view(pfn, block(order))
     }
 
+    #[cfg(not(loom))]
+    #[inline]
+    fn word<C: WordCell>(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&C> {
+        Some(self.nth(pfn, slot, slot_bits))
+    }
+
     fn make_slab<T: Node>(&self, pfn: Pfn) {
         self.build(pfn, 1, T::new);
     }
@@ -230,6 +266,12 @@ unsafe impl PhysMemory for DirectMap {
 
     fn records(&self, pfn: Pfn, frames: usize) -> &[Page] {
         self.view(pfn, frames)
+    }
+
+    #[cfg(not(loom))]
+    #[inline]
+    fn record(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&Page> {
+        Some(self.nth(pfn, slot, slot_bits))
     }
 
     fn zero(&self, pfn: Pfn, order: u8) {

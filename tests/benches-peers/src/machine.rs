@@ -92,6 +92,10 @@ unsafe impl PhysMemory for Memory {
         self.map.words(pfn, order)
     }
     #[inline]
+    fn word<C: WordCell>(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&C> {
+        self.map.word(pfn, slot, slot_bits)
+    }
+    #[inline]
     fn make_slab<T: Node>(&self, pfn: Pfn) {
         self.map.make_slab::<T>(pfn);
     }
@@ -114,6 +118,10 @@ unsafe impl PhysMemory for Memory {
     #[inline]
     fn records(&self, pfn: Pfn, frames: usize) -> &[Page] {
         self.map.records(pfn, frames)
+    }
+    #[inline]
+    fn record(&self, pfn: Pfn, slot: usize, slot_bits: u32) -> Option<&Page> {
+        self.map.record(pfn, slot, slot_bits)
     }
     #[inline]
     fn zero(&self, pfn: Pfn, order: u8) {
