@@ -108,14 +108,26 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes the table's lock (inner); none may be held that allocation takes.
+    #[inline]
     pub fn lock_leaf_or_create(
         &self,
         page: Vpn,
         tlb: &SpaceTlb,
     ) -> Result<LeafGuard<'c, 'm, P>, OutOfMemory> {
+        // The common case: it is there.
+        match self.lock_leaf(page) {
+            Some(guard) => Ok(guard),
+            None => self.create_leaf(page, tlb),
+        }
+    }
+
+    /// As [`Self::lock_leaf_or_create`], where it was not there.
+    #[cold]
+    #[inline(never)]
+    fn create_leaf(&self, page: Vpn, tlb: &SpaceTlb) -> Result<LeafGuard<'c, 'm, P>, OutOfMemory> {
         let mut spares = Spares::new(self.cx);
         loop {
-            match self.lock_level_or_create(page, 1) {
+            match self.create_level(page, 1) {
                 Ok(guard) => return Ok(guard),
                 Err(Stopped::Block(level)) => {
                     // All that it may take, before the first is shattered.
@@ -129,15 +141,23 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
 
     /// Locks the table of a level that spans a page, after making it and all
     /// that is missing above it.
+    #[inline]
     pub(crate) fn lock_level_or_create(
         &self,
         page: Vpn,
         target: u8,
     ) -> Result<TableGuard<'c, 'm, P>, Stopped> {
         // The common case: it is there.
-        if let Some(guard) = self.lock_level(page, target) {
-            return Ok(guard);
+        match self.lock_level(page, target) {
+            Some(guard) => Ok(guard),
+            None => self.create_level(page, target),
         }
+    }
+
+    /// As [`Self::lock_level_or_create`], where it was not there.
+    #[cold]
+    #[inline(never)]
+    fn create_level(&self, page: Vpn, target: u8) -> Result<TableGuard<'c, 'm, P>, Stopped> {
         let mut spares = Spares::new(self.cx);
         loop {
             match self

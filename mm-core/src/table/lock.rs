@@ -82,7 +82,7 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         page: Vpn,
     ) -> Option<Self> {
         let cx = table.cx;
-        let record = cx.frames().page(found.pfn)?.table();
+        let record = found.record(cx)?.table();
         let lock = record.lock(cx, rank(cx.format(), found.pfn, found.level));
         Some(Self::held(cx, lock, found, page))
     }
@@ -94,11 +94,12 @@ impl<'c, 'm, P: Platform> TableGuard<'c, 'm, P> {
         page: Vpn,
     ) -> Option<Self> {
         let cx = table.cx;
-        let record = cx.frames().page(found.pfn)?.table();
+        let record = found.record(cx)?.table();
         let lock = record.lock_fresh(cx, rank(cx.format(), found.pfn, found.level));
         Some(Self::held(cx, lock, found, page))
     }
 
+    #[inline]
     fn held(
         cx: &'c Cx<'m, P>,
         lock: TableLock<'c, Cx<'m, P>>,

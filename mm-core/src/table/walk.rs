@@ -5,7 +5,7 @@ use super::{LeafGuard, PageTable, TableGuard};
 use crate::addr::{Pfn, Vpn};
 use crate::cx::{Cx, Pin};
 use crate::format::{Cell, Entry, PageTableFormat, TableOwner, Word};
-use crate::page::Stretch;
+use crate::page::{Page, Stretch};
 use crate::platform::Platform;
 use crate::range::PageRange;
 
@@ -15,6 +15,16 @@ pub(super) struct Found<'m, P: Platform> {
     pub(super) pfn: Pfn,
     pub(super) level: u8,
     pub(super) words: &'m [Cell<P::Format>],
+    /// Its record, where that was looked at already.
+    pub(super) page: Option<&'m Page>,
+}
+
+impl<'m, P: Platform> Found<'m, P> {
+    /// Returns the record of the table.
+    #[inline]
+    pub(super) fn record(&self, cx: &Cx<'m, P>) -> Option<&'m Page> {
+        self.page.or_else(|| cx.frames().page(self.pfn))
+    }
 }
 
 impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
@@ -69,6 +79,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             pfn: self.root,
             level,
             words: self.words(self.root, level),
+            page: None,
         }
     }
 
@@ -85,6 +96,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
                 pfn,
                 level,
                 words: self.words(pfn, level),
+                page: None,
             }),
             _ => None,
         }
@@ -95,6 +107,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     ///
     /// # Locks
     /// Takes the table's lock (inner).
+    #[inline]
     pub fn lock_leaf(&self, page: Vpn) -> Option<LeafGuard<'c, 'm, P>> {
         self.lock_level(page, 1)
     }
@@ -115,6 +128,8 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
     }
 
     /// Locks the table of a level that spans a page, if there is one.
+    // Inline, as are those who only pass a guard on: a guard is a dozen words to move.
+    #[inline]
     pub(crate) fn lock_level(&self, page: Vpn, level: u8) -> Option<TableGuard<'c, 'm, P>> {
         match self.lock_found(page, level)? {
             guard if guard.level() == level => Some(guard),
@@ -124,6 +139,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
 
     /// Locks the table of `target` level that spans a page, or the lowest one
     /// above it.
+    #[inline(never)]
     pub(super) fn lock_found(&self, page: Vpn, target: u8) -> Option<TableGuard<'c, 'm, P>> {
         if !self.reaches(page) {
             return None;
@@ -158,8 +174,8 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
         }
         let at = stretch(self.cx, self.space, page);
         let pfn = Pfn::new(pin.hints()?.leaf(at).into());
-        let record = self.cx.frames().page(pfn)?.table();
-        let spans = record.spans(at) || cfg!(mm_mutant = "hint_is_believed");
+        let page = self.cx.frames().page(pfn)?;
+        let spans = page.table().spans(at) || cfg!(mm_mutant = "hint_is_believed");
         if self.owner != TableOwner::User || !spans {
             return None;
         }
@@ -168,6 +184,7 @@ impl<'c, 'm, P: Platform> PageTable<'c, 'm, P> {
             pfn,
             level: 1,
             words,
+            page: Some(page),
         })
     }
 
