@@ -23,7 +23,7 @@
 //! one more step. Only where no gap of the second kind exists does it go on
 //! through those of the first, so that it finds a place whenever there is one.
 
-use super::{Adapter, Links, Resolve, Side, Tree};
+use super::{Adapter, Links, Neighbours, Resolve, Side, Tree};
 use crate::pool::{Handle, Node};
 use crate::sync::{AtomicUsize, Ordering};
 use core::fmt;
@@ -234,25 +234,38 @@ impl<A: Area> GapTree<A> {
     /// # Locks
     /// The owner's, exclusively.
     pub fn insert<R: Resolve<A::Node>>(&self, nodes: &R, node: Handle<A::Node>) {
+        let start = A::start(nodes.get(node));
+        let between = self.tree.around(nodes, |n| A::start(n) < start);
+        self.insert_between(nodes, node, between);
+    }
+
+    /// As [`Self::insert`], between two neighbours in the tree, without going down.
+    ///
+    /// # Locks
+    /// The owner's, exclusively.
+    pub fn insert_between<R: Resolve<A::Node>>(
+        &self,
+        nodes: &R,
+        node: Handle<A::Node>,
+        (prev, next): Neighbours<A::Node>,
+    ) {
         let new = nodes.get(node);
-        let next = self
-            .tree
-            .lower_bound(nodes, |n| A::start(n) < A::start(new));
-        let prev_end = match next {
-            // The next area knew the end of the one that is now in between.
-            Some(next) => A::gaps(nodes.get(next)).prev_end(),
-            None => self
-                .tree
-                .last(nodes)
-                .map_or(0, |last| A::end(nodes.get(last))),
-        };
+        debug_assert!(
+            prev.or(next).is_some() || self.tree.is_empty(),
+            "between no neighbours"
+        );
+        debug_assert!(
+            prev.is_none_or(|prev| self.tree.next(nodes, prev) == next),
+            "not neighbours"
+        );
+        let prev_end = prev.map_or(0, |prev| A::end(nodes.get(prev)));
         debug_assert!(prev_end <= A::start(new), "areas overlap");
         debug_assert!(
             next.is_none_or(|n| A::end(new) <= A::start(nodes.get(n))),
             "areas overlap"
         );
         A::gaps(new).prev_end.store(prev_end, Ordering::Relaxed);
-        self.tree.insert(nodes, node);
+        self.tree.insert_before(nodes, node, next);
         self.set_prev_end(nodes, next, A::end(new));
     }
 

@@ -49,6 +49,9 @@ use core::fmt;
 use core::iter;
 use core::marker::PhantomData;
 
+/// Two nodes between which no other is; none at an end.
+pub type Neighbours<T> = (Option<Handle<T>>, Option<Handle<T>>);
+
 /// The most nodes that [`Tree::find_unlocked`] visits: a red-black tree of all
 /// the nodes that 32-bit handles can name is at most this deep.
 pub const MAX_STEPS: usize = 2 * 32 + 2;
@@ -234,6 +237,28 @@ impl<A: Adapter> Tree<A> {
         self.link(nodes, node, parent, side);
     }
 
+    /// Inserts a node that is in no tree of this kind in front of another one, or
+    /// behind all; without going down, for who knows its place in the order.
+    ///
+    /// # Locks
+    /// The owner's, exclusively.
+    pub(super) fn insert_before<R: Resolve<A::Node>>(
+        &self,
+        nodes: &R,
+        node: Handle<A::Node>,
+        next: Option<Handle<A::Node>>,
+    ) {
+        // Of two neighbours one has no child on the other's side.
+        let (parent, side) = match next {
+            Some(next) => match A::links(nodes.get(next)).child(Side::Left) {
+                Some(left) => (Some(Self::extreme(nodes, left, Side::Right)), Side::Right),
+                None => (Some(next), Side::Left),
+            },
+            None => (self.last(nodes), Side::Right),
+        };
+        self.link(nodes, node, parent, side);
+    }
+
     /// Removes a node that is in this tree, and empties its links.
     ///
     /// # Locks
@@ -324,6 +349,31 @@ impl<A: Adapter> Tree<A> {
             }
         }
         found
+    }
+
+    /// Returns the last node for which `below` is true and the first for which it is
+    /// false; as [`Self::lower_bound`], in one way down.
+    ///
+    /// # Locks
+    /// The owner's, at least for reading.
+    pub fn around<R: Resolve<A::Node>>(
+        &self,
+        nodes: &R,
+        mut below: impl FnMut(&A::Node) -> bool,
+    ) -> Neighbours<A::Node> {
+        let (mut last, mut first) = (None, None);
+        let mut at = self.root.get_locked();
+        while let Some(h) = at {
+            let here = nodes.get(h);
+            if below(here) {
+                last = at;
+                at = A::links(here).child(Side::Right);
+            } else {
+                first = at;
+                at = A::links(here).child(Side::Left);
+            }
+        }
+        (last, first)
     }
 
     /// Returns the last node of those for which `below` holds: they must come

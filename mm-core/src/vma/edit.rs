@@ -27,6 +27,7 @@
 use super::merge::{Join, join_changed, join_new};
 use super::plan::{NewVma, Op, Plan, part_above, part_below};
 use super::split::Around;
+use super::tree::Neighbours;
 use super::{AnonLink, Change, Shape, Upkeep, Vma, VmaFlags, VmaTree};
 use crate::addr::Vpn;
 use crate::error::OutOfMemory;
@@ -144,6 +145,9 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     /// Write-marks the areas of the range: faults that are inside are waited
     /// for, and no new ones enter until the edit is over.
     pub fn mark(&mut self) {
+        if matches!(self.plan.op, Op::Replace(_)) && self.plan.removes == 0 {
+            return;
+        }
         for vma in self.tree.overlapping(self.up, self.plan.range) {
             self.write_mark(vma);
         }
@@ -206,9 +210,13 @@ impl<'a, U: Upkeep> Edit<'a, U> {
                 } => {
                     step.stay(vma, left.range);
                     step.born(right);
+                    step.between = Some((Some(vma), self.tree.next(self.up, vma)));
                 }
             }
             self.carry_out(&step);
+            if part.end() == range.end() {
+                return;
+            }
         }
     }
 
@@ -225,8 +233,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             spec: new.spec,
             anon,
         };
-        let prev = self.tree.last_starting_below(self.up, range.start());
-        let next = self.tree.first_ending_above(self.up, range.end());
+        let (prev, next) = self.tree.around(self.up, range.start());
         let below = prev.and_then(|vma| part_below(self.up, vma, range.start()));
         let above = next.and_then(|vma| part_above(self.up, vma, range.end()));
         let join = join_new(below.as_ref(), &shape, above.as_ref());
@@ -242,7 +249,10 @@ impl<'a, U: Upkeep> Edit<'a, U> {
                 step.grow(prev, self.up_to(prev, self.get(next).end()));
                 step.gone(next);
             }
-            _ => step.born(shape),
+            _ => {
+                step.born(shape);
+                step.between = Some((prev, next));
+            }
         }
         self.carry_out(&step);
     }
@@ -356,7 +366,7 @@ impl<'a, U: Upkeep> Edit<'a, U> {
             up.chains_show(&mut locked, vma);
         }
         for shape in &step.born {
-            let Some(vma) = self.make(shape) else {
+            let Some(vma) = self.make(shape, step.between) else {
                 continue;
             };
             up.map_insert(&mut locked, vma);
@@ -397,14 +407,17 @@ impl<'a, U: Upkeep> Edit<'a, U> {
     }
 
     /// Puts a new area, write-marked, into the tree.
-    fn make(&mut self, shape: &Shape) -> Option<Handle<Vma>> {
+    fn make(&mut self, shape: &Shape, between: Option<Neighbours>) -> Option<Handle<Vma>> {
         let vma = self.stock.nodes.pop();
         debug_assert!(vma.is_some(), "the plan bounds the nodes of its edit");
         let vma = vma?;
         self.get(vma).fill(self.tree, shape.range, &shape.spec);
         self.get(vma).attach();
         self.up.retain(vma);
-        self.tree.insert(self.up, vma);
+        match between {
+            Some(between) => self.tree.insert_between(self.up, vma, between),
+            None => self.tree.insert(self.up, vma),
+        }
         Some(vma)
     }
 
@@ -508,6 +521,8 @@ struct Step {
     gone: ArrayVec<Handle<Vma>, 2>,
     /// Areas that come.
     born: ArrayVec<Shape, 2>,
+    /// Where the one area that comes stands, if that is known; none goes then.
+    between: Option<Neighbours>,
     /// New flags of the first area that stays.
     flags: Option<VmaFlags>,
     /// Which of those that stay grows over others.

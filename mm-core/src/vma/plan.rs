@@ -13,6 +13,7 @@
 
 use super::merge::{Join, join_changed, join_new, joined};
 use super::split::{Around, above, below};
+use super::tree::Neighbours;
 use super::{AnonLink, Shape, Vma, VmaFlags, VmaSpec, VmaTree};
 use crate::addr::Vpn;
 use crate::pool::Handle;
@@ -160,7 +161,7 @@ impl<'a> Plan<'a> {
         range: PageRange,
         new: NewVma,
     ) -> Self {
-        let mut plan = Self::remove(tree, nodes, range);
+        let (mut plan, (below, above)) = Self::clear(tree, nodes, range);
         plan.op = Op::Replace(Some(new));
         let anon = new
             .like
@@ -170,8 +171,8 @@ impl<'a> Plan<'a> {
             spec: new.spec,
             anon,
         };
-        let prev = shape_below(tree, nodes, range.start());
-        let next = shape_above(tree, nodes, range.end());
+        let prev = below.and_then(|vma| part_below(nodes, vma, range.start()));
+        let next = above.and_then(|vma| part_above(nodes, vma, range.end()));
         let join = join_new(prev.as_ref(), &shape, next.as_ref());
         plan.delta.add(new.spec.flags, range.pages());
         let heir = match join {
@@ -202,24 +203,45 @@ impl<'a> Plan<'a> {
     // Out of line, so that the plan's shapes are not part of the verbs' frames.
     #[inline(never)]
     pub fn remove(tree: &VmaTree, nodes: &impl Resolve<Vma>, range: PageRange) -> Self {
+        Self::clear(tree, nodes, range).0
+    }
+
+    /// Plans a range without areas, in one way down; returns also the last area that
+    /// starts below the range and the first that ends above it.
+    fn clear(tree: &VmaTree, nodes: &impl Resolve<Vma>, range: PageRange) -> (Self, Neighbours) {
         let mut plan = Self::nothing(Op::Replace(None), range);
-        for vma in tree.overlapping(nodes, range) {
+        let (mut below, mut at) = tree.around(nodes, range.start());
+        while let Some(vma) = at {
             let node = nodes.get(vma);
-            let old = node.shape();
-            let part = old.range.intersect(range);
-            plan.removes = plan.removes.saturating_add(part.pages());
-            plan.delta.sub(old.spec.flags, part.pages());
-            match Around::of(&old, part).count() {
-                0 => plan.delta.areas(-1),
-                1 => {}
-                _ => {
-                    plan.delta.areas(1);
-                    plan.nodes = plan.nodes.saturating_add(1);
-                    plan.chains = plan.chains.saturating_add(node.chain_count());
-                }
+            if node.start() < range.start() {
+                below = at;
             }
+            if range.is_empty() || node.start() >= range.end() {
+                break;
+            }
+            plan.note_gone(node, range);
+            if node.end() > range.end() {
+                break;
+            }
+            at = tree.next(nodes, vma);
         }
-        plan
+        (plan, (below, at))
+    }
+
+    fn note_gone(&mut self, node: &Vma, range: PageRange) {
+        let (old, flags) = (node.range(), node.flags());
+        let part = old.intersect(range);
+        self.removes = self.removes.saturating_add(part.pages());
+        self.delta.sub(flags, part.pages());
+        match (old.start() < part.start(), part.end() < old.end()) {
+            (false, false) => self.delta.areas(-1),
+            (true, true) => {
+                self.delta.areas(1);
+                self.nodes = self.nodes.saturating_add(1);
+                self.chains = self.chains.saturating_add(node.chain_count());
+            }
+            _ => {}
+        }
     }
 
     /// Plans other flags for the areas of `range`. Pages of the range without
@@ -321,11 +343,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the part below `page` of the last area that has one.
-pub(super) fn shape_below(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
-    part_below(nodes, tree.last_starting_below(nodes, page)?, page)
-}
-
 /// Returns the part of an area below `page`, unless it is going away.
 pub(super) fn part_below(nodes: &impl Resolve<Vma>, vma: Handle<Vma>, page: Vpn) -> Option<Shape> {
     let node = nodes.get(vma);
@@ -334,11 +351,6 @@ pub(super) fn part_below(nodes: &impl Resolve<Vma>, vma: Handle<Vma>, page: Vpn)
     } else {
         below(&node.shape(), page)
     }
-}
-
-/// Returns the part from `page` on of the first area that has one.
-pub(super) fn shape_above(tree: &VmaTree, nodes: &impl Resolve<Vma>, page: Vpn) -> Option<Shape> {
-    part_above(nodes, tree.first_ending_above(nodes, page)?, page)
 }
 
 /// Returns the part of an area from `page` on, unless it is going away.

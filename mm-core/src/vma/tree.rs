@@ -74,6 +74,9 @@ impl Interval for ByOffset {
     }
 }
 
+/// Two areas between which no other is; none at an end.
+pub(super) type Neighbours = crate::tree::Neighbours<Vma>;
+
 /// The areas of one space.
 #[derive(Debug)]
 pub struct VmaTree {
@@ -162,6 +165,12 @@ impl VmaTree {
         self.tree.tree().last_where(nodes, |vma| vma.start() < page)
     }
 
+    /// Returns the last area that ends at or below the page, and the first that ends
+    /// above it: [`Self::first_ending_above`] and its neighbour in one way down.
+    pub(super) fn around(&self, nodes: &impl Resolve<Vma>, page: Vpn) -> Neighbours {
+        self.tree.tree().around(nodes, |vma| vma.end() <= page)
+    }
+
     /// Returns the lowest area.
     pub fn first(&self, nodes: &impl Resolve<Vma>) -> Option<Handle<Vma>> {
         self.tree.tree().first(nodes)
@@ -235,6 +244,19 @@ impl VmaTree {
     /// The space lock for writing.
     pub(super) fn insert(&self, nodes: &impl Resolve<Vma>, vma: Handle<Vma>) {
         self.tree.insert(nodes, vma);
+    }
+
+    /// As [`Self::insert`], between two neighbours.
+    ///
+    /// # Locks
+    /// The space lock for writing.
+    pub(super) fn insert_between(
+        &self,
+        nodes: &impl Resolve<Vma>,
+        vma: Handle<Vma>,
+        between: Neighbours,
+    ) {
+        self.tree.insert_between(nodes, vma, between);
     }
 
     /// Takes an area out of the tree.
