@@ -357,6 +357,8 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     ///
     /// # Locks
     /// No inner one, no pin.
+    // Inline: else the whole gather is moved to here.
+    #[inline]
     pub fn finish(mut self) -> Released {
         self.flush();
         core::mem::take(&mut self.released)
@@ -419,7 +421,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
     }
 
     fn release_words(&mut self) {
-        for word in core::mem::take(&mut self.words) {
+        while let Some(word) = self.words.pop() {
             self.release(word, 1);
         }
         for i in 0..core::mem::take(&mut self.spare_used) {
