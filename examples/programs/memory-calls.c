@@ -1,12 +1,14 @@
-/* Calls that lock, populate, ask about and advise memory: what they answer for good ranges and for
+/* Calls that lock, populate, ask about, advise and rearrange memory: what they answer for good ranges and for
  * bad ones, and what they leave alone. Prints the same on every kernel. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
@@ -151,6 +153,98 @@ static void populating(void)
     check("populate, no load", answer(madvise(base, PAGE, MADV_POPULATE_READ)), -EINVAL);
 }
 
+/* Where mmap chooses for MAP_32BIT, which other machines than x86-64 do not have. */
+static void choosing(void)
+{
+#ifdef MAP_32BIT
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT;
+    unsigned char *low = mmap(NULL, PAGE, PROT_READ, flags, -1, 0);
+    check("mmap, low", low == MAP_FAILED ? -errno : (unsigned long)low >> 31, 0);
+    unsigned char *near = mmap(base, PAGE, PROT_READ, flags, -1, 0);
+    check("mmap, low, with a hint above", near == MAP_FAILED ? -errno : (unsigned long)near >> 31, 0);
+    unsigned char *there = mmap(base, PAGE, PROT_READ, flags | MAP_FIXED, -1, 0);
+    check("mmap, low, at an address", there - base, 0);
+    void *much = mmap(NULL, 3ul << 30, PROT_NONE, flags, -1, 0);
+    check("mmap, low, too much", much == MAP_FAILED ? -errno : 0, -ENOMEM);
+    munmap(low, PAGE);
+    munmap(near, PAGE);
+#endif
+}
+
+/* What stores a byte there comes to: 1 where it succeeds, else the signal, below zero. */
+static long stored(unsigned char *at)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        *(volatile unsigned char *)at = 1;
+        _exit(1);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        return -errno;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static void protecting_a_stack(void)
+{
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN);
+    unsigned char *middle = base + 5 * PAGE;
+    check("mprotect, a stack", answer(mprotect(middle, PAGE, PROT_READ | PROT_GROWSDOWN)), 0);
+    check("it reaches down", stored(base), -SIGSEGV);
+    check("and up to there", stored(middle + PAGE), 1);
+    check("mprotect, back", answer(mprotect(middle, 3 * PAGE, PROT_READ | PROT_WRITE | PROT_GROWSDOWN)), 0);
+    check("it is one stack again", areas(), 1);
+    check("mprotect, up", answer(mprotect(middle, PAGE, PROT_READ | PROT_GROWSUP)), -EINVAL);
+    check("mprotect, down and up", answer(mprotect(middle, PAGE, PROT_GROWSDOWN | PROT_GROWSUP)), -EINVAL);
+    check("mprotect, past its end", answer(mprotect(middle, PAGES * PAGE, PROT_READ | PROT_GROWSDOWN)), -ENOMEM);
+    check("mprotect, down, a hole", answer(mprotect(base + PAGES * PAGE, PAGE, PROT_READ | PROT_GROWSDOWN)), -ENOMEM);
+    check("mprotect, up, a hole", answer(mprotect(base + PAGES * PAGE, PAGE, PROT_READ | PROT_GROWSUP)), -ENOMEM);
+    lay(PROT_READ, MAP_PRIVATE);
+    check("mprotect, no stack", answer(mprotect(base, PAGE, PROT_READ | PROT_GROWSDOWN)), -EINVAL);
+}
+
+static void removing(void)
+{
+    lay(PROT_READ | PROT_WRITE, MAP_SHARED);
+    memset(base, 7, PAGES * PAGE);
+    check("remove", answer(madvise(base + PAGE, 2 * PAGE, MADV_REMOVE)), 0);
+    check("the pages have gone", resident(), 0xf9);
+    check("a byte before", base[PAGE - 1], 7);
+    check("a byte there", base[PAGE], 0);
+    check("a byte behind", base[3 * PAGE], 7);
+    check("remove, into a hole", answer(madvise(base + 7 * PAGE, 2 * PAGE, MADV_REMOVE)), -ENOMEM);
+    check("that page has gone", base[7 * PAGE], 0);
+    check("remove, odd address", answer(madvise(base + 1, PAGE, MADV_REMOVE)), -EINVAL);
+    check("remove, nothing", answer(madvise(base, 0, MADV_REMOVE)), 0);
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    check("remove what is private", answer(madvise(base, PAGE, MADV_REMOVE)), -EINVAL);
+}
+
+static void rearranging(void)
+{
+    lay(PROT_READ | PROT_WRITE, MAP_SHARED);
+    /* A page may have two addresses here, which no compiler expects. */
+    volatile unsigned char *shown = base;
+    for (int page = 0; page < PAGES; page++)
+        shown[page * PAGE] = page;
+    check("rearrange", answer(remap_file_pages(base, PAGE, 0, 6, 0)), 0);
+    check("rearrange two", answer(remap_file_pages(base + 4 * PAGE, 2 * PAGE, 0, 1, 0)), 0);
+    check("the first page", shown[0], 6);
+    check("the fifth", shown[4 * PAGE], 1);
+    check("the sixth", shown[5 * PAGE], 2);
+    shown[0] = 66;
+    check("one page, twice", shown[6 * PAGE], 66);
+    check("rearrange, rights", answer(remap_file_pages(base, PAGE, PROT_READ, 0, 0)), -EINVAL);
+    check("rearrange, nothing", answer(remap_file_pages(base, PAGE - 1, 0, 0, 0)), -EINVAL);
+    check("rearrange, a hole", answer(remap_file_pages(base + 7 * PAGE, 2 * PAGE, 0, 0, 0)), -EINVAL);
+    check("rearrange, past all offsets", answer(remap_file_pages(base, 2 * PAGE, 0, (size_t)-1, 0)), -EINVAL);
+    check("rearrange, back", answer(remap_file_pages(base, PAGES * PAGE, 0, 0, 0)), 0);
+    check("it is one area again", areas(), 1);
+    check("the first page again", shown[0], 0);
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    check("rearrange what is private", answer(remap_file_pages(base, PAGE, 0, 0, 0)), -EINVAL);
+}
+
 int main(void)
 {
     base = mmap(NULL, 2 * PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -161,6 +255,10 @@ int main(void)
     asking();
     advising();
     populating();
+    choosing();
+    protecting_a_stack();
+    removing();
+    rearranging();
     printf("memory calls: %s\n", failed ? "FAILED" : "ok");
     return failed;
 }

@@ -25,9 +25,10 @@ pub mod errno {
     pub const EACCES: i32 = 13;
     pub const EFAULT: i32 = 14;
     pub const EEXIST: i32 = 17;
+    pub const ENODEV: i32 = 19;
     pub const EINVAL: i32 = 22;
 }
-use errno::{EACCES, EEXIST, EFAULT, EINVAL, ENOMEM, EPERM};
+use errno::{EACCES, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
 
 /// What an access comes to when it is not done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -455,13 +456,58 @@ impl Model {
         Ok(())
     }
 
+    /// remap_file_pages(2): `len` is rounded down.
+    ///
+    /// # Errors
+    /// The errno, with nothing changed.
+    pub fn rearrange(
+        &self,
+        p: &mut Process,
+        at: usize,
+        len: usize,
+        offset: u64,
+    ) -> Result<(), i32> {
+        let page = self.bounds.page;
+        let (first, pages) = (at / page, len / page);
+        let attr = p.pages.get(&first).map(|page| page.attr).ok_or(EINVAL)?;
+        let Back::Object { id, .. } = attr.back else {
+            return Err(EINVAL);
+        };
+        let alike = |n: usize| {
+            let other = p.pages.get(&n).map(|page| page.attr);
+            other.is_some_and(|other| {
+                let same = matches!(other.back, Back::Object { id: i, .. } if i == id);
+                same && Attr {
+                    back: attr.back,
+                    ..other
+                } == attr
+            })
+        };
+        if !attr.shared
+            || pages == 0
+            || offset % page as u64 != 0
+            || !(first..first + pages).all(alike)
+        {
+            return Err(EINVAL);
+        }
+        let pgoff = offset / page as u64;
+        let attr = Attr {
+            dont_copy: false,
+            pace: 0,
+            back: Back::Object { id, pgoff },
+            ..attr
+        };
+        self.fill(p, first, 0..pages, attr);
+        Ok(())
+    }
+
     /// madvise(2).
     ///
     /// # Errors
     /// The errno; EINVAL at the first page that the advice does not fit,
     /// ENOMEM for holes when all else was advised.
     pub fn advise(
-        &self,
+        &mut self,
         p: &mut Process,
         at: usize,
         len: usize,
@@ -480,6 +526,18 @@ impl Model {
             match advice {
                 Advice::DontNeed if a.locked => return Err(EINVAL),
                 Advice::DontNeed => page.own = None,
+                Advice::Remove => match a.back {
+                    Back::Object { id, pgoff } if !a.locked => {
+                        if !a.shared || !a.may.contains(Prot::WRITE) {
+                            return Err(EACCES);
+                        }
+                        if self.objects[id].key != 0 {
+                            return Err(ENODEV);
+                        }
+                        self.objects[id].pages.remove(&pgoff);
+                    }
+                    _ => return Err(EINVAL),
+                },
                 Advice::WipeOnFork if a.shared || a.back != Back::Anon => return Err(EINVAL),
                 Advice::WipeOnFork => a.wipe = true,
                 Advice::KeepOnFork => a.wipe = false,

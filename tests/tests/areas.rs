@@ -204,6 +204,116 @@ fn a7_the_guard_below_a_stack_is_the_spaces_own() {
     });
 }
 
+#[test]
+fn a_choice_ends_below_the_address_that_is_asked_for() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 6);
+        let s = w.space();
+        let mut limits = s.limits();
+        limits.min_addr = at(&s, 0);
+        s.set_limits(limits);
+        let low = |pages: usize| MapRequest::anonymous(pages * page, Prot::RW).below(at(&s, 8));
+        assert_eq!(s.map(&low(2)), Ok(at(&s, 6)));
+        // A hint above counts for nothing, one that ends there does.
+        assert_eq!(s.map(&low(2).hint(at(&s, 20))), Ok(at(&s, 4)));
+        assert_eq!(s.map(&low(2).hint(at(&s, 1))), Ok(at(&s, 1)));
+        assert_eq!(s.map(&low(2)), Err(MmError::NoGap(2 * page)));
+        let up = low(1).with(MapFlags::BOTTOM_UP);
+        assert_eq!(s.map(&up), Ok(at(&s, 0)));
+        assert_eq!(s.map(&low(1)), Ok(at(&s, 3)));
+        assert_eq!(s.map(&up), Err(MmError::NoGap(page)));
+        // An exact address is no choice.
+        assert_eq!(s.map(&low(1).fixed(at(&s, 30))), Ok(at(&s, 30)));
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+#[test]
+fn rights_of_a_stack_reach_down_to_its_start() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 7);
+        let s = w.space();
+        let mut stack = MapRequest::anonymous(6 * page, Prot::RW).fixed(at(&s, 10));
+        stack.flags |= MapFlags::GROWS_DOWN;
+        s.map(&stack).unwrap();
+        map(&s, 16, 20, Prot::RW);
+        w.poke(0, &s, at(&s, 11).as_usize(), 1).unwrap();
+        let stack = |start: usize, pages: usize, prot| {
+            let got = s.protect_stack(at(&s, start), pages * page, prot);
+            got.map_err(MmError::errno)
+        };
+        assert_eq!(stack(13, 1, Prot::READ), Ok(()));
+        assert_eq!(draw(&s), "10-14 14-16 16-20");
+        assert!(w.poke(1, &s, at(&s, 11).as_usize(), 2).is_err());
+        // A hole before it counts for nothing; what follows is as without.
+        assert_eq!(stack(8, 8, Prot::RW), Ok(()));
+        assert_eq!(draw(&s), "10-16 16-20");
+        assert_eq!(w.poke(1, &s, at(&s, 11).as_usize(), 2), Ok(()));
+        assert_eq!(stack(15, 6, Prot::READ), Err(12));
+        assert_eq!(draw(&s), "10-16 16-20");
+        assert_eq!(s.find(at(&s, 19)).unwrap().prot(), Prot::READ);
+        assert_eq!(stack(17, 1, Prot::RW), Err(22));
+        assert_eq!(stack(8, 2, Prot::RW), Err(12));
+        assert_eq!(stack(20, 1, Prot::RW), Err(12));
+        assert_eq!(stack(20, 0, Prot::RW), Ok(()));
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// remap_file_pages(2): the pages of a shared window in another order.
+#[test]
+fn a_shared_window_shows_the_pages_that_it_is_asked_to() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 8);
+        let (s, bytes) = (w.space(), |n: usize| (n / page) as u8 + 1);
+        let file = w.file(1, &(0..8 * page).map(bytes).collect::<Vec<_>>());
+        let shared = MapRequest::shared(&file, 0, 4 * page, Prot::RW).fixed(at(&s, 0));
+        s.map(&shared).unwrap();
+        let shown = |n: usize| w.peek(0, &s, at(&s, n).as_usize()).unwrap();
+        assert_eq!([0, 1, 2, 3].map(shown), [1, 2, 3, 4]);
+        let go = |start: usize, pages: usize, pgoff: usize| {
+            let offset = (pgoff * page) as u64;
+            s.rearrange(at(&s, start), pages * page, offset)
+                .map_err(MmError::errno)
+        };
+        assert_eq!(go(0, 1, 3), Ok(()));
+        assert_eq!(go(1, 2, 6), Ok(()));
+        assert_eq!([0, 1, 2, 3].map(shown), [4, 7, 8, 4]);
+        w.poke(1, &s, at(&s, 0).as_usize(), 44).unwrap();
+        assert_eq!(shown(3), 44, "one page, twice");
+        // Back again: one area, over all that it was cut into.
+        assert_eq!(go(0, 4, 0), Ok(()));
+        assert_eq!(draw(&s), "0-4");
+        assert_eq!([0, 1, 2, 3].map(shown), [1, 2, 3, 44]);
+        assert_eq!(go(2, 3, 0), Err(22), "a hole");
+        let size = page * 3 / 2;
+        assert_eq!(s.rearrange(at(&s, 3), size, 0), Ok(()), "rounded down");
+        assert_eq!(shown(3), 1);
+        assert_eq!(go(3, 0, 0), Err(22));
+        assert_eq!(
+            s.rearrange(at(&s, 0), page, 1).map_err(MmError::errno),
+            Err(22)
+        );
+        map(&s, 10, 12, Prot::RW);
+        assert_eq!(go(10, 1, 0), Err(22), "private");
+        protect(&s, 1, 2, Prot::READ);
+        assert_eq!(go(0, 3, 4), Err(22), "other rights");
+        // The file lives by its mapping alone.
+        drop(file);
+        assert_eq!(go(2, 2, 6), Ok(()));
+        s.unmap(at(&s, 0), 2 * page).unwrap();
+        assert_eq!(go(2, 2, 0), Ok(()));
+        assert_eq!([2, 3].map(shown), [1, 2]);
+        drop(s);
+        w.assert_empty();
+    });
+}
+
 /// One page as the model knows it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Page {

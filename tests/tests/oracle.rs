@@ -200,6 +200,7 @@ impl Script {
             66..70 => self.fetch(p, cpu),
             70..82 => self.store(p, cpu),
             82..90 => self.remap(p, cpu),
+            90..93 => self.rearrange(p, cpu),
             _ => self.load(p, cpu),
         }
         let p = p.min(self.all.len() - 1);
@@ -362,6 +363,8 @@ impl Script {
             Advice::DontNeed,
             Advice::DontNeed,
             Advice::DontNeed,
+            Advice::Remove,
+            Advice::Remove,
             Advice::DontFork,
             Advice::DoFork,
             Advice::WipeOnFork,
@@ -376,6 +379,28 @@ impl Script {
             both.space.advise(VirtAddr::new(at), len, advice)
         }));
         assert_eq!(got, self.model.advise(&mut both.model, at, len, advice));
+    }
+
+    fn rearrange(&mut self, p: usize, cpu: usize) {
+        let at = self.page(p) * self.page + usize::from(self.dice.chance(20));
+        // Mostly within one area.
+        let area = self.all[p].space.find(VirtAddr::new(at));
+        let rest = area.map_or(0, |area| area.range.end().as_usize() * self.page - at);
+        let len = self.bytes();
+        let len = if self.dice.chance(80) {
+            len.min(rest)
+        } else {
+            len
+        };
+        let odd = u64::from(self.dice.chance(4));
+        let offset = self.dice.below(12) * self.page as u64 + odd;
+        self.say(format!("{p} rearrange {at:#x} {len:#x} {offset:#x}"));
+        let both = &mut self.all[p];
+        let got = errno(on_cpu(cpu, || {
+            both.space.rearrange(VirtAddr::new(at), len, offset)
+        }));
+        let want = self.model.rearrange(&mut both.model, at, len, offset);
+        assert_eq!(got, want, "{}", both.space.maps());
     }
 
     fn brk(&mut self, p: usize, cpu: usize) {

@@ -7,8 +7,9 @@
 
 use mm_core::addr::VirtAddr;
 use mm_core::fault::Signal;
+use mm_core::object::PagerFacts;
 use mm_core::prot::Prot;
-use mm_core::space::{MapFlags, MapRequest, Word32};
+use mm_core::space::{Advice, MapFlags, MapRequest, Word32};
 use mm_testkit::interrupts::Open;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::patience::{StopAtEnd, Together};
@@ -332,6 +333,66 @@ fn crossing(machine: &'static Machine, seed: u64, open: Open) {
 /// A truncation finds the child's areas as soon as they are there, and frees a
 /// table of the child that is still empty: fork makes it again. The moment is
 /// short: tens of thousands of rounds meet it, these only now and then.
+/// A hole is made again and again in memory that two spaces share. A page has one content
+/// for both all along, the last that was stored or zero; and copies in private areas stay.
+#[test]
+fn a_page_is_gone_for_all_or_for_nobody() {
+    on_every_machine(|machine| {
+        const PAGES: usize = 20;
+        let page = machine.page_size();
+        let w = world(machine, 3, 9);
+        let object = w.mm().new_object(PagerFacts::memory((PAGES * page) as u64));
+        let object = object.unwrap();
+        let (s, t) = (w.space(), w.space());
+        let shared = MapRequest::shared(&object, 0, PAGES * page, Prot::RW);
+        let a = s.map(&shared).unwrap().as_usize();
+        let b = t.map(&shared).unwrap().as_usize();
+        let private = MapRequest::private(&object, 0, PAGES * page, Prot::RW);
+        let own = s.map(&private).unwrap().as_usize();
+        w.poke(0, &s, own + 3 * page, 77).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _together = Together::new(machine.name);
+                let mut dice = Random::new(9);
+                while !stop.load(Ordering::Acquire) {
+                    let first = dice.below(PAGES as u64) as usize;
+                    let len = (PAGES - first).min(1 + dice.below(18) as usize) * page;
+                    let at = va(a + first * page);
+                    on_cpu(2, || s.advise(at, len, Advice::Remove)).unwrap();
+                }
+            });
+            let _together = Together::new(machine.name);
+            // A failure must end the other too.
+            let _end = StopAtEnd(&stop);
+            let mut dice = Random::new(10);
+            for round in 0..1500 {
+                let at = dice.below(PAGES as u64) as usize * page;
+                let byte = 1 + dice.below(200) as u8;
+                w.poke(0, &s, a + at, byte).unwrap();
+                let mut last = byte;
+                for look in 0..4 {
+                    let got = if look % 2 == 0 {
+                        w.peek(1, &t, b + at)
+                    } else {
+                        w.peek(0, &s, a + at)
+                    };
+                    let got = got.unwrap();
+                    assert!(got == last || got == 0, "round {round}: {got} after {last}");
+                    last = got;
+                }
+            }
+        });
+        on_cpu(2, || s.advise(va(a), PAGES * page, Advice::Remove)).unwrap();
+        assert_eq!(object.object().cached_pages(), 0);
+        assert_eq!((s.counts().file.get(), t.counts().file.get()), (0, 0));
+        assert_eq!(w.peek(1, &s, own + 3 * page), Ok(77), "a private copy");
+        check(&w, &[&s, &t], 9);
+        drop((s, t, object));
+        w.assert_empty();
+    });
+}
+
 #[test]
 fn forks_lose_no_page_to_truncations() {
     on_every_machine(|machine| {

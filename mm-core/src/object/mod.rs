@@ -21,7 +21,7 @@
 //!
 //! LOCKED is owned by an [`IoRequest`], not by a thread. Everyone else who
 //! wants the page gets [`Ticket::Join`]. Pages of memory-only objects are born
-//! zeroed and UPTODATE, so nobody ever waits for them.
+//! zeroed and UPTODATE; only who makes a [hole](ObjectRef::make_hole) locks them, while it unmaps them.
 //!
 //! **Size against everyone.** Truncation first sets the size (the `ObjectMap`
 //! lock, exclusively), then unmaps, then drops pages. Who puts a page in tests
@@ -36,6 +36,7 @@
 
 mod cache;
 mod dirty;
+mod hole;
 mod io;
 mod mapping;
 mod node;

@@ -105,6 +105,17 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
         }
         Ok(())
     }
+
+    /// Frees `pages` pages from the page offset `first` on: who maps them, or reads
+    /// them, finds zeros (fallocate(2), `FALLOC_FL_PUNCH_HOLE`). Copies in private areas stay, and the size.
+    ///
+    /// # Errors
+    /// [`MmError::NotSupported`] for files: what a hole is there only their pager knows.
+    /// [`MmError::OutOfMemory`] when a page has too many references: those before it are freed.
+    pub fn make_hole(&self, first: u64, pages: u64) -> Result<(), MmError> {
+        let cx = self.mm.cx();
+        self.view(&cx).make_hole(first, first.saturating_add(pages))
+    }
 }
 
 impl<P: Platform> Drop for ObjectRef<'_, P> {

@@ -9,10 +9,12 @@
 use super::AddressSpace;
 use super::unmap::zap;
 use super::upkeep::Nodes;
-use crate::addr::VirtAddr;
+use crate::addr::{VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
+use crate::object::{ObjectRef, ObjectView};
 use crate::platform::Platform;
+use crate::pool::Handle;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
 use crate::vma::{Edit, Plan, Shape, VmaFlags, VmaReadGuard};
@@ -23,6 +25,9 @@ pub enum Advice {
     /// Drop the pages: anonymous memory reads as zero again, files are read
     /// again (`MADV_DONTNEED`).
     DontNeed,
+    /// Free the pages of the memory that is shared here, for all who share it: they read
+    /// as zero again (`MADV_REMOVE`).
+    Remove,
     /// No special treatment (`MADV_NORMAL`).
     Normal,
     /// Read from front to back (`MADV_SEQUENTIAL`).
@@ -43,6 +48,9 @@ pub enum Advice {
     DoDump,
 }
 
+/// A part of an area, the object behind it, and the page of it that comes first.
+type Removable<'m, P> = (PageRange, ObjectRef<'m, P>, u64);
+
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Takes advice about a byte range (madvise(2)). Pages without an area are
     /// passed over and reported at the end, as on Linux.
@@ -50,14 +58,17 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Errors
     /// `Invalid` for an unaligned address or a range that wraps, and where the
     /// advice does not fit the area (`DontNeed` of locked or device memory,
-    /// `WipeOnFork` of files or devices): the part before stays advised. `Unmapped` at
+    /// `WipeOnFork` of files or devices, `Remove` of locked memory or without an object): the
+    /// part before stays advised. `Remove` is `Denied` where stores can never be shared, and
+    /// else answers as [`ObjectRef::make_hole`]. `Unmapped` at
     /// the first hole, after all mapped parts were advised; what another thread
     /// is unmapping is one. `Limit`,
     /// `OutOfMemory`: nothing has changed.
     ///
     /// # Locks
     /// `DontNeed` in one area takes its read count. Else it takes the space lock for
-    /// reading, the others for writing.
+    /// reading; so does `Remove`, but while it looks for areas only, and what
+    /// [`ObjectRef::make_hole`] takes. The others take the space lock for writing.
     pub fn advise(&self, addr: VirtAddr, len: usize, advice: Advice) -> Result<(), MmError> {
         if !addr.is_page_aligned(self.shift()) {
             return Err(MmError::Invalid(addr));
@@ -72,6 +83,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         if advice == Advice::DontNeed {
             return self.drop_pages(range);
+        }
+        if advice == Advice::Remove {
+            return self.remove_pages(range);
         }
         let cx = self.mm.cx();
         let node = self.node();
@@ -88,6 +102,50 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             self.count(&delta);
         }
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// Makes holes in the objects behind a range, without the space lock: an area that is
+    /// mapped elsewhere meanwhile, or changed, keeps its object's hole.
+    fn remove_pages(&self, range: PageRange) -> Result<(), MmError> {
+        let mut left = range;
+        let mut unmapped = None;
+        while let Some((part, object, first)) = self.next_removable(left)? {
+            if part.start() > left.start() && unmapped.is_none() {
+                unmapped = Some(left.start());
+            }
+            object.make_hole(first, part.pages() as u64)?;
+            left = left.from(part.end());
+        }
+        if !left.is_empty() {
+            unmapped = unmapped.or(Some(left.start()));
+        }
+        let error = |page: Vpn| Err(MmError::Unmapped(page.addr(self.shift())));
+        unmapped.map_or(Ok(()), error)
+    }
+
+    /// Returns the first mapped part of a range, its object and the page of it that the part
+    /// begins with.
+    fn next_removable(&self, range: PageRange) -> Result<Option<Removable<'m, P>>, MmError> {
+        let cx = self.mm.cx();
+        let nodes = Nodes::new(&cx, self.mm);
+        let node = self.node();
+        let _layout = node.lock.read(&cx, self.key());
+        let mut areas = node.vmas.overlapping(&nodes, range).map(|at| nodes.vma(at));
+        let Some(vma) = areas.find(|vma| !vma.is_dying() || vma.is_replaced()) else {
+            return Ok(None);
+        };
+        let part = vma.range().intersect(range);
+        let addr = part.start().addr(self.shift());
+        let fit = fits(vma.flags(), vma.object_raw(), Advice::Remove);
+        let object = Handle::from_raw(vma.object_raw()).filter(|_| fit);
+        let object = object.ok_or(MmError::Invalid(addr))?;
+        if !vma.flags().contains(VmaFlags::SHARED | VmaFlags::MAY_WRITE) {
+            return Err(MmError::Denied(addr));
+        }
+        let first = vma.pgoff_of(part.start()) as u64;
+        // The area's reference is there as long as the lock is held.
+        let object = ObjectView::new(self.mm, &cx, object).try_ref()?;
+        Ok(Some((part, object, first)))
     }
 
     // Out of line, so that its gather is not part of its callers' frames.
@@ -175,6 +233,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
     match advice {
         Advice::DontNeed => !flags.intersects(VmaFlags::LOCKED | VmaFlags::PFN_MAP),
+        Advice::Remove => !flags.contains(VmaFlags::LOCKED),
         Advice::WipeOnFork => {
             object == 0 && !flags.intersects(VmaFlags::SHARED | VmaFlags::PFN_MAP)
         }
@@ -186,7 +245,7 @@ fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
 fn advised(flags: VmaFlags, advice: Advice) -> VmaFlags {
     let pace = VmaFlags::SEQ_READ | VmaFlags::RAND_READ;
     match advice {
-        Advice::DontNeed => flags,
+        Advice::DontNeed | Advice::Remove => flags,
         Advice::Normal => flags.difference(pace),
         Advice::Sequential => flags.difference(pace) | VmaFlags::SEQ_READ,
         Advice::Random => flags.difference(pace) | VmaFlags::RAND_READ,

@@ -93,7 +93,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
     }
 
-    /// As [`Self::write_settled`], for a verb that leaves the areas of `range`
+    /// As [`Self::write_settled`], for a verb that leaves the areas of the range
     /// busy whatever happens: not while another one waits for all who are.
     ///
     /// # Locks
@@ -101,11 +101,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     pub(super) fn write_to_be_busy<'c>(
         &self,
         cx: &'c Cx<'m, P>,
-        range: PageRange,
+        mut range: impl FnMut() -> PageRange,
     ) -> Writing<'c, 'm, P> {
         let mut spins = 0u32;
         loop {
-            let layout = self.write_settled(cx, |_| range);
+            let layout = self.write_settled(cx, |_| range());
             if layout.awaiting == 0 {
                 return layout;
             }

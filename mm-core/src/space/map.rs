@@ -225,6 +225,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let exact = request
             .flags
             .intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
+        let end = request.below.filter(|_| !exact);
+        let end = end.map_or(user.end(), |end| end.vpn(self.shift()).min(user.end()));
         let lowest = user.start().addr(self.shift());
         // A hint below what users may map means as low as possible.
         let hint = |addr: VirtAddr| if exact { addr } else { addr.max(lowest) };
@@ -236,7 +238,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Err(MmError::Invalid(addr));
             }
             let range = PageRange::with_len(addr.vpn(self.shift()), pages);
-            let inside = range.filter(|r| r.end() <= user.end());
+            let inside = range.filter(|r| r.end() <= end);
             match (inside, exact) {
                 (Some(range), true) => {
                     if range.start() < user.start() {
@@ -263,12 +265,12 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let grows = request.flags.contains(MapFlags::GROWS_DOWN);
         let below = GapRequest {
             low: user.start().as_usize(),
-            high: base.min(user.end()).as_usize(),
+            high: base.min(end).as_usize(),
             guard: if grows { self.stack_guard(layout) } else { 0 },
             direction: Direction::Highest,
             ..GapRequest::new(pages)
         };
-        let high = user.end().as_usize();
+        let high = end.as_usize();
         let anywhere = GapRequest {
             high,
             direction: Direction::Lowest,
@@ -429,7 +431,7 @@ fn max_prot<P: Platform>(request: &MapRequest<'_, '_, P>) -> Result<Prot, MmErro
 }
 
 /// Turns a byte offset into pages of the object.
-fn object_pgoff(offset: u64, pages: usize, shift: u32) -> Result<usize, MmError> {
+pub(super) fn object_pgoff(offset: u64, pages: usize, shift: u32) -> Result<usize, MmError> {
     let mask = 1u64.wrapping_shl(shift).wrapping_sub(1);
     if offset & mask != 0 {
         return Err(MmError::Invalid(VirtAddr::new(0)));

@@ -9,10 +9,11 @@
 //!
 //! | verb | space lock | may answer `Wait` |
 //! |---|---|---|
-//! | map, unmap, protect, brk | write, but not while entries are zapped or rewritten (`busy`) | no |
+//! | map, rearrange, unmap, protect, brk | write, but not while entries are zapped or rewritten (`busy`) | no |
 //! | remap | write, to its end where areas move | no |
 //! | advise(flags) | write | no |
 //! | advise(DONTNEED) | read | no |
+//! | advise(REMOVE) | read, area by area, and none while pages go | no |
 //! | fork | write, and the child's | no |
 //! | fault | none; read for an area's first anon_vma, write for stack growth | yes |
 //! | populate | read, page by page | yes, with progress |
@@ -33,6 +34,7 @@ mod map;
 mod populate;
 mod protect;
 mod query;
+mod rearrange;
 mod remap;
 mod request;
 mod unmap;

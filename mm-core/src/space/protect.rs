@@ -46,17 +46,46 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// Takes the space lock for writing, then what [`Self::map`] takes.
     pub fn protect(&self, addr: VirtAddr, len: usize, prot: Prot) -> Result<(), MmError> {
+        self.protect_from(addr, len, prot, Begin::Address)
+    }
+
+    /// As [`Self::protect`], from the start of the stack that the range begins in
+    /// (mprotect(2), `PROT_GROWSDOWN`): what grows down later has the rights, too.
+    ///
+    /// # Errors
+    /// As [`Self::protect`]; `Unmapped` for a range without areas, `Invalid` when its
+    /// first area is no stack.
+    ///
+    /// # Locks
+    /// As [`Self::protect`].
+    pub fn protect_stack(&self, addr: VirtAddr, len: usize, prot: Prot) -> Result<(), MmError> {
+        self.protect_from(addr, len, prot, Begin::StackStart)
+    }
+
+    fn protect_from(
+        &self,
+        addr: VirtAddr,
+        len: usize,
+        prot: Prot,
+        begin: Begin,
+    ) -> Result<(), MmError> {
         if !addr.is_page_aligned(self.shift()) {
             return Err(MmError::Invalid(addr));
         }
         if len == 0 {
             return Ok(());
         }
-        let range =
+        let asked =
             PageRange::from_bytes(addr, len, self.shift()).map_err(|_| MmError::Unmapped(addr))?;
         let cx = self.mm.cx();
-        let mut layout = self.write_to_be_busy(&cx, range);
         let nodes = Nodes::new(&cx, self.mm);
+        let range = || match begin {
+            Begin::Address => Ok(asked),
+            Begin::StackStart => self.down_to_start(&nodes, asked),
+        };
+        let mut layout = self.write_to_be_busy(&cx, || range().unwrap_or(asked));
+        // The same again: the lock is held since.
+        let range = range()?;
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {
             let change = |area: &Shape| area.protected(prot);
@@ -79,6 +108,23 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             self.unmark_busy(&cx, prefix);
         }
         stopped.map_or(Ok(()), Err)
+    }
+
+    /// Returns a range from the start of its first area on, which is a stack.
+    fn down_to_start(
+        &self,
+        nodes: &Nodes<'_, 'm, P>,
+        range: PageRange,
+    ) -> Result<PageRange, MmError> {
+        let vmas = &self.node().vmas;
+        let addr = range.start().addr(self.shift());
+        let first = vmas.overlapping(nodes, range).next();
+        let vma = nodes.vma(first.ok_or(MmError::Unmapped(addr))?);
+        if vma.flags().contains(VmaFlags::GROWS_DOWN) {
+            Ok(PageRange::new(vma.start(), range.end()))
+        } else {
+            Err(MmError::Invalid(addr))
+        }
     }
 
     /// Returns the longest prefix that may get the rights, and why it ends.
@@ -147,6 +193,13 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             at = part.end();
         }
     }
+}
+
+/// Where a change of rights begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Address,
+    StackStart,
 }
 
 /// What the entries of one area may allow.

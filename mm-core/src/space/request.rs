@@ -75,6 +75,8 @@ pub struct MapRequest<'a, 'm, P: Platform> {
     pub addr: Option<VirtAddr>,
     /// How many bytes, rounded up to pages.
     pub len: usize,
+    /// Where a choice must end, hints too; exact addresses go anywhere (`MAP_32BIT`).
+    pub below: Option<VirtAddr>,
     /// The rights.
     pub prot: Prot,
     /// The rights it may ever get; `protect` refuses more (Linux: VM_MAY*).
@@ -91,6 +93,7 @@ impl<'a, 'm, P: Platform> MapRequest<'a, 'm, P> {
         Self {
             addr: None,
             len,
+            below: None,
             prot,
             max_prot: Prot::RWX,
             flags: MapFlags::empty(),
@@ -109,6 +112,7 @@ impl<'a, 'm, P: Platform> MapRequest<'a, 'm, P> {
         Self {
             addr: None,
             len,
+            below: None,
             prot,
             max_prot: Prot::RWX,
             flags: MapFlags::empty(),
@@ -122,6 +126,7 @@ impl<'a, 'm, P: Platform> MapRequest<'a, 'm, P> {
         Self {
             addr: None,
             len,
+            below: None,
             prot,
             max_prot: Prot::RWX,
             flags: MapFlags::SHARED,
@@ -141,6 +146,13 @@ impl<'a, 'm, P: Platform> MapRequest<'a, 'm, P> {
     #[must_use]
     pub const fn hint(mut self, addr: VirtAddr) -> Self {
         self.addr = Some(addr);
+        self
+    }
+
+    /// Asks for a place that ends at this address or before.
+    #[must_use]
+    pub const fn below(mut self, end: VirtAddr) -> Self {
+        self.below = Some(end);
         self
     }
 

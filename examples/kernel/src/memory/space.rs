@@ -30,6 +30,8 @@ pub struct Map {
     pub max_prot: Prot,
     /// How.
     pub flags: MapFlags,
+    /// Where a choice must end.
+    pub below: Option<usize>,
 }
 
 impl<A: Arch> System<A> {
@@ -129,7 +131,12 @@ impl<A: Arch> Space<A> {
 
     fn map(&self, request: MapRequest<'_, 'static, A::Platform>, map: &Map) -> Result {
         let addr = map.at.map(VirtAddr::new);
-        let request = MapRequest { addr, ..request }
+        let below = map.below.map(VirtAddr::new);
+        let request = MapRequest {
+            addr,
+            below,
+            ..request
+        }
             .with(map.flags)
             .max_prot(map.max_prot);
         Ok(self.inner.map(&request)?.as_usize())
@@ -147,6 +154,7 @@ impl<A: Arch> Space<A> {
             prot,
             max_prot: Prot::RWX,
             flags,
+            below: None,
         })?;
         Ok(())
     }
@@ -201,6 +209,23 @@ impl<A: Arch> Space<A> {
     /// As mprotect(2).
     pub fn protect(&self, at: usize, length: usize, prot: Prot) -> Result<()> {
         Ok(self.inner.protect(VirtAddr::new(at), length, prot)?)
+    }
+
+    /// Changes rights from the start of a stack on, as mprotect(2) with `PROT_GROWSDOWN`.
+    ///
+    /// # Errors
+    /// As mprotect(2).
+    pub fn protect_stack(&self, at: usize, length: usize, prot: Prot) -> Result<()> {
+        Ok(self.inner.protect_stack(VirtAddr::new(at), length, prot)?)
+    }
+
+    /// Shows other pages of what is shared there, from a byte offset on, as
+    /// remap_file_pages(2).
+    ///
+    /// # Errors
+    /// As remap_file_pages(2).
+    pub fn rearrange(&self, at: usize, length: usize, offset: u64) -> Result<()> {
+        Ok(self.inner.rearrange(VirtAddr::new(at), length, offset)?)
     }
 
     /// Takes advice, as madvise(2).

@@ -6,9 +6,10 @@
 //! | 64-bit arguments | one register | one | one | a pair that starts at an even one |
 //! | `open` flags | asm-generic | four of them permuted | asm-generic | as AArch64 |
 //! | `sigaction` has `sa_restorer` | yes | yes | no | yes |
+//! | `MAP_32BIT` | yes | no | no | no |
 //! | `clone`'s last two arguments | child tid, tls | tls, child tid | as AArch64 | as AArch64 |
 //!
-//! Sources: Linux `include/uapi/asm-generic/`, `arch/*/include/uapi/asm/{fcntl,signal,stat}.h`;
+//! Sources: Linux `include/uapi/asm-generic/`, `arch/*/include/uapi/asm/{fcntl,mman,signal,stat}.h`;
 //! AAPCS32, 6.5 ("double-word aligned arguments").
 
 use crate::arch::{Arch, SyscallAbi};
@@ -54,6 +55,16 @@ const fn permuted(machine: u16, flags: usize) -> usize {
         out |= flag::NO_FOLLOW;
     }
     out
+}
+
+/// Answers where a mapping must end that mmap(2) chooses the place of.
+#[must_use]
+pub const fn map_below(abi: SyscallAbi, flags: usize) -> Option<usize> {
+    const LOW: usize = 0x40;
+    match abi {
+        SyscallAbi::X86_64 if flags & LOW != 0 => Some(1 << 31),
+        _ => None,
+    }
 }
 
 /// Tells whether `struct sigaction` names the function that handlers return to.

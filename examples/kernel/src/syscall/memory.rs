@@ -6,7 +6,7 @@
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, RemapFlags};
 
-use super::Call;
+use super::{Call, abi};
 use super::resident::checked;
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
@@ -24,11 +24,12 @@ const GROWSDOWN: usize = 0x100;
 const LOCKED: usize = 0x2000;
 const NORESERVE: usize = 0x4000;
 const POPULATE: usize = 0x8000;
+const NONBLOCK: usize = 0x1_0000;
 const FIXED_NOREPLACE: usize = 0x10_0000;
 
 fn prot_of(bits: usize) -> Result<Prot> {
     const KNOWN: usize = 7;
-    /// PROT_GROWSDOWN and PROT_GROWSUP are not offered; PROT_SEM means nothing.
+    /// PROT_SEM means nothing.
     const SEM: usize = 8;
     if bits & !(KNOWN | SEM) != 0 {
         Err(Errno::EINVAL)
@@ -104,6 +105,7 @@ impl<A: Arch> Call<'_, A> {
             prot,
             max_prot: Prot::RWX,
             flags: wanted,
+            below: abi::map_below(A::SYSCALL_ABI, flags),
         };
         let start = if flags & ANONYMOUS != 0 {
             space.map_anonymous(&map)?
@@ -168,9 +170,42 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn mprotect(&self, at: usize, length: usize, prot: usize) -> Result {
-        self.space()?
-            .protect(at, length, prot_of(prot)?)
-            .map(|()| 0)
+        const GROWS_DOWN: usize = 0x0100_0000;
+        const GROWS_UP: usize = 0x0200_0000;
+        let (space, rights) = (self.space()?, prot_of(prot & !(GROWS_DOWN | GROWS_UP))?);
+        match prot & (GROWS_DOWN | GROWS_UP) {
+            0 => space.protect(at, length, rights)?,
+            GROWS_DOWN => space.protect_stack(at, length, rights)?,
+            // No area grows up on these architectures.
+            GROWS_UP if length > 0 => {
+                space.check_mapped(at, 1)?;
+                return Err(Errno::EINVAL);
+            }
+            GROWS_UP => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(0)
+    }
+
+    /// `first` is in pages.
+    pub(super) fn remap_file_pages(
+        &self,
+        (at, length): (usize, usize),
+        prot: usize,
+        first: usize,
+        flags: usize,
+    ) -> Result {
+        let (space, shift) = (self.space()?, crate::memory::page_shift::<A>());
+        let end = first.checked_add(length >> shift);
+        if prot != 0 || end.is_none() || at.checked_add(length).is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let offset = (first as u64).checked_mul(1 << shift);
+        space.rearrange(at, length, offset.ok_or(Errno::EOVERFLOW)?)?;
+        if flags & NONBLOCK == 0 || space.is_locked(at) {
+            self.system.populate(&space, at & !((1 << shift) - 1), length);
+        }
+        Ok(0)
     }
 
     pub(super) fn brk(&self, to: usize) -> Result {
@@ -196,6 +231,7 @@ impl<A: Arch> Call<'_, A> {
             1 => Advice::Random,
             2 => Advice::Sequential,
             4 => Advice::DontNeed,
+            9 => Advice::Remove,
             10 => Advice::DontFork,
             11 => Advice::DoFork,
             16 => Advice::DontDump,

@@ -196,6 +196,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Mremap => self.mremap((a, b), c, d, e),
             Name::Membarrier => Err(self.not_offered()),
             Name::Msync => self.msync(a, b, c),
+            Name::RemapFilePages => self.remap_file_pages((a, b), c, d, e),
             Name::Mincore => self.mincore(a, b, c),
             Name::Mlock => self.mlock(a, b, 0),
             Name::Mlock2 => self.mlock(a, b, c),

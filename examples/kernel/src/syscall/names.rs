@@ -58,7 +58,7 @@ macro_rules! numbers {
 names! {
     Read, Write, Open, Close, Stat, Fstat, Lstat, Poll, Lseek, Mmap, Mprotect, Munmap, Brk,
     RtSigaction, RtSigprocmask, RtSigreturn, Ioctl, Pread, Pwrite, Readv, Writev, Access, Pipe,
-    Select, SchedYield, Mremap, Msync, Mincore, Madvise, Dup, Dup2, Pause, Nanosleep, Alarm,
+    Select, SchedYield, Mremap, RemapFilePages, Msync, Mincore, Madvise, Dup, Dup2, Pause, Nanosleep, Alarm,
     Setitimer, Getpid, Sendfile, Clone, Fork, Vfork, Execve, Exit, Wait4, Kill, Uname, Fcntl,
     Flock, Fsync, Fdatasync, Truncate, Ftruncate, Getcwd, Chdir, Fchdir, Rename, Mkdir, Rmdir,
     Creat, Link, Unlink, Symlink, Readlink, Chmod, Fchmod, Chown, Fchown, Lchown, Umask,
@@ -97,7 +97,8 @@ numbers! { x86_64:
     Fstatfs = 138, Mlock = 149, Munlock = 150, Mlockall = 151,
     Munlockall = 152, Mlock2 = 325, Prctl = 157, Setrlimit = 160, Sync = 162,
     Gettid = 186, Tkill = 200, Time = 201, Futex = 202, SchedSetaffinity = 203,
-    SchedGetaffinity = 204, Getdents64 = 217, SetTidAddress = 218, Fadvise = 221,
+    SchedGetaffinity = 204, RemapFilePages = 216, Getdents64 = 217, SetTidAddress = 218,
+    Fadvise = 221,
     ClockGettime = 228, ClockGetres = 229, ClockNanosleep = 230, ExitGroup = 231,
     Tgkill = 234, Waitid = 247, Openat = 257, Mkdirat = 258, Fchownat = 260,
     Newfstatat = 262, Unlinkat = 263, Renameat = 264, Linkat = 265, Symlinkat = 266,
@@ -127,8 +128,8 @@ numbers! { generic:
     Getgid = 176, Getegid = 177, Gettid = 178, Sysinfo = 179, Brk = 214, Munmap = 215,
     Mremap = 216, Clone = 220, Execve = 221, Mmap = 222, Fadvise = 223, Mprotect = 226,
     Msync = 227, Mlock = 228, Munlock = 229, Mlockall = 230,
-    Munlockall = 231, Mlock2 = 284, Mincore = 232, Madvise = 233, Wait4 = 260,
-    Prlimit64 = 261, Renameat2 = 276, Getrandom = 278, Membarrier = 283, Statx = 291,
+    Munlockall = 231, Mlock2 = 284, Mincore = 232, Madvise = 233,
+    RemapFilePages = 234, Wait4 = 260, Prlimit64 = 261, Renameat2 = 276, Getrandom = 278, Membarrier = 283, Statx = 291,
     Faccessat2 = 439,
 }
 
@@ -152,7 +153,7 @@ numbers! { arm:
     Fchown = 207, Setresuid = 208, Getresuid = 209, Setresgid = 210, Getresgid = 211,
     Chown = 212, Setuid = 213, Setgid = 214, Getdents64 = 217, Mincore = 219, Madvise = 220, Fcntl64 = 221,
     Gettid = 224, Tkill = 238, Sendfile64 = 239, Futex = 240, SchedSetaffinity = 241,
-    SchedGetaffinity = 242, ExitGroup = 248, SetTidAddress = 256, ClockGettime = 263,
+    SchedGetaffinity = 242, ExitGroup = 248, RemapFilePages = 253, SetTidAddress = 256, ClockGettime = 263,
     ClockGetres = 264, ClockNanosleep = 265, Statfs64 = 266, Fstatfs64 = 267, Tgkill = 268,
     Fadvise = 270, Waitid = 280, Openat = 322, Mkdirat = 323, Fchownat = 325,
     Newfstatat = 327, Unlinkat = 328, Renameat = 329, Linkat = 330, Symlinkat = 331,

@@ -169,7 +169,7 @@ pub const fn of(name: Name) -> &'static [Line] {
         // Nothing is stored: there are no groups.
         Name::Getgroups => NONE,
         Name::Mmap | Name::Mmap2 | Name::Munmap | Name::Mprotect | Name::Brk | Name::Madvise
-        | Name::Mremap | Name::Msync | Name::Mlock | Name::Mlock2 | Name::Munlock | Name::Mlockall
+        | Name::Mremap | Name::RemapFilePages | Name::Msync | Name::Mlock | Name::Mlock2 | Name::Munlock | Name::Mlockall
         | Name::Munlockall => NONE,
         Name::SetTidAddress | Name::SetRobustList | Name::Clone => NONE,
         // The frame on the stack: a signal answers.
