@@ -1,7 +1,7 @@
 /* Processes that wait for each other in memory they share: mutex, condition and semaphores of
- * pthreads made PTHREAD_PROCESS_SHARED, then bare futexes whose names must be told apart. A wake
- * that goes to the wrong name leaves a process asleep; the alarm ends it then. Prints the same on
- * every kernel. */
+ * pthreads made PTHREAD_PROCESS_SHARED, bare futexes whose names must be told apart, and robust
+ * mutexes whose owner dies. A wake that goes to the wrong name leaves a process asleep; the alarm
+ * ends it then. Prints the same on every kernel. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -260,8 +260,121 @@ static void requeued(void)
     munmap(words, PAGE);
 }
 
-int main(void)
+struct robust {
+    pthread_mutex_t lock;
+    volatile int locked;
+};
+
+static struct robust *robust_in(void *at)
 {
+    struct robust *robust = at;
+    pthread_mutexattr_t shared;
+    pthread_mutexattr_init(&shared);
+    pthread_mutexattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&shared, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&robust->lock, &shared);
+    robust->locked = 0;
+    return robust;
+}
+
+static int lock_in_time(struct robust *robust)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += 10;
+    return pthread_mutex_timedlock(&robust->lock, &end);
+}
+
+static void *hold(void *robust)
+{
+    pthread_mutex_lock(&((struct robust *)robust)->lock);
+    ((struct robust *)robust)->locked = 1;
+    return NULL;
+}
+
+/* Takes the lock of somebody who has died meanwhile, or dies while it is waited for. */
+static void inherit(struct robust *robust, const char *whose)
+{
+    while (!robust->locked)
+        pause_for(1);
+    check(whose, lock_in_time(robust), EOWNERDEAD);
+    check("made consistent", pthread_mutex_consistent(&robust->lock), 0);
+    pthread_mutex_unlock(&robust->lock);
+    check("locked as ever", lock_in_time(robust), 0);
+    pthread_mutex_unlock(&robust->lock);
+    robust->locked = 0;
+}
+
+/* Who dies with a robust mutex leaves word of it. */
+static void robust_mutexes(char *path)
+{
+    struct robust *robust = robust_in(map(MAP_SHARED | MAP_ANONYMOUS, -1));
+    pid_t owner = child();
+    if (owner == 0) {
+        hold(robust);
+        _exit(0);
+    }
+    status_of(owner);
+    inherit(robust, "of a process that exited");
+    owner = child();
+    if (owner == 0) {
+        hold(robust);
+        pause();
+    }
+    while (!robust->locked)
+        pause_for(1);
+    kill(owner, SIGKILL);
+    inherit(robust, "of a process that was killed");
+    status_of(owner);
+    owner = child();
+    if (owner == 0) {
+        hold(robust);
+        pause_for(300);
+        _exit(0);
+    }
+    inherit(robust, "of a process that exits meanwhile");
+    status_of(owner);
+    owner = child();
+    if (owner == 0) {
+        hold(robust);
+        pause_for(50);
+        execl(path, path, "sleep", NULL);
+    }
+    inherit(robust, "of a program that was replaced");
+    kill(owner, SIGKILL);
+    status_of(owner);
+    pthread_t thread;
+    pthread_create(&thread, NULL, hold, robust);
+    pthread_join(thread, NULL);
+    inherit(robust, "of a thread that ended");
+    munmap(robust, PAGE);
+}
+
+/* A list without an end, and one that leads nowhere, are the program's own problem. */
+static void robust_lists(void)
+{
+    struct list { struct list *next; long offset; struct list *pending; };
+    pid_t broken = child();
+    if (broken == 0) {
+        struct list head, entry = { &entry, 0, 0 };
+        head = (struct list){ &entry, 0, 0 };
+        long set = syscall(SYS_set_robust_list, &head, sizeof head);
+        _exit(set != 0);
+    }
+    check("a list without an end", status_of(broken), 0);
+    broken = child();
+    if (broken == 0)
+        _exit(syscall(SYS_set_robust_list, (void *)8, sizeof(struct list)) != 0);
+    check("a list that is nowhere", status_of(broken), 0);
+    check("a head of another size", syscall(SYS_set_robust_list, NULL, 1) == -1 ? errno : 0, EINVAL);
+}
+
+int main(int count, char **arguments)
+{
+    if (count > 1) {
+        alarm(SECONDS);
+        pause();
+    }
     alarm(SECONDS);
     libraries();
     elsewhere();
@@ -269,6 +382,8 @@ int main(void)
     private_pages();
     copied_meanwhile();
     requeued();
+    robust_mutexes(arguments[0]);
+    robust_lists();
     printf("shared futexes: %s\n", failed ? "FAILED" : "ok");
     return failed;
 }

@@ -43,6 +43,9 @@ const FILE_CALLS: &str = "file-calls";
 /// The program whose directories are moved and removed.
 const NAMES: &str = "names";
 
+/// The program whose processes are held to their limits.
+const LIMITS: &str = "limits";
+
 /// The program whose processes are killed while their threads sleep.
 const GROUP_EXIT: &str = "group-exit";
 
@@ -179,6 +182,7 @@ impl Programs {
             MEMORY_CALLS,
             FILE_CALLS,
             NAMES,
+            LIMITS,
             GROUP_EXIT,
             PROCESSES,
             REGISTERS,

@@ -27,9 +27,11 @@ use crate::fs::table::{OnExec, Table};
 use crate::fs::tree::Kind;
 use crate::fs::walk::{LastLink, walk};
 use crate::limits::ARGUMENT_BYTES;
+use crate::limits::DESCRIPTORS;
 use crate::syscall::Call;
 use crate::system::System;
 use crate::task::exec::Words;
+use crate::task::limit::Limits;
 use crate::task::lives::Lives;
 use crate::task::signal::{Action, Pending, SIGNALS, Set};
 use crate::task::{Process, Shared, Status, Task};
@@ -83,7 +85,7 @@ impl<A: Arch> System<A> {
         let dev = root.child(b"dev")?.child(b"console")?;
         let console = OpenFile::new(FileKind::Device(dev, Device::Terminal), flag::READ_WRITE)?;
         for _ in 0..3 {
-            files.insert(console.clone(), 0, OnExec::Keep)?;
+            files.insert(console.clone(), 0..DESCRIPTORS, OnExec::Keep)?;
         }
         let shared = Shared {
             parent: 0,
@@ -93,6 +95,7 @@ impl<A: Arch> System<A> {
             files: Some(Arc::new(Mutex::new(files))),
             cwd: root,
             umask: 0o022,
+            limits: Limits::new(),
             program: Vec::new(),
             arguments: Vec::new(),
             name: [0; 16],

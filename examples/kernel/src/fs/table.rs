@@ -6,6 +6,7 @@
 //! last reference is dropped with no lock held.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::errno::{Errno, Result};
 use crate::limits::DESCRIPTORS;
@@ -56,25 +57,26 @@ impl<O: Clone> Table<O> {
             .ok_or(Errno::EBADF)
     }
 
-    /// Enters `file` at the lowest free number from `least` on.
+    /// Enters `file` at the lowest free number of `among`.
     ///
     /// # Errors
-    /// `EMFILE`; `EINVAL` when `least` is beyond the limit; `ENOMEM`.
-    pub fn insert(&mut self, file: O, least: usize, on_exec: OnExec) -> Result {
-        let free = self.free(least)?;
+    /// `EMFILE`; `EINVAL` when there is none among them; `ENOMEM`.
+    pub fn insert(&mut self, file: O, among: Range<usize>, on_exec: OnExec) -> Result {
+        let free = self.free(among)?;
         *self.slot(free)? = Some((file, on_exec));
         Ok(free)
     }
 
-    /// Answers the lowest free number from `least` on.
+    /// Answers the lowest free number of `among`.
     ///
     /// # Errors
-    /// `EMFILE`; `EINVAL` when `least` is beyond the limit.
-    pub fn free(&self, least: usize) -> Result {
-        if least >= DESCRIPTORS {
+    /// `EMFILE`; `EINVAL` when there is none among them.
+    pub fn free(&self, among: Range<usize>) -> Result {
+        let mut among = among.start..among.end.min(DESCRIPTORS);
+        if among.is_empty() {
             return Err(Errno::EINVAL);
         }
-        (least..DESCRIPTORS)
+        among
             .find(|&fd| self.get(fd).is_err())
             .ok_or(Errno::EMFILE)
     }
@@ -163,15 +165,17 @@ mod tests {
     fn the_lowest_free_number_is_taken() {
         let mut table = Table::new();
         for expected in 0..3 {
-            assert_eq!(table.insert('a', 0, OnExec::Keep), Ok(expected));
+            assert_eq!(table.insert('a', 0..9, OnExec::Keep), Ok(expected));
         }
         assert_eq!(table.remove(1), Ok('a'));
-        assert_eq!(table.insert('b', 0, OnExec::Keep), Ok(1));
-        assert_eq!(table.insert('c', 10, OnExec::Close), Ok(10));
+        assert_eq!(table.insert('b', 0..9, OnExec::Keep), Ok(1));
+        assert_eq!(table.insert('c', 10..11, OnExec::Close), Ok(10));
         assert_eq!(
-            table.insert('d', DESCRIPTORS, OnExec::Keep),
+            table.insert('d', DESCRIPTORS..usize::MAX, OnExec::Keep),
             Err(Errno::EINVAL)
         );
+        assert_eq!(table.insert('d', 0..3, OnExec::Keep), Err(Errno::EMFILE));
+        assert_eq!(table.insert('d', 3..3, OnExec::Keep), Err(Errno::EINVAL));
         assert_eq!(table.remove(5), Err(Errno::EBADF));
         assert_eq!(table.get(usize::MAX), Err(Errno::EBADF));
     }
@@ -180,9 +184,10 @@ mod tests {
     fn the_table_is_bounded() {
         let mut table = Table::new();
         for _ in 0..DESCRIPTORS {
-            table.insert((), 0, OnExec::Keep).unwrap();
+            table.insert((), 0..usize::MAX, OnExec::Keep).unwrap();
         }
-        assert_eq!(table.insert((), 0, OnExec::Keep), Err(Errno::EMFILE));
+        let full = table.insert((), 0..usize::MAX, OnExec::Keep);
+        assert_eq!(full, Err(Errno::EMFILE));
         assert_eq!(
             table.replace(DESCRIPTORS, (), OnExec::Keep),
             Err(Errno::EBADF)
@@ -192,8 +197,8 @@ mod tests {
     #[test]
     fn exec_closes_the_marked() {
         let mut table = Table::new();
-        table.insert('a', 0, OnExec::Close).unwrap();
-        table.insert('b', 0, OnExec::Keep).unwrap();
+        table.insert('a', 0..9, OnExec::Close).unwrap();
+        table.insert('b', 0..9, OnExec::Keep).unwrap();
         assert_eq!(table.replace(4, 'c', OnExec::Close), Ok(None));
         assert_eq!(table.replace(4, 'd', OnExec::Close), Ok(Some('c')));
         let mut child = table.duplicate().unwrap();

@@ -16,6 +16,7 @@ use super::{Active, Claim, FileData, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::system::System;
+use crate::task::limit::{self, Limits};
 
 /// One call of mmap, in our words.
 #[derive(Clone, Copy)]
@@ -73,6 +74,19 @@ impl<A: Arch> Space<A> {
             AddressSpace::new(system.memory, limits)?,
             program,
         ))
+    }
+
+    /// Bounds the space as a process's limits say; not one that a vfork shares: what the child
+    /// sets there is for the program that it will exec.
+    pub fn set_limits(&self, limits: &Limits) {
+        if self.inner.users() == 1 {
+            self.inner.set_limits(SpaceLimits {
+                address_space: limits.amount(limit::SPACE),
+                data: limits.amount(limit::DATA),
+                stack: limits.amount(limit::STACK),
+                ..self.inner.limits()
+            });
+        }
     }
 
     fn numbered(inner: AddressSpace<'static, A::Platform>, program: Arc<Claim<A>>) -> Self {

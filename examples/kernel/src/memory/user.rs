@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use mm_core::addr::VirtAddr;
+use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::object::{Progress, Ticket};
 use mm_core::prot::Access;
@@ -159,6 +160,41 @@ impl<A: Arch> System<A> {
     /// `EFAULT`, `ENOMEM`.
     pub fn peek_user_word(&self, space: &Space<A>, at: usize) -> Result<Word<A>> {
         Ok(space.inner.load_u32(VirtAddr::new(at))?)
+    }
+
+    /// Loads a word in one piece.
+    ///
+    /// # Errors
+    /// `EFAULT`, `EINVAL`, `ENOMEM`.
+    pub fn load_user_word(&self, space: &Space<A>, at: usize) -> Result<u32> {
+        self.await_user_word(|| space.inner.load_u32(VirtAddr::new(at)))
+    }
+
+    /// Stores `new` if the word is `old`, in one piece; answers what it was.
+    ///
+    /// # Errors
+    /// `EFAULT`, `EINVAL`, `ENOMEM`.
+    pub fn exchange_user_word(
+        &self,
+        space: &Space<A>,
+        at: usize,
+        old: u32,
+        new: u32,
+    ) -> Result<u32> {
+        let at = VirtAddr::new(at);
+        self.await_user_word(|| space.inner.compare_exchange_u32(at, old, new))
+    }
+
+    fn await_user_word(
+        &self,
+        attempt: impl Fn() -> core::result::Result<Word<A>, MmError>,
+    ) -> Result<u32> {
+        loop {
+            match attempt()? {
+                Word::<A>::Value(value) => return Ok(value),
+                Word::<A>::Wait(ticket) => self.await_user_page(ticket)?,
+            }
+        }
     }
 
     /// Sleeps until a page that was peeked at is worth asking for again.

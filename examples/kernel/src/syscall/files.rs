@@ -55,7 +55,8 @@ impl<A: Arch> Call<'_, A> {
         };
         // Before anything is made: that there is no descriptor left makes no file.
         let files = self.task.process.files()?;
-        files.lock().free(0)?;
+        let numbers = 0..self.task.process.file_limit();
+        files.lock().free(numbers.clone())?;
         let grant = OpenFile::<A>::grant()?;
         let place = if flags & flag::CREATE != 0 {
             self.find_or_create(dir, &path, last, flags, permissions as u32)?
@@ -63,7 +64,7 @@ impl<A: Arch> Call<'_, A> {
             self.walk(dir, &path, last)?
         };
         let file = self.open_place(place, flags, grant)?;
-        let fd = files.lock().insert(file.clone(), 0, on_exec(flags))?;
+        let fd = files.lock().insert(file.clone(), numbers, on_exec(flags))?;
         // Last, for the same reason: another thread may have taken the last descriptor.
         if flags & flag::ACCESS != 0 && flags & flag::TRUNCATE != 0 {
             let truncated = file
@@ -165,12 +166,12 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn dup(&self, fd: usize) -> Result {
-        let file = self.file(fd)?;
+        let (file, most) = (self.file(fd)?, self.task.process.file_limit());
         self.task
             .process
             .files()?
             .lock()
-            .insert(file, 0, OnExec::Keep)
+            .insert(file, 0..most, OnExec::Keep)
     }
 
     pub(super) fn dup2(&self, from: usize, to: usize) -> Result {
@@ -191,6 +192,9 @@ impl<A: Arch> Call<'_, A> {
 
     fn dup_to(&self, from: usize, to: usize, mark: OnExec) -> Result {
         let file = self.file(from)?;
+        if to as u32 as usize >= self.task.process.file_limit() {
+            return Err(Errno::EBADF);
+        }
         let old = self
             .task
             .process
@@ -205,10 +209,11 @@ impl<A: Arch> Call<'_, A> {
         let file = self.file(fd)?;
         let files = self.task.process.files()?;
         let fd = fd as u32 as usize;
+        let numbers = argument..self.task.process.file_limit();
         match command {
             // F_DUPFD, F_DUPFD_CLOEXEC
-            0 => files.lock().insert(file, argument, OnExec::Keep),
-            1030 => files.lock().insert(file, argument, OnExec::Close),
+            0 => files.lock().insert(file, numbers, OnExec::Keep),
+            1030 => files.lock().insert(file, numbers, OnExec::Close),
             // F_GETFD, F_SETFD
             1 => Ok(usize::from(files.lock().on_exec(fd)? == OnExec::Close)),
             2 => {
@@ -261,8 +266,9 @@ impl<A: Arch> Call<'_, A> {
         }
         let (reader, writer) = OpenFile::pipe(self.system, flags & flag::NONBLOCK)?;
         let files = self.task.process.files()?;
-        let read_fd = files.lock().insert(reader, 0, on_exec(flags))?;
-        let write_fd = files.lock().insert(writer, 0, on_exec(flags));
+        let numbers = 0..self.task.process.file_limit();
+        let read_fd = files.lock().insert(reader, numbers.clone(), on_exec(flags))?;
+        let write_fd = files.lock().insert(writer, numbers, on_exec(flags));
         let mut numbers = [0; 8];
         numbers[..4].copy_from_slice(&(read_fd as u32).to_ne_bytes());
         numbers[4..].copy_from_slice(&(*write_fd.as_ref().unwrap_or(&0) as u32).to_ne_bytes());

@@ -9,10 +9,8 @@ use super::Call;
 use super::time::Form;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
-use crate::limits::{DESCRIPTORS, TASKS};
 use crate::task::Process;
-
-const INFINITY: u64 = u64::MAX;
+use crate::task::limit::Limit;
 
 impl<A: Arch> Call<'_, A> {
     fn process_or_own(&self, pid: usize) -> Result<Arc<Process<A>>> {
@@ -117,28 +115,43 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    pub(super) fn prlimit(&self, resource: usize, new: usize, old: usize, form: Form) -> Result {
-        const STACK: usize = 3;
-        const PROCESSES: usize = 6;
-        const FILES: usize = 7;
-        if resource >= 16 {
-            return Err(Errno::EINVAL);
-        }
-        if new != 0 {
-            // Limits are what they are; a program may ask for any and gets its answer.
-            self.get_pair(new, form)?;
-        }
+    pub(super) fn prlimit(
+        &self,
+        pid: usize,
+        resource: usize,
+        (new, old): (usize, usize),
+        form: Form,
+    ) -> Result {
+        let process = self.process_or_own(pid)?;
+        let limit = if new == 0 {
+            process.shared.lock().limits.get(resource)?
+        } else {
+            let [soft, hard] = self.get_pair(new, form)?;
+            let limit = Limit { soft, hard };
+            let before = process.shared.lock().limits.set(resource, limit)?;
+            self.bound_space(&process);
+            before
+        };
         if old != 0 {
-            let limit = match resource {
-                STACK => 8 << 20,
-                PROCESSES => TASKS as u64,
-                FILES => DESCRIPTORS as u64,
-                _ => INFINITY,
-            };
             // Infinity is all ones in either form.
-            self.put_pair(old, [limit, limit], form)?;
+            self.put_pair(old, [limit.soft, limit.hard], form)?;
         }
         Ok(0)
+    }
+
+    /// Tells a process's space of its limits, as they are afterwards: somebody else may change them
+    /// at the same time.
+    fn bound_space(&self, process: &Process<A>) {
+        let Some(space) = process.space() else {
+            return;
+        };
+        loop {
+            let limits = process.shared.lock().limits;
+            space.set_limits(&limits);
+            if process.shared.lock().limits == limits {
+                break;
+            }
+        }
     }
 
     /// Copies a string up to its NUL, or as much of it as there is room for.

@@ -65,7 +65,7 @@ impl<A: Arch> Call<'_, A> {
     }
 
     fn poll_until(&self, array: usize, count: usize, deadline: Option<u64>) -> Result {
-        if count > DESCRIPTORS {
+        if count > self.task.process.file_limit() {
             return Err(Errno::EINVAL);
         }
         let mut watches = Vec::with_capacity(count);

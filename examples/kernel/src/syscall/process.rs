@@ -175,6 +175,15 @@ impl<A: Arch> Call<'_, A> {
         Ok(self.task.tid() as usize)
     }
 
+    /// `size` is that of `struct robust_list_head`.
+    pub(super) fn set_robust_list(&self, head: usize, size: usize) -> Result {
+        if size != 3 * Self::WORD {
+            return Err(Errno::EINVAL);
+        }
+        self.task.own.lock().robust_list = head;
+        Ok(0)
+    }
+
     pub(super) fn sched_yield(&self) -> Result {
         self.system.yield_now();
         Ok(0)

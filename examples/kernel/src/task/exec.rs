@@ -247,6 +247,8 @@ impl<A: Arch> Call<'_, A> {
         let (program_base, interpreter_base) = ((end / 3 * 2) & page, (end / 2) & page);
         let data = image.program.data()?;
         let space = Space::new(self.system, image.program.clone())?;
+        let limits = self.task.process.shared.lock().limits;
+        space.set_limits(&limits);
         let mut table = Vec::new();
         let header = self.read_headers(data, &mut table)?;
         let plan = header
@@ -377,6 +379,9 @@ impl<A: Arch> Call<'_, A> {
 
     fn take_over(&self, image: &Image<A>, space: Space<A>, files: Files<A>) {
         let process = &self.task.process;
+        if let Some(space) = process.space() {
+            self.system.give_up_futexes(self.task, &space);
+        }
         let old = {
             let mut shared = process.shared.lock();
             shared.program = image.path.clone();

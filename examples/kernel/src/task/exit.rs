@@ -58,7 +58,11 @@ impl<A: Arch> System<A> {
             (own.clear_at_end, own.leave)
         };
         let last = task.process.shared.lock().lives.threads() == 1;
-        if let Some(space) = task.process.space().filter(|_| clear != 0 && !last) {
+        let space = task.process.space();
+        if let Some(space) = &space {
+            self.give_up_futexes(task, space);
+        }
+        if let Some(space) = space.filter(|_| clear != 0 && !last) {
             // A bad address is the program's own problem.
             let _ = self.write_user(&space, clear, &0u32.to_ne_bytes());
             if let Ok(word) = space.name_word(clear, Reach::Machine) {

@@ -186,6 +186,7 @@ impl<A: Arch> System<A> {
             files: Some(files),
             cwd: from.cwd.clone(),
             umask: from.umask,
+            limits: from.limits,
             program: from.program.clone(),
             arguments: from.arguments.clone(),
             name: from.name,

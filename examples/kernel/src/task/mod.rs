@@ -16,7 +16,9 @@
 pub mod exec;
 pub mod exit;
 pub mod fork;
+pub mod limit;
 pub mod lives;
+pub mod robust;
 pub mod signal;
 pub mod wait;
 
@@ -33,6 +35,7 @@ use crate::fs::table::Table;
 use crate::memory::{FileNode, Space};
 use crate::sched::Stand;
 use crate::system::System;
+use limit::Limits;
 use lives::{Leave, Lives};
 use signal::{Action, Pending, SIGNALS, Set};
 
@@ -93,6 +96,8 @@ pub struct Own<A: Arch> {
     pub signal_stack: Option<(usize, usize)>,
     /// Where to store 0 and wake a futex at the end (set_tid_address).
     pub clear_at_end: usize,
+    /// The list of futexes that it holds (set_robust_list).
+    pub robust_list: usize,
     /// It must end at the door.
     pub ends: bool,
     /// Whether it called for that itself.
@@ -110,6 +115,7 @@ impl<A: Arch> Own<A> {
             pending: Pending::default(),
             signal_stack: None,
             clear_at_end: 0,
+            robust_list: 0,
             ends: false,
             leave: Leave::default(),
         }
@@ -162,6 +168,8 @@ pub struct Shared<A: Arch> {
     pub cwd: Arc<FileNode<A>>,
     /// File mode creation mask.
     pub umask: u32,
+    /// Resource limits.
+    pub limits: Limits,
     /// Path of the program's file.
     pub program: Vec<u8>,
     /// First bytes of argv, each with its NUL, for /proc/self/cmdline.
@@ -197,6 +205,12 @@ impl<A: Arch> Process<A> {
     /// `EBADF` once the process has ended.
     pub fn files(&self) -> Result<Files<A>> {
         self.shared.lock().files.clone().ok_or(Errno::EBADF)
+    }
+
+    /// Answers the number that its descriptors are below.
+    #[must_use]
+    pub fn file_limit(&self) -> usize {
+        self.shared.lock().limits.amount(limit::FILES)
     }
 
     /// Answers the short name as text.
