@@ -37,6 +37,9 @@ echo "== file-calls: glibc, calls that fail or stop half way"
 echo "== names: glibc, directories that are moved and removed"
 /usr/bin/names || fails=$((fails + 1))
 
+echo "== small-calls: glibc, calls with small answers"
+/usr/bin/small-calls || fails=$((fails + 1))
+
 echo "== limits: glibc, processes that are held to their limits"
 /usr/bin/limits || fails=$((fails + 1))
 

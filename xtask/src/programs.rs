@@ -43,6 +43,9 @@ const FILE_CALLS: &str = "file-calls";
 /// The program whose directories are moved and removed.
 const NAMES: &str = "names";
 
+/// The program whose calls have small answers.
+const SMALL_CALLS: &str = "small-calls";
+
 /// The program whose processes are held to their limits.
 const LIMITS: &str = "limits";
 
@@ -182,6 +185,7 @@ impl Programs {
             MEMORY_CALLS,
             FILE_CALLS,
             NAMES,
+            SMALL_CALLS,
             LIMITS,
             GROUP_EXIT,
             PROCESSES,

@@ -239,10 +239,11 @@ impl<A: Arch> OpenFile<A> {
     /// Tells whether reads and writes have places.
     #[must_use]
     pub fn seekable(&self) -> bool {
-        matches!(
-            self.kind,
-            FileKind::Regular(_) | FileKind::Directory(..) | FileKind::Text(..)
-        )
+        match &self.kind {
+            FileKind::Regular(_) | FileKind::Directory(..) | FileKind::Text(..) => true,
+            FileKind::Device(_, device) => *device != Device::Terminal,
+            FileKind::Pipe(_) => false,
+        }
     }
 
     /// Answers which of poll's events are there now.

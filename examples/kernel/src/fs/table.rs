@@ -76,9 +76,7 @@ impl<O: Clone> Table<O> {
         if among.is_empty() {
             return Err(Errno::EINVAL);
         }
-        among
-            .find(|&fd| self.get(fd).is_err())
-            .ok_or(Errno::EMFILE)
+        among.find(|&fd| self.get(fd).is_err()).ok_or(Errno::EMFILE)
     }
 
     /// Enters `file` at `fd` and answers what stood there (dup2).

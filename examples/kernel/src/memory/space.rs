@@ -151,8 +151,8 @@ impl<A: Arch> Space<A> {
             below,
             ..request
         }
-            .with(map.flags)
-            .max_prot(map.max_prot);
+        .with(map.flags)
+        .max_prot(map.max_prot);
         Ok(self.inner.map(&request)?.as_usize())
     }
 

@@ -267,7 +267,9 @@ impl<A: Arch> Call<'_, A> {
         let (reader, writer) = OpenFile::pipe(self.system, flags & flag::NONBLOCK)?;
         let files = self.task.process.files()?;
         let numbers = 0..self.task.process.file_limit();
-        let read_fd = files.lock().insert(reader, numbers.clone(), on_exec(flags))?;
+        let read_fd = files
+            .lock()
+            .insert(reader, numbers.clone(), on_exec(flags))?;
         let write_fd = files.lock().insert(writer, numbers, on_exec(flags));
         let mut numbers = [0; 8];
         numbers[..4].copy_from_slice(&(read_fd as u32).to_ne_bytes());

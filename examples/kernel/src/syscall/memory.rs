@@ -6,8 +6,8 @@
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, RemapFlags};
 
-use super::{Call, abi};
 use super::resident::checked;
+use super::{Call, abi};
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
 use crate::fs::device::Device;
@@ -203,7 +203,8 @@ impl<A: Arch> Call<'_, A> {
         let offset = (first as u64).checked_mul(1 << shift);
         space.rearrange(at, length, offset.ok_or(Errno::EOVERFLOW)?)?;
         if flags & NONBLOCK == 0 || space.is_locked(at) {
-            self.system.populate(&space, at & !((1 << shift) - 1), length);
+            self.system
+                .populate(&space, at & !((1 << shift) - 1), length);
         }
         Ok(0)
     }

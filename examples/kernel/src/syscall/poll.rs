@@ -12,8 +12,10 @@ use crate::limits::DESCRIPTORS;
 use crate::sched::{Channel, Cut, Patience};
 use crate::task::signal::Set;
 
-const IN: u16 = 1;
-const OUT: u16 = 4;
+/// POLLIN, and POLLRDNORM, which says the same.
+const IN: u16 = 1 | 0x40;
+/// POLLOUT, and POLLWRNORM.
+const OUT: u16 = 4 | 0x100;
 const ERR: u16 = 8;
 const HUP: u16 = 0x10;
 const NVAL: u16 = 0x20;

@@ -88,6 +88,11 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn wait4(&self, pid: usize, status: usize, options: usize, usage: usize) -> Result {
+        /// WUNTRACED and WCONTINUED, and which kind of child: this kernel stops none, and has one kind.
+        const NO_MATTER: usize = 2 | 8 | 0xe000_0000;
+        if options as u32 as usize & !(WNOHANG | NO_MATTER) != 0 {
+            return Err(Errno::EINVAL);
+        }
         let group = self.task.process.shared.lock().group;
         let which = match pid as i32 {
             -1 => Children::Any,

@@ -92,6 +92,21 @@ struct Image<A: Arch> {
     argc: usize,
 }
 
+/// Splits what follows `#!` into the interpreter and its argument, which may be empty: up to the end
+/// of the line, or of the file, behind which there are zeros. `None` when there is no interpreter, or
+/// no end of it (Linux: load_script).
+fn script_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let newline = line.iter().position(|&byte| byte == b'\n');
+    let line = &line[..newline.unwrap_or(line.len())];
+    let line = &line[line.iter().position(|byte| !is_blank(byte))?..];
+    let end = line.iter().position(|byte| is_blank(byte) || *byte == 0);
+    let end = end.or(newline.map(|_| line.len()))?;
+    let (interpreter, rest) = line.split_at(end);
+    let rest = rest.split(|&byte| byte == 0).next().unwrap_or_default();
+    (!interpreter.is_empty()).then(|| (interpreter, rest.trim_ascii()))
+}
+
 struct UserStack<'a, A: Arch> {
     call: &'a Call<'a, A>,
     space: &'a Space<A>,
@@ -161,8 +176,8 @@ impl<A: Arch> Call<'_, A> {
         for _ in 0..MAX_SCRIPTS {
             let (program, whole) = self.find_program(&script)?;
             let mut head = [0; HEAD_BYTES];
-            let n = self.read_head(program.data()?, 0, &mut head)?;
-            let Some(line) = head[..n].strip_prefix(b"#!") else {
+            self.read_head(program.data()?, 0, &mut head)?;
+            let Some(line) = head.strip_prefix(b"#!") else {
                 return Ok(Image {
                     program: Arc::new(program),
                     path: whole,
@@ -170,19 +185,7 @@ impl<A: Arch> Call<'_, A> {
                     argc,
                 });
             };
-            let end = line
-                .iter()
-                .position(|&byte| byte == b'\n')
-                .ok_or(Errno::ENOEXEC)?;
-            let line = line[..end].trim_ascii();
-            let cut = line
-                .iter()
-                .position(|byte| byte.is_ascii_whitespace())
-                .unwrap_or(line.len());
-            let (interpreter, argument) = (&line[..cut], line[cut..].trim_ascii());
-            if interpreter.is_empty() {
-                return Err(Errno::ENOEXEC);
-            }
+            let (interpreter, argument) = script_line(line).ok_or(Errno::ENOEXEC)?;
             let mut longer = Words::new()?;
             longer.push(interpreter)?;
             if !argument.is_empty() {
@@ -420,5 +423,32 @@ impl<A: Arch> Call<'_, A> {
         self.system.activate(self.task);
         self.system.arch.reset_fp_state();
         drop(old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::script_line;
+
+    #[test]
+    fn a_script_names_its_interpreter() {
+        let text = |line: &str| {
+            let mut head = [0; 40];
+            head[..line.len()].copy_from_slice(line.as_bytes());
+            let found = script_line(&head).map(|(interpreter, argument)| {
+                [interpreter, argument].map(|word| String::from_utf8(word.to_vec()).unwrap())
+            });
+            found.map(|[interpreter, argument]| format!("{interpreter}|{argument}"))
+        };
+        assert_eq!(text("/bin/sh\nrest").as_deref(), Some("/bin/sh|"));
+        assert_eq!(text(" /bin/sh  -e x \n").as_deref(), Some("/bin/sh|-e x"));
+        assert_eq!(text("/bin/sh").as_deref(), Some("/bin/sh|"));
+        assert_eq!(text("\t/bin/sh\t-e").as_deref(), Some("/bin/sh|-e"));
+        assert_eq!(text("/bin/sh\r\n").as_deref(), Some("/bin/sh\r|"));
+        assert_eq!(text(" \n"), None);
+        assert_eq!(text(""), None);
+        // Nobody knows where it would end.
+        assert_eq!(script_line(&[b'x'; 40]), None);
+        assert!(script_line(b"x yyyyyyyyyyyyy").is_some());
     }
 }

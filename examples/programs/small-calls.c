@@ -1,0 +1,127 @@
+/* Small answers: scripts, the last dot of a path, places in devices, options of wait.
+ * Prints the same on every kernel. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int failed;
+
+static void check(const char *what, long got, long wanted)
+{
+    if (got == wanted)
+        return;
+    printf("%s: %ld instead of %ld\n", what, got, wanted);
+    failed = 1;
+}
+
+static long answer(long result)
+{
+    return result < 0 ? -errno : result;
+}
+
+/* How a script ends: its status, or why it does not begin. */
+static long script(const char *text)
+{
+    int status, fd = open("script", O_WRONLY | O_CREAT | O_TRUNC, 0700);
+    check("write a script", write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("script", "script", "once", NULL);
+        _exit(100 + errno);
+    }
+    waitpid(pid, &status, 0);
+    unlink("script");
+    return WEXITSTATUS(status);
+}
+
+static void scripts(void)
+{
+    check("a script", script("#!/proc/self/exe again\n"), 3);
+    check("without a newline", script("#!/proc/self/exe again"), 3);
+    check("without an argument", script("#! /proc/self/exe"), 2);
+    check("without an interpreter", script("#! \t\n"), 100 + ENOEXEC);
+    check("of one that is not there", script("#!/none"), 100 + ENOENT);
+    char endless[400] = "#!/";
+    memset(endless + 3, 'x', sizeof endless - 4);
+    check("of one without an end", script(endless), 100 + ENOEXEC);
+}
+
+static void dots(void)
+{
+    mkdir("dots", 0700);
+    mkdir("dots/below", 0700);
+    check("rmdir, dot", answer(rmdir("dots/below/.")), -EINVAL);
+    check("rmdir, two dots", answer(rmdir("dots/below/..")), -ENOTEMPTY);
+    check("rmdir, the root", answer(rmdir("/")), -EBUSY);
+    check("unlink, dot", answer(unlink("dots/.")), -EISDIR);
+    check("rename, dot", answer(rename("dots/below/.", "dots/other")), -EBUSY);
+    check("rename to two dots", answer(rename("dots/below", "dots/..")), -EBUSY);
+    check("mkdir, dot", answer(mkdir("dots/.", 0700)), -EEXIST);
+    check("rmdir, a slash", answer(rmdir("dots/below/")), 0);
+    check("rmdir", answer(rmdir("dots")), 0);
+}
+
+static long polled(int fd, int events)
+{
+    struct pollfd one = { fd, events, 0 };
+    return poll(&one, 1, 0) < 0 ? -errno : one.revents;
+}
+
+static void devices(void)
+{
+    char bytes[10] = "abcdefghi", other[10];
+    int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDWR);
+    check("lseek, null", answer(lseek(null, 10, SEEK_SET)), 0);
+    check("lseek, zero", answer(lseek(zero, 10, SEEK_END)), 0);
+    check("pread, null", answer(pread(null, other, 10, 5)), 0);
+    check("pread, zero", answer(pread(zero, bytes, 10, 5)), 10);
+    check("its bytes", bytes[0] | bytes[9], 0);
+    check("pwrite, null", answer(pwrite(null, bytes, 10, 5)), 10);
+    check("read, zero", answer(read(zero, other, 10)), 10);
+    check("poll, null", polled(null, -1 & 0x7fff), POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM);
+    int ends[2];
+    check("pipe", pipe(ends), 0);
+    check("poll, an empty pipe", polled(ends[0], POLLIN | POLLRDNORM), 0);
+    check("poll, room", polled(ends[1], POLLWRNORM), POLLWRNORM);
+    check("write", write(ends[1], bytes, 1), 1);
+    check("poll, a byte", polled(ends[0], POLLRDNORM), POLLRDNORM);
+    check("poll, in", polled(ends[0], POLLIN), POLLIN);
+    check("lseek, a pipe", answer(lseek(ends[0], 0, SEEK_CUR)), -ESPIPE);
+    close(ends[0]);
+    close(ends[1]);
+    close(null);
+    close(zero);
+}
+
+static void waiting(void)
+{
+    int status;
+    check("wait, strange option", answer(waitpid(-1, &status, 0x100)), -EINVAL);
+    check("wait, nobody", answer(waitpid(-1, &status, WNOHANG)), -ECHILD);
+    check("wait, all kinds", answer(waitpid(-1, &status, WUNTRACED | WCONTINUED | __WALL)), -ECHILD);
+}
+
+int main(int count, char **arguments)
+{
+    char here[] = "/tmp/small-calls.XXXXXX";
+    if (count > 1)
+        return strcmp(arguments[count - 1], "once") != 0 ? 1 : count == 4 ? 3 : 2;
+    if (!mkdtemp(here) || chdir(here) != 0)
+        return 2;
+    scripts();
+    dots();
+    devices();
+    waiting();
+    chdir("/");
+    check("nothing is left", answer(rmdir(here)), 0);
+    printf("small calls: %s\n", failed ? "FAILED" : "ok");
+    return failed;
+}
