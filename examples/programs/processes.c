@@ -307,9 +307,62 @@ static void a_futex_is_high_up(void)
     expect("and none in the kernel", bad < 0 && errno == EFAULT);
 }
 
+/* ---- what a program starts with, and how it asks ---- */
+
+static void execs_without_arguments(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        syscall(SYS_execve, self, NULL, NULL);
+        _exit(1);
+    }
+    expect("a program without arguments has a name", exited_well(child));
+}
+
+static void numbers_have_32_bits(void)
+{
+    long number = SYS_getpid;
+#if defined(__x86_64__) || defined(__aarch64__)
+    number |= 1l << 40;
+#endif
+    expect("the number of a call has 32 bits", syscall(number) == getpid());
+}
+
+static char signal_stack[1 << 16];
+static volatile int flags_there, refused_there;
+
+static void on_its_stack(int signal)
+{
+    stack_t now, other = { .ss_flags = SS_DISABLE };
+    (void)signal;
+    sigaltstack(NULL, &now);
+    flags_there = now.ss_flags;
+    refused_there = sigaltstack(&other, NULL) < 0 && errno == EPERM;
+}
+
+static void signals_have_their_stack(void)
+{
+    stack_t none, mine = { .ss_sp = signal_stack, .ss_size = sizeof signal_stack }, now;
+    struct sigaction action = { .sa_handler = on_its_stack, .sa_flags = SA_ONSTACK };
+    sigaltstack(NULL, &none);
+    sigaltstack(&mine, NULL);
+    sigaltstack(NULL, &now);
+    sigaction(SIGUSR1, &action, NULL);
+    raise(SIGUSR1);
+    expect("no signal stack at first", none.ss_flags == SS_DISABLE);
+    expect("not on it outside of a handler", now.ss_flags == 0);
+    expect("on it inside", flags_there == SS_ONSTACK && refused_there);
+    mine.ss_flags = 16;
+    expect("no other flags", sigaltstack(&mine, NULL) < 0 && errno == EINVAL);
+    mine.ss_flags = SS_DISABLE;
+    sigaltstack(&mine, NULL);
+}
+
 int main(int argc, char **argv)
 {
     self = argv[0];
+    if (argc == 1 && *self == '\0')
+        return WELL;
     if (argc == 3 && strcmp(argv[1], "reads") == 0)
         return reads(argv[2]);
     if (argc == 3 && strcmp(argv[1], "closed") == 0)
@@ -326,6 +379,9 @@ int main(int argc, char **argv)
     another_thread_execs();
     signals_reach_one_thread();
     a_futex_is_high_up();
+    execs_without_arguments();
+    numbers_have_32_bits();
+    signals_have_their_stack();
     printf("processes: %d parts went wrong\n", failed);
     return failed != 0;
 }

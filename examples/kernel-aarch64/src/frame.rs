@@ -52,8 +52,9 @@ impl Frame for UserFrame {
         }
     }
 
+    // Linux: el0_svc_common takes an int.
     fn syscall_number(&self) -> usize {
-        self.number
+        self.number as u32 as usize
     }
 
     fn arguments(&self) -> [usize; 6] {

@@ -141,8 +141,9 @@ impl Frame for UserFrame {
         }
     }
 
+    // Linux: do_syscall_64 takes an int.
     fn syscall_number(&self) -> usize {
-        self.origin
+        self.origin as u32 as usize
     }
 
     fn arguments(&self) -> [usize; 6] {
@@ -183,7 +184,7 @@ impl Frame for UserFrame {
     }
 
     fn private_syscall(&mut self) -> PrivateSyscall {
-        match self.origin {
+        match self.syscall_number() {
             ARCH_PRCTL => self.arch_prctl(),
             _ => PrivateSyscall::Unknown,
         }

@@ -12,5 +12,6 @@ pub mod open;
 pub mod populate;
 pub mod proc;
 pub mod table;
+pub mod text;
 pub mod tree;
 pub mod walk;

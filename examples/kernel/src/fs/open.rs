@@ -3,7 +3,7 @@
 //! | kind | read | write | when it would block |
 //! |---|---|---|---|
 //! | regular file | from the page cache | into the page cache (/tmp only) | a transfer: always waited for |
-//! | text of /proc | from a copy made at open | – | never |
+//! | text of /proc | from a copy made at its start | – | never |
 //! | pipe end | bytes in order | all of it | sleeps, or EAGAIN |
 //! | terminal | a line | at once | sleeps, or EAGAIN |
 //! | other device | at once | at once | never |
@@ -13,12 +13,12 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::Mutex;
 
 use super::device::Device;
+use super::text::OpenText;
 
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
@@ -63,7 +63,7 @@ pub enum FileKind<A: Arch> {
     /// A directory, and the name listed last.
     Directory(Arc<FileNode<A>>, Mutex<Option<Box<[u8]>>>),
     /// A text of /proc.
-    Text(Arc<FileNode<A>>, Vec<u8>, Grant),
+    Text(Arc<FileNode<A>>, OpenText),
     /// A device.
     Device(Arc<FileNode<A>>, Device),
     /// An end of a pipe.
@@ -405,15 +405,7 @@ impl<A: Arch> System<A> {
         let n = match &file.kind {
             FileKind::Directory(..) => return Err(Errno::EISDIR),
             FileKind::Regular(_) => self.read_data(file.data(Errno::EIO)?, course.at, into)?,
-            FileKind::Text(_, text, _) => {
-                let rest = usize::try_from(course.at)
-                    .ok()
-                    .and_then(|at| text.get(at..))
-                    .unwrap_or_default();
-                let n = rest.len().min(into.len());
-                into[..n].copy_from_slice(&rest[..n]);
-                n
-            }
+            FileKind::Text(_, text) => text.read(self, course.at, into)?,
             FileKind::Pipe(end) => {
                 let n = self.when_ready(file, Channel::Pipe(end.line.number), || {
                     end.line.pipe.lock().read(into)

@@ -1,13 +1,12 @@
-//! The names of /proc, and the texts that need no memory facts.
+//! The names of /proc; what its files say is in [`super::text`].
 //!
-//! A text is made whole when the file is opened, so that a reader sees one moment.
 //! `/proc/self` is a directory like any other here: its files speak of whoever opens
 //! them.
 
 /// One file of /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcFile {
-    /// A text made at open.
+    /// A text that is made when it is read.
     Text(Text),
     /// `/proc/self/exe`: a link to the program's file.
     Executable,

@@ -69,7 +69,7 @@ pub enum Kind<F> {
     Link(Box<[u8]>),
     /// A device.
     Device(Device),
-    /// A file of /proc whose text is made when it is opened.
+    /// A file of /proc whose text is made when it is read.
     Proc(ProcFile),
 }
 

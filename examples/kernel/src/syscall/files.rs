@@ -11,6 +11,7 @@ use crate::fs::device::Device;
 use crate::fs::open::{FileKind, OpenFile, flag};
 use crate::fs::proc::ProcFile;
 use crate::fs::table::OnExec;
+use crate::fs::text::OpenText;
 use crate::fs::tree::{Kind, Node, Origin, mode};
 use crate::fs::walk::{LastLink, Place};
 use crate::limits::Grant;
@@ -118,8 +119,8 @@ impl<A: Arch> Call<'_, A> {
             Kind::File(_) => FileKind::Regular(node),
             Kind::Proc(_) if writes => return Err(Errno::EACCES),
             Kind::Proc(ProcFile::Text(text)) => {
-                let (bytes, grant) = self.proc_text(*text)?;
-                FileKind::Text(node, bytes, grant)
+                let text = OpenText::new(*text, self.task.process.pid);
+                FileKind::Text(node, text)
             }
             Kind::Device(device) => {
                 let device = *device;

@@ -52,7 +52,12 @@ impl<A: Arch> Call<'_, A> {
     pub(super) fn execve(&mut self, path: usize, argv: usize, envp: usize) -> Result {
         let path = self.path(path)?;
         let mut words = Words::new()?;
-        let argc = self.read_words(argv, &mut words)?;
+        let mut argc = self.read_words(argv, &mut words)?;
+        if argc == 0 {
+            // Every program has its name, be it empty (Linux: do_execveat_common).
+            words.push(b"")?;
+            argc = 1;
+        }
         self.read_words(envp, &mut words)?;
         self.exec(&path, words, argc)?;
         Ok(0)

@@ -4,9 +4,10 @@ use super::Call;
 use crate::arch::{Arch, Frame, SignalDetail, SignalInfo};
 use crate::errno::{Errno, Result};
 use crate::sched::{Channel, Patience};
-use crate::task::signal::{Action, SIGKILL, SIGNALS, SIGSEGV, SIGSTOP, Set, Target};
+use crate::task::signal::{Action, SIGKILL, SIGNALS, SIGSEGV, SIGSTOP, Set, Target, is_on};
 
 const SET_BYTES: usize = 8;
+const SS_ONSTACK: usize = 1;
 const SS_DISABLE: usize = 2;
 
 impl<A: Arch> Call<'_, A> {
@@ -143,6 +144,7 @@ impl<A: Arch> Call<'_, A> {
     pub(super) fn sigaltstack(&self, new: usize, old: usize) -> Result {
         const SMALLEST: usize = 2048;
         let before = self.task.own.lock().signal_stack;
+        let on_it = before.is_some_and(|stack| is_on(stack, self.frame.sp()));
         let wanted = if new == 0 {
             None
         } else {
@@ -151,20 +153,22 @@ impl<A: Arch> Call<'_, A> {
                 self.get_nth(new, 1)? as u32 as usize,
                 self.get_nth(new, 2)?,
             );
-            let on_it = before.is_some_and(|(base, size)| {
-                (base..base.saturating_add(size)).contains(&self.frame.sp())
-            });
-            match flags & !0x8000_0000 {
+            match flags {
                 _ if on_it => return Err(Errno::EPERM),
                 SS_DISABLE => Some(None),
-                0 | 1 if size < SMALLEST => return Err(Errno::ENOMEM),
-                0 | 1 => Some(Some((base, size))),
+                0 | SS_ONSTACK if size < SMALLEST => return Err(Errno::ENOMEM),
+                0 | SS_ONSTACK => Some(Some((base, size))),
+                // Also SS_AUTODISARM: a stack that stays armed would be overwritten.
                 _ => return Err(Errno::EINVAL),
             }
         };
         if old != 0 {
             let (base, size) = before.unwrap_or((0, 0));
-            let flags = if before.is_some() { 0 } else { SS_DISABLE };
+            let flags = match before {
+                None => SS_DISABLE,
+                Some(_) if on_it => SS_ONSTACK,
+                Some(_) => 0,
+            };
             self.put_words(old, [base, flags, size])?;
         }
         if let Some(wanted) = wanted {

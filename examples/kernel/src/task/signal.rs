@@ -9,7 +9,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 
-use crate::arch::{Arch, HandlerStyle, SignalDelivery, SignalDetail, SignalInfo};
+use crate::arch::{Arch, Frame, HandlerStyle, SignalDelivery, SignalDetail, SignalInfo};
 use crate::errno::{Errno, Result};
 use crate::system::System;
 use crate::task::{Process, Shared, Status, Task};
@@ -421,10 +421,7 @@ impl<A: Arch> System<A> {
             (mask, old, own.signal_stack)
         };
         self.set_mask(task, mask);
-        let on_it = |(base, size): (usize, usize)| {
-            use crate::arch::Frame;
-            (base..base.saturating_add(size)).contains(&frame.sp())
-        };
+        let sp = frame.sp();
         let delivery = SignalDelivery {
             number: signal,
             handler: action.handler,
@@ -439,7 +436,8 @@ impl<A: Arch> System<A> {
                 HandlerStyle::Plain
             },
             old_mask: old_mask.0,
-            alternate_stack: stack.filter(|stack| action.flags & SA_ONSTACK != 0 && !on_it(*stack)),
+            alternate_stack: stack
+                .filter(|stack| action.flags & SA_ONSTACK != 0 && !is_on(*stack, sp)),
             info,
         };
         let Some(space) = task.process.space() else {
@@ -453,6 +451,13 @@ impl<A: Arch> System<A> {
             self.end_process(&task.process, Status::Killed(SIGSEGV));
         }
     }
+}
+
+/// Tells whether a stack pointer is on a signal stack: (base, size), in bytes. An empty one begins
+/// at its end (Linux: on_sig_stack).
+#[must_use]
+pub fn is_on((base, size): (usize, usize), sp: usize) -> bool {
+    sp > base && sp - base <= size
 }
 
 #[cfg(test)]
