@@ -1,5 +1,6 @@
-/* Calls that lock, populate, ask about, advise and rearrange memory: what they answer for good ranges and for
- * bad ones, and what they leave alone. Prints the same on every kernel. */
+/* Calls that lock, populate, ask about, advise, rearrange and seal memory: what they answer for good
+ * ranges and for bad ones, and what they leave alone. Prints the same on every kernel that has them
+ * (mseal: Linux 6.10, for 64-bit programs). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -15,6 +16,8 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
+/* The same on every machine; C libraries of before 2024 have no name for it. */
+#define MSEAL 462
 
 enum { PAGE = 4096, PAGES = 8 };
 
@@ -245,6 +248,94 @@ static void rearranging(void)
     check("rearrange what is private", answer(remap_file_pages(base, PAGE, 0, 0, 0)), -EINVAL);
 }
 
+static long seal(unsigned char *at, size_t length)
+{
+    return answer(syscall(MSEAL, at, length, 0));
+}
+
+/* Moves the end of the heap to so many pages after a place; where it is then, in pages. */
+static long moved(unsigned char *from, long pages)
+{
+    return (syscall(SYS_brk, from + pages * PAGE) - (long)from) / PAGE;
+}
+
+static void sealing(void)
+{
+    static const int harmless[] = { MADV_NORMAL, MADV_RANDOM, MADV_DONTDUMP, MADV_DOFORK };
+    static const int drops[] = { MADV_DONTNEED, MADV_FREE, MADV_DONTFORK, MADV_WIPEONFORK };
+    unsigned char *before = base;
+    unsigned char *other;
+    unsigned char *heap;
+
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    check("seal, flags", answer(syscall(MSEAL, base, PAGE, 1)), -EINVAL);
+    check("seal, odd address", seal(base + 1, PAGE), -EINVAL);
+    check("seal, wrapping", seal(base, (size_t)-PAGE), -EINVAL);
+    check("seal, nothing", seal(base, 0), 0);
+    check("seal, hole", seal(base + PAGES * PAGE, PAGE), -ENOMEM);
+    check("seal, into a hole", seal(base, (PAGES + 1) * PAGE), -ENOMEM);
+    check("one area, not sealed", areas(), 1);
+    check("unmap it", answer(munmap(base, PAGES * PAGE)), 0);
+
+    /* What is sealed stays: it lies elsewhere, with a hole at both ends. */
+    other = mmap(NULL, 4 * PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (other == MAP_FAILED || munmap(other, 4 * PAGES * PAGE) != 0)
+        exit(2);
+    base = other + PAGES * PAGE;
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    memset(base, 7, PAGES * PAGE);
+    check("seal a page and a byte", seal(base + 2 * PAGE, PAGE + 1), 0);
+    check("three areas", areas(), 3);
+    check("seal again, and more", seal(base + PAGE, 3 * PAGE), 0);
+    check("three areas still", areas(), 3);
+    check("unmap", answer(munmap(base + 2 * PAGE, PAGE)), -EPERM);
+    check("unmap all", answer(munmap(base, PAGES * PAGE)), -EPERM);
+    check("mprotect", answer(mprotect(base + 2 * PAGE, PAGE, PROT_READ)), -EPERM);
+    check("mprotect to what it is", answer(mprotect(base + PAGE, PAGE, PROT_READ | PROT_WRITE)), -EPERM);
+    check("map over it", (long)mmap(base + PAGE, PAGE, PROT_READ,
+          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == -1 ? -errno : 0, -EPERM);
+    check("remap, as it is", (long)mremap(base + PAGE, PAGE, PAGE, 0) == -1 ? -errno : 0, -EPERM);
+    check("remap, shorter", (long)mremap(base + PAGE, 3 * PAGE, PAGE, 0) == -1 ? -errno : 0, -EPERM);
+    check("remap, longer", (long)mremap(base + PAGE, 3 * PAGE, 4 * PAGE, MREMAP_MAYMOVE) == -1
+          ? -errno : 0, -EPERM);
+    check("remap, onto it", (long)mremap(base + 6 * PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+          base + 2 * PAGE) == -1 ? -errno : 0, -EPERM);
+    check("three areas, after all", areas(), 3);
+    check("what can be written can be dropped", answer(madvise(base + PAGE, PAGE, MADV_DONTNEED)), 0);
+    check("it is", base[PAGE], 0);
+    check("the rest is there", base[2 * PAGE] + base[0] + base[7 * PAGE], 21);
+    check("the rest can go", answer(munmap(base + 4 * PAGE, 4 * PAGE)), 0);
+    base[3 * PAGE] = 8;
+
+    base = other + 2 * PAGES * PAGE;
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    base[0] = 9;
+    check("mprotect before", answer(mprotect(base, PAGES * PAGE, PROT_READ)), 0);
+    check("seal what is read only", seal(base, 2 * PAGE), 0);
+    for (unsigned i = 0; i < sizeof drops / sizeof *drops; i++)
+        check("madvise, drop", answer(madvise(base, PAGE, drops[i])), -EPERM);
+    for (unsigned i = 0; i < sizeof harmless / sizeof *harmless; i++)
+        check("madvise, harmless", answer(madvise(base, PAGE, harmless[i])), 0);
+    check("nothing was dropped", base[0], 9);
+    base = before;
+
+    heap = sbrk(0);
+    heap += -(size_t)heap % PAGE;
+    check("a heap of four pages", moved(heap, 4), 4);
+    heap[3 * PAGE] = 5;
+    check("seal its end", seal(heap + 2 * PAGE, 2 * PAGE), 0);
+    check("shorter", moved(heap, 1), 4);
+    check("longer", moved(heap, 6), 6);
+    check("back to the seal", moved(heap, 4), 4);
+    check("it is as it was", heap[3 * PAGE], 5);
+}
+
+/* Whether this kernel seals memory for programs of this width. */
+static int seals(void)
+{
+    return sizeof(long) == 8 || syscall(MSEAL, 0, 0, 0) == 0;
+}
+
 int main(void)
 {
     base = mmap(NULL, 2 * PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -259,6 +350,8 @@ int main(void)
     protecting_a_stack();
     removing();
     rearranging();
+    if (seals())
+        sealing();
     printf("memory calls: %s\n", failed ? "FAILED" : "ok");
     return failed;
 }

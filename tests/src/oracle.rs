@@ -72,6 +72,8 @@ pub struct Attr {
     pub dont_copy: bool,
     /// Empty after fork.
     pub wipe: bool,
+    /// Stays as it is.
+    pub sealed: bool,
     /// 0 normal, 1 sequential, 2 random.
     pub pace: u8,
     /// The backing.
@@ -224,6 +226,7 @@ impl Model {
             return Err(EINVAL);
         }
         let at = self.place(p, place, pages, attr.grows)?;
+        unsealed(p, at..at + pages)?;
         self.fill(p, at, 0..pages, attr);
         Ok(at)
     }
@@ -325,7 +328,27 @@ impl Model {
         {
             return Err(EINVAL);
         }
+        unsealed(p, first..first + pages)?;
         p.pages.retain(|&n, _| n < first || n >= first + pages);
+        Ok(())
+    }
+
+    /// mseal(2).
+    ///
+    /// # Errors
+    /// The errno, with nothing changed.
+    pub fn seal(&self, p: &mut Process, at: usize, len: usize) -> Result<(), i32> {
+        if at % self.bounds.page != 0 {
+            return Err(EINVAL);
+        }
+        let first = at / self.bounds.page;
+        let range = first..first + len.div_ceil(self.bounds.page);
+        if range.clone().any(|n| !p.pages.contains_key(&n)) {
+            return Err(ENOMEM);
+        }
+        for page in p.pages.range_mut(range).map(|(_, page)| page) {
+            page.attr.sealed = true;
+        }
         Ok(())
     }
 
@@ -355,6 +378,7 @@ impl Model {
             new_len.div_ceil(b.page),
         );
         let area_end = area_end.ok_or(EFAULT)?;
+        unsealed(p, first..first + 1)?;
         let past_the_end = old > new && first + old > b.end;
         let place = if given {
             if how.to % b.page != 0 {
@@ -364,10 +388,11 @@ impl Model {
             if to + new > b.end || (first + old > to && to + new > first) {
                 return Err(EINVAL);
             }
-            if how.fixed && (to..to + new).contains(&first) {
-                return Err(EFAULT);
-            }
             if how.fixed {
+                unsealed(p, to..to + new)?;
+                if (to..to + new).contains(&first) {
+                    return Err(EFAULT);
+                }
                 Where::Fixed(how.to)
             } else {
                 Where::Hint(Some(how.to))
@@ -377,6 +402,7 @@ impl Model {
                 return Err(EINVAL);
             }
             if new <= old {
+                unsealed(p, first + new..first + old)?;
                 p.pages.retain(|&n, _| n < first + new || n >= first + old);
                 return Ok(first);
             }
@@ -387,6 +413,9 @@ impl Model {
         }
         let attr = p.pages[&first].attr;
         let kept = old.min(new);
+        if kept < old {
+            unsealed(p, first..first + old)?;
+        }
         if kept == 0 && !attr.shared {
             return Err(EINVAL);
         }
@@ -441,19 +470,25 @@ impl Model {
     ///
     /// # Errors
     /// The errno; the pages before the first that is missing or denied have
-    /// changed.
+    /// changed, unless one of those is sealed.
     pub fn protect(&self, p: &mut Process, at: usize, len: usize, prot: Prot) -> Result<(), i32> {
         if at % self.bounds.page != 0 {
             return Err(EINVAL);
         }
-        for n in at / self.bounds.page..at / self.bounds.page + len.div_ceil(self.bounds.page) {
-            let page = p.pages.get_mut(&n).ok_or(ENOMEM)?;
-            if !page.attr.may.contains(prot) {
-                return Err(EACCES);
-            }
+        let first = at / self.bounds.page;
+        let all = first..first + len.div_ceil(self.bounds.page);
+        let stops = |n: &usize| match p.pages.get(n) {
+            None => Some((*n, ENOMEM)),
+            Some(page) if !page.attr.may.contains(prot) => Some((*n, EACCES)),
+            Some(_) => None,
+        };
+        let stop = all.clone().find_map(|n| stops(&n));
+        let range = first..stop.map_or(all.end, |(n, _)| n);
+        unsealed(p, range.clone())?;
+        for page in p.pages.range_mut(range).map(|(_, page)| page) {
             page.attr.prot = prot;
         }
-        Ok(())
+        stop.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// remap_file_pages(2): `len` is rounded down.
@@ -490,6 +525,7 @@ impl Model {
         {
             return Err(EINVAL);
         }
+        unsealed(p, first..first + pages)?;
         let pgoff = offset / page as u64;
         let attr = Attr {
             dont_copy: false,
@@ -505,7 +541,7 @@ impl Model {
     ///
     /// # Errors
     /// The errno; EINVAL at the first page that the advice does not fit,
-    /// ENOMEM for holes when all else was advised.
+    /// ENOMEM for holes when all else was advised. EPERM where a seal keeps pages.
     pub fn advise(
         &mut self,
         p: &mut Process,
@@ -515,6 +551,16 @@ impl Model {
     ) -> Result<(), i32> {
         if at % self.bounds.page != 0 {
             return Err(EINVAL);
+        }
+        let discards = matches!(
+            advice,
+            Advice::DontNeed | Advice::DontFork | Advice::WipeOnFork
+        );
+        let first = at / self.bounds.page;
+        let mut range = p.pages.range(first..first + len.div_ceil(self.bounds.page));
+        let keeps = |a: &Attr| a.sealed && a.back == Back::Anon && !a.prot.contains(Prot::WRITE);
+        if discards && range.any(|(_, page)| keeps(&page.attr)) {
+            return Err(EPERM);
         }
         let mut result = Ok(());
         for n in at / self.bounds.page..at / self.bounds.page + len.div_ceil(self.bounds.page) {
@@ -570,6 +616,8 @@ impl Model {
             for n in old..new {
                 p.pages.insert(n, PageModel { attr, own: None });
             }
+        } else if unsealed(p, new..old).is_err() {
+            return end;
         } else {
             p.pages.retain(|&n, _| n < new || n >= old);
         }
@@ -800,4 +848,13 @@ impl Model {
             }
         }
     }
+}
+
+/// Refuses a change where a page is sealed.
+fn unsealed(p: &Process, range: std::ops::Range<usize>) -> Result<(), i32> {
+    let mut pages = p.pages.range(range);
+    if pages.any(|(_, page)| page.attr.sealed) {
+        return Err(EPERM);
+    }
+    Ok(())
 }

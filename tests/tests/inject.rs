@@ -391,6 +391,9 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
             ("advise over several areas", 2, |_, s| {
                 s.space.advise(s.va(5), 15 * s.page, Advice::Random)
             }),
+            ("seal inside one area", 2, |_, s| {
+                s.space.seal(s.va(5), 2 * s.page)
+            }),
             ("remap, longer where it is", 0, |_, s| {
                 let grown = (4 * s.page, 6 * s.page);
                 remap(s, 0x3000, grown, RemapFlags::empty(), 0)

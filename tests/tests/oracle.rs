@@ -201,6 +201,8 @@ impl Script {
             70..82 => self.store(p, cpu),
             82..90 => self.remap(p, cpu),
             90..93 => self.rearrange(p, cpu),
+            // It stays until the process ends.
+            93 => self.seal(p, cpu),
             _ => self.load(p, cpu),
         }
         let p = p.min(self.all.len() - 1);
@@ -234,6 +236,7 @@ impl Script {
             locked: self.dice.chance(4),
             dont_copy: false,
             wipe: false,
+            sealed: false,
             pace: 0,
             back: Back::Anon,
         };
@@ -403,6 +406,15 @@ impl Script {
         assert_eq!(got, want, "{}", both.space.maps());
     }
 
+    fn seal(&mut self, p: usize, cpu: usize) {
+        let (page, len) = (self.page(p), self.bytes().min(6 * self.page));
+        let at = page * self.page + usize::from(self.dice.chance(4));
+        self.say(format!("{p} seal {at:#x} {len:#x}"));
+        let both = &mut self.all[p];
+        let got = errno(on_cpu(cpu, || both.space.seal(VirtAddr::new(at), len)));
+        assert_eq!(got, self.model.seal(&mut both.model, at, len));
+    }
+
     fn brk(&mut self, p: usize, cpu: usize) {
         let (start, _) = self.all[p].model.brk;
         let to =
@@ -416,6 +428,7 @@ impl Script {
             locked: false,
             dont_copy: false,
             wipe: false,
+            sealed: false,
             pace: 0,
             back: Back::Anon,
         };
@@ -572,6 +585,7 @@ impl Script {
                     locked: is(VmaFlags::LOCKED),
                     dont_copy: is(VmaFlags::DONT_COPY),
                     wipe: is(VmaFlags::WIPE_ON_FORK),
+                    sealed: is(VmaFlags::SEALED),
                     pace: u8::from(is(VmaFlags::SEQ_READ)) + 2 * u8::from(is(VmaFlags::RAND_READ)),
                     back: a.back,
                 };

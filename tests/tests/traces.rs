@@ -78,6 +78,7 @@ fn attr(prot: Prot) -> Attr {
         locked: false,
         dont_copy: false,
         wipe: false,
+        sealed: false,
         pace: 0,
         back: Back::Anon,
     }

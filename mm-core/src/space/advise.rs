@@ -7,6 +7,7 @@
 //! to wait for what does them no harm.
 
 use super::AddressSpace;
+use super::seal::keeps_pages;
 use super::unmap::zap;
 use super::upkeep::Nodes;
 use crate::addr::{VirtAddr, Vpn};
@@ -62,8 +63,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// part before stays advised. `Remove` is `Denied` where stores can never be shared, and
     /// else answers as [`ObjectRef::make_hole`]. `Unmapped` at
     /// the first hole, after all mapped parts were advised; what another thread
-    /// is unmapping is one. `Limit`,
-    /// `OutOfMemory`: nothing has changed.
+    /// is unmapping is one. `NotPermitted` where a seal keeps the pages ([`Self::seal`]),
+    /// `Limit`, `OutOfMemory`: nothing has changed.
     ///
     /// # Locks
     /// `DontNeed` in one area takes its read count. Else it takes the space lock for
@@ -91,6 +92,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let node = self.node();
         let layout = self.write_settled(&cx, |_| range);
         let nodes = Nodes::new(&cx, self.mm);
+        if matches!(advice, Advice::DontFork | Advice::WipeOnFork) {
+            self.check_discardable(&nodes, range)?;
+        }
         let (part, stopped) = self.advisable(&nodes, range, advice);
         if !part.is_empty() {
             let change = |area: &Shape| advised(area.spec.flags, advice);
@@ -160,6 +164,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         let _layout = node.lock.read(&cx, self.key());
         let nodes = Nodes::new(&cx, self.mm);
+        self.check_discardable(&nodes, range)?;
         let (part, stopped) = self.advisable(&nodes, range, Advice::DontNeed);
         let mut gather = TlbGather::new(&cx, &node.tlb);
         for vma in node.vmas.overlapping(&nodes, part) {
@@ -193,7 +198,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         // The read count keeps the node's slab from here on.
         drop(pin);
         let whole = area.range().covers(range);
-        let is_fit = whole && fits(area.flags(), area.object_raw(), Advice::DontNeed);
+        let is_fit =
+            whole && fits(area.flags(), area.object_raw(), Advice::DontNeed) && !keeps_pages(&area);
         is_fit.then_some(area)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The end is a byte address, returned exactly as it was set; the area behind
 //! it consists of whole pages. On failure the old end is returned, as the
-//! system call does.
+//! system call does; so it is where a sealed part would go.
 
 use super::AddressSpace;
 use crate::addr::{VirtAddr, page_mask};

@@ -34,8 +34,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// For `MAP_POPULATE` and locked areas call [`Self::populate`] next.
     ///
     /// # Errors
-    /// As mmap(2), see [`MmError::errno`]; nothing has changed then, also with
-    /// `FIXED`.
+    /// As mmap(2), see [`MmError::errno`]; `NotPermitted` for `FIXED` over a sealed area. Nothing
+    /// has changed then, also with `FIXED`.
     ///
     /// # Locks
     /// Takes the space lock for writing, then VMA marks, the object's and the

@@ -40,8 +40,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// `Invalid` for an unaligned address; `Unmapped` at the first page
     /// without an area, `Denied` at the first area whose backing does not
     /// allow the rights: then exactly the pages before that address have
-    /// been changed, as on Linux. `Limit`, `OutOfMemory`, `NotPermitted`:
-    /// nothing has changed.
+    /// been changed, as on Linux. `Limit`, `OutOfMemory`, `NotPermitted` for a sealed
+    /// area: nothing has changed.
     ///
     /// # Locks
     /// Takes the space lock for writing, then what [`Self::map`] takes.

@@ -21,7 +21,7 @@ use crate::platform::Platform;
 use crate::range::PageRange;
 use crate::table::{CursorMut, PageTable};
 use crate::tlb::{SpaceTlb, TlbGather};
-use crate::vma::{Delta, Edit, Plan, VmaFlags};
+use crate::vma::{Delta, Edit, Plan};
 
 use super::Layout;
 use super::busy::Going;
@@ -118,21 +118,6 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Counts what a gather gave back.
     pub(super) fn released(&self, released: crate::tlb::Released) {
         self.node().released(self.mm.platform(), released);
-    }
-
-    /// Refuses a change to a sealed area (mseal(2)).
-    pub(super) fn check_unsealed(
-        &self,
-        nodes: &Nodes<'_, 'm, P>,
-        range: PageRange,
-    ) -> Result<(), MmError> {
-        for vma in self.node().vmas.overlapping(nodes, range) {
-            let vma = nodes.vma(vma);
-            if vma.flags().contains(VmaFlags::SEALED) {
-                return Err(MmError::NotPermitted(vma.start().addr(self.shift())));
-            }
-        }
-        Ok(())
     }
 
     /// Refuses a change whose result would exceed a bound. What shrinks a

@@ -12,6 +12,7 @@ bitflags! {
     /// | `MAY_*` | fixed when the area is made (rights of the file's opener) |
     /// | `SHARED`, backing bits | fixed when the area is made |
     /// | `LOCKED`, advice | lock, advise |
+    /// | `SEALED` | seal; never taken off |
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct VmaFlags: u32 {
         /// Loads are allowed.
@@ -62,7 +63,7 @@ bitflags! {
         const NO_RESERVE = 1 << 22;
         /// Counts as committed memory.
         const ACCOUNT = 1 << 23;
-        /// May not be changed or removed any more (mseal(2)).
+        /// May not be removed, moved or given other rights any more (mseal(2)).
         const SEALED = 1 << 24;
         /// Its hook wants to be told when the area goes: a merge never
         /// removes it.

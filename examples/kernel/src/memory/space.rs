@@ -8,7 +8,9 @@ use mm_core::addr::VirtAddr;
 use mm_core::format::{Entry, PageTableFormat};
 use mm_core::platform::Platform;
 use mm_core::prot::Prot;
-use mm_core::space::{AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits};
+use mm_core::space::{
+    AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits, VmaInfo,
+};
 use mm_core::vma::VmaFlags;
 
 use super::file::TMP;
@@ -250,6 +252,14 @@ impl<A: Arch> Space<A> {
         Ok(self.inner.advise(VirtAddr::new(at), length, advice)?)
     }
 
+    /// Seals what is mapped, as mseal(2).
+    ///
+    /// # Errors
+    /// As mseal(2).
+    pub fn seal(&self, at: usize, length: usize) -> Result<()> {
+        Ok(self.inner.seal(VirtAddr::new(at), length)?)
+    }
+
     /// Answers an error unless the whole range is mapped.
     ///
     /// # Errors
@@ -277,12 +287,26 @@ impl<A: Arch> Space<A> {
     /// Answers whether all that is mapped in a range is private memory without a file.
     #[must_use]
     pub fn is_private_anonymous(&self, at: usize, length: usize) -> bool {
-        let areas = self.inner.areas();
+        let mut areas = self.areas(at, length);
+        areas.all(|area| area.key.is_none() && !area.flags.contains(VmaFlags::SHARED))
+    }
+
+    /// Answers whether a range of private memory has a part that is sealed and cannot be
+    /// written to: its pages are not to be dropped.
+    #[must_use]
+    pub fn keeps_pages(&self, at: usize, length: usize) -> bool {
+        self.areas(at, length).any(|area| {
+            area.flags.contains(VmaFlags::SEALED) && !area.flags.contains(VmaFlags::WRITE)
+        })
+    }
+
+    /// Walks the areas of a range.
+    fn areas(&self, at: usize, length: usize) -> impl Iterator<Item = VmaInfo> + '_ {
         let shift = page_shift::<A>();
+        let areas = self.inner.areas();
         areas
-            .skip_while(|area| area.range.end().addr(shift).as_usize() <= at)
-            .take_while(|area| area.range.start().addr(shift).as_usize() < at + length)
-            .all(|area| area.key.is_none() && !area.flags.contains(VmaFlags::SHARED))
+            .skip_while(move |area| area.range.end().addr(shift).as_usize() <= at)
+            .take_while(move |area| area.range.start().addr(shift).as_usize() < at + length)
     }
 
     /// Answers whether a file in memory is mapped at an address.

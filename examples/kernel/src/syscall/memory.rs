@@ -209,6 +209,14 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
+    /// No flag of mseal(2) is defined yet. Linux offers the call to 64-bit programs only.
+    pub(super) fn mseal(&self, at: usize, length: usize, flags: usize) -> Result {
+        if flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.space()?.seal(at, length).map(|()| 0)
+    }
+
     pub(super) fn brk(&self, to: usize) -> Result {
         Ok(self.space()?.brk(to))
     }
@@ -223,6 +231,9 @@ impl<A: Arch> Call<'_, A> {
                 let length = checked::<A>(at, length)?;
                 if advice == FREE && !space.is_private_anonymous(at, length) {
                     return Err(Errno::EINVAL);
+                }
+                if advice == FREE && space.keeps_pages(at, length) {
+                    return Err(Errno::EPERM);
                 }
                 return space.check_mapped(at, length).map(|()| 0);
             }

@@ -194,6 +194,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Brk => self.brk(a),
             Name::Madvise => self.madvise(a, b, c),
             Name::Mremap => self.mremap((a, b), c, d, e),
+            Name::Mseal => self.mseal(a, b, c),
             Name::Membarrier => Err(self.not_offered()),
             Name::Msync => self.msync(a, b, c),
             Name::RemapFilePages => self.remap_file_pages((a, b), c, d, e),

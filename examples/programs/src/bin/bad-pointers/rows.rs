@@ -170,7 +170,7 @@ pub const fn of(name: Name) -> &'static [Line] {
         Name::Getgroups => NONE,
         Name::Mmap | Name::Mmap2 | Name::Munmap | Name::Mprotect | Name::Brk | Name::Madvise
         | Name::Mremap | Name::RemapFilePages | Name::Msync | Name::Mlock | Name::Mlock2 | Name::Munlock | Name::Mlockall
-        | Name::Munlockall => NONE,
+        | Name::Munlockall | Name::Mseal => NONE,
         Name::SetTidAddress | Name::SetRobustList | Name::Clone => NONE,
         // The frame on the stack: a signal answers.
         Name::RtSigreturn | Name::Sigreturn => NONE,
