@@ -26,7 +26,7 @@ use mm_core::format::PageTableFormat;
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::Prot;
 use mm_core::range::PageRange;
-use mm_core::space::{Advice, MapRequest};
+use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, World};
@@ -248,6 +248,20 @@ fn rounds_and_interrupts_of_each_verb() {
         let mut child = None;
         // Whether pages 10 to 50 hold all of a table.
         let entries = machine.format().entries(1);
+        // A heap, a stack and a file, each with pages in one table that are left in it.
+        let (heap, stack, shared) = (at + (page << 16), at + (page << 17), at + (page << 18));
+        s.set_brk_start(va(heap));
+        assert_eq!(s.brk(Some(va(heap + 4 * page))), va(heap + 4 * page));
+        let grows = MapRequest::anonymous(page, Prot::RW).with(MapFlags::GROWS_DOWN);
+        s.map(&grows.fixed(va(stack + 3 * page))).unwrap();
+        let file = w.file(1, &vec![7; 4 * page]);
+        let area = MapRequest::shared(&file, 0, 4 * page, Prot::RW);
+        s.map(&area.fixed(va(shared))).unwrap();
+        w.poke(0, &s, stack + 3 * page, 1).unwrap();
+        for n in 0..4 {
+            w.poke(0, &s, heap + n * page, 1).unwrap();
+            w.poke(0, &s, shared + n * page, 1).unwrap();
+        }
         let tables = 10usize.next_multiple_of(entries) + entries <= 50;
         // Rounds, pages (none: the whole tag), other CPUs that are told.
         let mut table = Vec::new();
@@ -273,23 +287,45 @@ fn rounds_and_interrupts_of_each_verb() {
             let over = MapRequest::anonymous(page, Prot::RW).fixed(va(at + 6 * page));
             s.map(&over).unwrap();
         });
+        row("brk back", &mut || {
+            let end = va(heap + 2 * page);
+            assert_eq!(s.brk(Some(end)), end);
+        });
+        row("brk back, untouched", &mut || {
+            let end = va(heap + 9 * page);
+            assert_eq!(s.brk(Some(end)), end);
+            let end = va(heap + 2 * page);
+            assert_eq!(s.brk(Some(end)), end);
+        });
+        row("stack growth", &mut || {
+            w.poke(0, &s, stack + 2 * page, 1).unwrap();
+        });
+        row("truncation", &mut || w.resize(&file, 2 * page));
+        row("truncation of nothing", &mut || w.resize(&file, 4 * page));
         row("fork", &mut || child = Some(s.fork().unwrap()));
         row("unmap of 40", &mut || {
             s.unmap(va(at + 10 * page), 40 * page).unwrap();
         });
         row("unmap of all", &mut || s.unmap(va(at), 128 * page).unwrap());
+        let remembered = usize::from(machine.format().caches_invalid());
         let with_tables = |tables: bool| if tables { vec![1, 2] } else { vec![2] };
         let want = vec![
             ("unmap of two", vec![Some(2)], vec![2]),
             ("protect", vec![Some(1)], vec![2]),
             ("DONTNEED", vec![Some(3)], vec![2]),
             ("fixed map", vec![Some(1)], vec![2]),
+            ("brk back", vec![Some(2)], vec![2]),
+            ("brk back, untouched", vec![], vec![]),
+            // As a first touch: where it was remembered that nothing was there.
+            ("stack growth", vec![Some(1); remembered], vec![]),
+            ("truncation", vec![Some(2)], vec![2]),
+            ("truncation of nothing", vec![], vec![]),
             ("fork", vec![None], vec![2]),
             ("unmap of 40", vec![None], with_tables(tables)),
             ("unmap of all", vec![None], with_tables(true)),
         ];
         assert_eq!(table, want);
-        drop((s, other, child));
+        drop((s, other, child, file));
         w.assert_empty();
     });
 }
