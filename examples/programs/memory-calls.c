@@ -1,8 +1,9 @@
-/* Calls that lock, populate, ask about, advise, rearrange and seal memory: what they answer for good
+/* Calls that map, lock, populate, ask about, advise, rearrange and seal memory: what they answer for good
  * ranges and for bad ones, and what they leave alone. Prints the same on every kernel that has them
  * (mseal: Linux 6.10, for 64-bit programs). */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +17,15 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE 3
+#endif
 /* The same on every machine; C libraries of before 2024 have no name for it. */
 #define MSEAL 462
 
 enum { PAGE = 4096, PAGES = 8 };
+
+static const char NAME[] = "/tmp/memory-calls";
 
 static int failed;
 /* PAGES pages, then a hole. */
@@ -152,8 +158,55 @@ static void populating(void)
     check("populate, odd address", answer(madvise(base + 1, PAGE, MADV_POPULATE_READ)), -EINVAL);
     lay(PROT_READ, MAP_PRIVATE);
     check("populate, no store", answer(madvise(base, PAGE, MADV_POPULATE_WRITE)), -EINVAL);
+    lay(PROT_WRITE, MAP_PRIVATE);
+    check("populate, stores only", answer(madvise(base, PAGE, MADV_POPULATE_READ)), -EINVAL);
     lay(PROT_NONE, MAP_PRIVATE);
     check("populate, no load", answer(madvise(base, PAGE, MADV_POPULATE_READ)), -EINVAL);
+}
+
+/* Where it is mapped, or the error. */
+static long mapped(void *at, size_t length, int prot, int flags, int fd)
+{
+    void *start = mmap(at, length, prot, flags, fd, 0);
+    return start == MAP_FAILED ? -errno : (long)start;
+}
+
+static void mapping_files(void)
+{
+    enum { LATER = 1 << 25 };
+    int both = open(NAME, O_RDWR | O_CREAT, 0600), loads = open(NAME, O_RDONLY);
+    int stores = open(NAME, O_WRONLY), zero = open("/dev/zero", O_RDONLY), ends[2];
+    if (both < 0 || zero < 0 || ftruncate(both, PAGE) != 0 || pipe(ends) != 0)
+        return check("the files", -errno, 0);
+    int odd = MAP_SHARED_VALIDATE | LATER, load = PROT_READ, store = PROT_READ | PROT_WRITE;
+    check("a new flag", mapped(NULL, PAGE, load, odd, both), -EOPNOTSUPP);
+    check("a new flag, no rights", mapped(NULL, PAGE, load, odd, stores), -EOPNOTSUPP);
+    check("exact, a new flag", mapped(base, PAGE, load, odd | MAP_FIXED, both), -EOPNOTSUPP);
+    odd = MAP_SHARED_VALIDATE | MAP_NORESERVE | MAP_FIXED;
+    check("an old flag", mapped(base, PAGE, load, odd, both), (long)base);
+    check("no length", mapped(NULL, 0, load, MAP_SHARED, stores), -EINVAL);
+    check("all lengths", mapped(NULL, -1, load, MAP_SHARED, stores), -ENOMEM);
+    check("no length of a pipe", mapped(NULL, 0, load, MAP_SHARED, ends[0]), -EINVAL);
+    check("no file", mapped(NULL, 0, load, 0, -1), -EBADF);
+    check("no type", mapped(NULL, PAGE, load, MAP_FIXED, 99), -EBADF);
+    check("a pipe for stores", mapped(NULL, PAGE, store, MAP_SHARED, ends[0]), -EACCES);
+    check("a pipe", mapped(NULL, PAGE, load, MAP_SHARED, ends[0]), -ENODEV);
+    check("zeros for stores", mapped(NULL, PAGE, store, MAP_SHARED, zero), -EACCES);
+    long at = mapped(base, PAGE, load, MAP_SHARED | MAP_FIXED, zero);
+    check("zeros", at, (long)base);
+    check("stores to zeros later", answer(mprotect(base, PAGE, store)), -EACCES);
+    check("own zeros", mapped(base, PAGE, store, MAP_PRIVATE | MAP_FIXED, zero), (long)base);
+    check("loads", mapped(base, PAGE, load, MAP_SHARED | MAP_FIXED, loads), (long)base);
+    check("stores to a file later", answer(mprotect(base, PAGE, store)), -EACCES);
+    long huge = mapped(NULL, PAGE, load, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
+    check("huge pages that nobody set aside", huge == -ENOMEM || huge == -EINVAL, 1);
+    close(both);
+    close(loads);
+    close(stores);
+    close(zero);
+    close(ends[0]);
+    close(ends[1]);
+    unlink(NAME);
 }
 
 /* Where mmap chooses for MAP_32BIT, which other machines than x86-64 do not have. */
@@ -346,6 +399,7 @@ int main(void)
     asking();
     advising();
     populating();
+    mapping_files();
     choosing();
     protecting_a_stack();
     removing();

@@ -28,7 +28,7 @@ echo "== threads: glibc, fixed addresses, one address space for all"
 echo "== shared-futex: glibc, processes that wait in shared memory"
 /usr/bin/shared-futex || fails=$((fails + 1))
 
-echo "== memory-calls: glibc, what is locked, populated and advised"
+echo "== memory-calls: glibc, what is mapped, locked, advised, rearranged and sealed"
 /usr/bin/memory-calls || fails=$((fails + 1))
 
 echo "== file-calls: glibc, calls that fail or stop half way"

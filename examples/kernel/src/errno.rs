@@ -62,6 +62,7 @@ errnos! {
     ENOTEMPTY = 39, "Directory not empty.";
     ELOOP = 40, "Too many symbolic links.";
     EOVERFLOW = 75, "Value too large.";
+    EOPNOTSUPP = 95, "Not offered.";
     ETIMEDOUT = 110, "Timed out.";
 }
 

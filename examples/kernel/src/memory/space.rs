@@ -274,6 +274,13 @@ impl<A: Arch> Space<A> {
         Ok(())
     }
 
+    /// Answers whether loads are asked for where an address is mapped.
+    #[must_use]
+    pub fn is_readable(&self, at: usize) -> bool {
+        let area = self.inner.find(VirtAddr::new(at));
+        area.is_some_and(|area| area.flags.contains(VmaFlags::READ))
+    }
+
     /// Walks what is mapped, in order, each area looked at when its turn comes: its first address
     /// and its bytes.
     pub fn mapped(&self) -> impl Iterator<Item = (usize, usize)> + '_ {

@@ -25,7 +25,10 @@ const LOCKED: usize = 0x2000;
 const NORESERVE: usize = 0x4000;
 const POPULATE: usize = 0x8000;
 const NONBLOCK: usize = 0x1_0000;
+const HUGETLB: usize = 0x4_0000;
 const FIXED_NOREPLACE: usize = 0x10_0000;
+/// What `SHARED_VALIDATE` does not refuse (Linux: LEGACY_MAP_MASK).
+const LEGACY: usize = 0x7c07_f9f3;
 
 fn prot_of(bits: usize) -> Result<Prot> {
     const KNOWN: usize = 7;
@@ -75,10 +78,27 @@ impl<A: Arch> Call<'_, A> {
         if offset % page as u64 != 0 {
             return Err(Errno::EINVAL);
         }
+        // From here on in the order in which Linux finds its errors (do_mmap).
+        let file = if flags & ANONYMOUS == 0 {
+            Some(self.file(fd)?)
+        } else {
+            None
+        };
+        let exact = flags & (FIXED | FIXED_NOREPLACE) != 0;
+        // There are no huge pages to be had.
+        if flags & HUGETLB != 0 || length == 0 || (exact && at % page != 0) {
+            return Err(Errno::EINVAL);
+        }
+        if length.checked_next_multiple_of(page).is_none() {
+            return Err(Errno::ENOMEM);
+        }
         let mut wanted = match flags & TYPE {
             SHARED => MapFlags::SHARED,
-            // What there is to validate is known of files only (Linux: do_mmap).
-            SHARED_VALIDATE if flags & ANONYMOUS == 0 => MapFlags::SHARED,
+            // What there is to validate is known of files only.
+            SHARED_VALIDATE if file.is_some() && flags & !LEGACY != 0 => {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            SHARED_VALIDATE if file.is_some() => MapFlags::SHARED,
             PRIVATE => MapFlags::empty(),
             _ => return Err(Errno::EINVAL),
         };
@@ -91,7 +111,6 @@ impl<A: Arch> Call<'_, A> {
         ] {
             wanted.set(flag, flags & bit != 0);
         }
-        let exact = flags & (FIXED | FIXED_NOREPLACE) != 0;
         // A hint is rounded down, as Linux does; 0 is none.
         let at = if exact {
             Some(at)
@@ -107,11 +126,9 @@ impl<A: Arch> Call<'_, A> {
             flags: wanted,
             below: abi::map_below(A::SYSCALL_ABI, flags),
         };
-        let start = if flags & ANONYMOUS != 0 {
-            space.map_anonymous(&map)?
-        } else {
-            let file = self.file(fd)?;
-            self.map_file(&file, map, offset)?
+        let start = match file {
+            None => space.map_anonymous(&map)?,
+            Some(file) => self.map_file(&file, map, offset)?,
         };
         if flags & (POPULATE | LOCKED) != 0 {
             self.system.populate(&space, start, length);
@@ -121,25 +138,25 @@ impl<A: Arch> Call<'_, A> {
 
     fn map_file(&self, file: &OpenFile<A>, map: Map, offset: u64) -> Result {
         let space = self.space()?;
-        let writes = *file.flags.lock() & flag::ACCESS != 0;
-        file.readable().map_err(|_| Errno::EACCES)?;
         let shared = map.flags.contains(MapFlags::SHARED);
+        let max_prot = if shared && *file.flags.lock() & flag::ACCESS == 0 {
+            Prot::RX
+        } else {
+            Prot::RWX
+        };
+        if !max_prot.contains(map.prot) {
+            return Err(Errno::EACCES);
+        }
+        file.readable().map_err(|_| Errno::EACCES)?;
+        let map = Map { max_prot, ..map };
         match &file.kind {
             FileKind::Device(_, Device::Zero) => space.map_anonymous(&map),
             FileKind::Regular(_) => {
-                let max_prot = if shared && !writes {
-                    Prot::RX
-                } else {
-                    Prot::RWX
-                };
                 // No file reaches beyond what `off_t` can say (Linux: file_mmap_ok).
                 if offset.saturating_add(map.length as u64) > i64::MAX as u64 {
                     return Err(Errno::EOVERFLOW);
                 }
-                if shared && !writes && map.prot.contains(Prot::WRITE) {
-                    return Err(Errno::EACCES);
-                }
-                space.map_data(&Map { max_prot, ..map }, file.data(Errno::ENODEV)?, offset)
+                space.map_data(&map, file.data(Errno::ENODEV)?, offset)
             }
             _ => Err(Errno::ENODEV),
         }

@@ -86,6 +86,10 @@ impl<A: Arch> Call<'_, A> {
             loop {
                 // Each time: below a stack, a fault without this would grow it.
                 space.check_mapped(page, 1)?;
+                // A machine may load where only stores are asked for; Linux brings nothing in.
+                if access == FaultAccess::Read && !space.is_readable(page) {
+                    return Err(Errno::EINVAL);
+                }
                 match self.system.resolve_fault(&space, page, access) {
                     Outcome::Resolved => break,
                     Outcome::Retry => {}
