@@ -1,8 +1,9 @@
 /* Calls that must leave things as they were when they fail, or stop half way: reads and writes where
  * memory ends, opens without a free descriptor, timers out of range; writes that must not mix, and
- * not be made to programs that run.
+ * not be made to programs that run; listings that stop and go on.
  * Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -287,6 +288,49 @@ static void naming(void)
     check("a name that is nowhere", answer(prctl(PR_SET_NAME, base + PAGE)), -EFAULT);
 }
 
+/* A directory's entries come once each, wherever a listing stops and goes on. */
+static void listing(void)
+{
+    enum { FILES = 6, ALL = FILES + 2 };
+    char name[64], names[ALL][8];
+    long places[ALL];
+    struct stat above;
+    check("a directory", answer(mkdir("/tmp/list", 0700)) | answer(stat("/tmp", &above)), 0);
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "/tmp/list/n%d", i);
+        close(open(name, O_WRONLY | O_CREAT, 0600));
+    }
+    DIR *list = opendir("/tmp/list");
+    struct dirent *entry;
+    int found = 0;
+    for (; found < ALL && (entry = readdir(list)); found++) {
+        snprintf(names[found], sizeof names[found], "%.7s", entry->d_name);
+        places[found] = telldir(list);
+        if (strcmp(entry->d_name, "..") == 0)
+            check("the number of the directory above", entry->d_ino == above.st_ino, 1);
+    }
+    check("all entries", found, ALL);
+    for (int i = found - 2; i >= 0; i--) {
+        seekdir(list, places[i]);
+        entry = readdir(list);
+        check("an entry after a seek", entry && strcmp(entry->d_name, names[i + 1]) == 0, 1);
+    }
+    /* Two entries fit before memory ends. Those that did not come next. */
+    rewinddir(list);
+    long bytes = syscall(SYS_getdents64, dirfd(list), base + PAGE - 60, PAGE);
+    check("two entries", bytes, 48);
+    for (found = 2; (bytes = syscall(SYS_getdents64, dirfd(list), base, PAGE)) > 0;)
+        for (long at = 0; at < bytes; at += *(unsigned short *)(base + at + 16))
+            found++;
+    check("all entries, in parts", found, ALL);
+    closedir(list);
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "/tmp/list/n%d", i);
+        unlink(name);
+    }
+    check("nothing is left in it", answer(rmdir("/tmp/list")), 0);
+}
+
 int main(int count, char **arguments)
 {
     if (count > 1 && strcmp(arguments[1], "sleep") == 0)
@@ -302,6 +346,7 @@ int main(int count, char **arguments)
     writing_a_program();
     timers();
     naming();
+    listing();
     printf("file calls: %s\n", failed ? "FAILED" : "ok");
     return failed;
 }

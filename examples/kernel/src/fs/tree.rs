@@ -251,6 +251,20 @@ impl<F> Node<F> {
             .map(|(name, node)| (name.clone(), node.clone())))
     }
 
+    /// Names the last of the first `count` entries, or of all if there are fewer.
+    ///
+    /// # Errors
+    /// `ENOTDIR`.
+    pub fn last_of(&self, count: usize) -> Result<Option<Box<[u8]>>> {
+        Ok(self
+            .entries()?
+            .lock()
+            .keys()
+            .take(count)
+            .next_back()
+            .cloned())
+    }
+
     fn writable(&self) -> Result<&Mutex<Entries<F>>> {
         let entries = self.entries()?;
         if self.origin != Origin::Memory {

@@ -299,7 +299,10 @@ impl<A: Arch> Call<'_, A> {
         loop {
             let (name, ino, kind): (Box<[u8]>, u64, u32) = match position {
                 0 => (b".".as_slice().into(), node.ino, mode::DIRECTORY),
-                1 => (b"..".as_slice().into(), node.ino, mode::DIRECTORY),
+                1 => {
+                    let above = node.above().map_or(node.ino, |above| above.ino);
+                    (b"..".as_slice().into(), above, mode::DIRECTORY)
+                }
                 _ => {
                     let previous = last.lock().clone();
                     match node.entry_after(previous.as_deref())? {
@@ -322,7 +325,12 @@ impl<A: Arch> Call<'_, A> {
             record.push((kind >> 12) as u8);
             record.extend_from_slice(&name);
             record.resize(length, 0);
-            self.put(into.wrapping_add(done), &record)?;
+            match self.put(into.wrapping_add(done), &record) {
+                Err(error) if done == 0 => return Err(error),
+                // What was put already is listed, and this entry will be next.
+                Err(_) => break,
+                Ok(()) => {}
+            }
             if position >= 2 {
                 *last.lock() = Some(name);
             }

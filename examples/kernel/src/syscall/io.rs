@@ -298,10 +298,12 @@ impl<A: Arch> Call<'_, A> {
             .checked_add(by)
             .filter(|to| *to >= 0)
             .ok_or(Errno::EINVAL)?;
-        *file.offset.lock() = to as u64;
-        if let FileKind::Directory(_, last) = &file.kind {
-            *last.lock() = None;
+        if let FileKind::Directory(node, last) = &file.kind {
+            // The place of an entry is how many come before it, `.` and `..` among them.
+            let before = usize::try_from(to).unwrap_or(usize::MAX).saturating_sub(2);
+            *last.lock() = node.last_of(before)?;
         }
+        *file.offset.lock() = to as u64;
         Ok(to as u64)
     }
 }

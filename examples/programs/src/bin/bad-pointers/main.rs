@@ -54,7 +54,7 @@ const FILE: &[u8] = b"/tmp/bad-pointers\0";
 fn open_files() -> Result<(), usize> {
     const HERE: usize = -100_i32 as usize;
     const CREATE_FOR_BOTH: usize = 0o102;
-    let root = programs::open(b"/\0".as_ptr().addr())?;
+    let root = programs::open(c"/".as_ptr().addr())?;
     let name = FILE.as_ptr().addr();
     let file = call(nr::OPENAT, [HERE, name, CREATE_FOR_BOTH, 0o600, 0, 0])?;
     let ends = pipe()?;
