@@ -403,26 +403,9 @@ fn host(options: &Options) -> Result<Counts> {
 /// The suite of tests whose `usize` has 32 bits, as on armv7 and riscv32.
 const NARROW: &str = "host, 32 bits";
 
-/// Its tests that the width of a word is most likely to break: of addresses, ranges, offsets and
-/// sizes. The others, whose subject is an order of events, take minutes to compile and run with
-/// `--long` only.
-const NARROW_SHORT: [&str; 12] = [
-    "areas",
-    "files",
-    "frames",
-    "invariants_arguments",
-    "kernel_space",
-    "malformed",
-    "objects",
-    "oracle",
-    "plan",
-    "populate",
-    "remap",
-    "tables",
-];
-
-/// The tests of the libraries and of the test world, compiled for a `usize` of 32 bits. What only
-/// machines with 64 bits have is left out there: their formats and what walks them.
+/// The libraries' own tests, compiled for a `usize` of 32 bits; with `--long` the test world's, too,
+/// which take minutes to compile. What only machines with 64 bits have is left out there: their
+/// formats and what walks them.
 fn narrow(options: &Options) -> Result<Counts> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         bail!("programs of 32 bits are known to run on Linux for x86-64 only");
@@ -435,20 +418,19 @@ fn narrow(options: &Options) -> Result<Counts> {
     for library in paths::LIBRARIES {
         command.args(["--package", library]);
     }
-    command.args(["--package", "mm-testkit"]);
-    // Models and schedules are empty unless compiled in their own way.
-    for dir in ["mm-elf/tests", "tests/tests"] {
+    let mut dirs = vec!["mm-elf/tests"];
+    if options.long {
+        command.args(["--package", "mm-testkit"]);
+        command.env("MM_LONG", "1");
+        // Models and schedules are empty unless compiled in their own way.
+        dirs.push("tests/tests");
+    }
+    for dir in dirs {
         for file in paths::rust_files(&paths::root().join(dir))? {
-            let Some(name) = file.file_stem().filter(|_| is_target(&file, dir)) else {
-                continue;
-            };
-            if options.long || NARROW_SHORT.iter().any(|short| name == *short) {
+            if let Some(name) = file.file_stem().filter(|_| is_target(&file, dir)) {
                 command.arg("--test").arg(name);
             }
         }
-    }
-    if options.long {
-        command.env("MM_LONG", "1");
     }
     Ok(count(&listen(&mut command)?))
 }
