@@ -150,16 +150,14 @@ pub fn build_with_frames(arch: Arch) -> Result<PathBuf> {
     build_for(arch, Purpose::Frames)
 }
 
-/// Lints the kernel with the compiler that builds it.
+/// Lints the kernel with the compiler that builds it. What others wrote is not linted, so `core` is
+/// the one that the kernel was built with: it stands there already.
 pub fn lint(arch: Arch) -> Result<()> {
-    let mut clippy = toolchain::bare(arch.target())?.clippy(Std::CoreAlloc)?;
-    clippy
-        .args(["--release", "--manifest-path"])
-        .arg(manifest(arch)?)
-        .arg("--target-dir")
-        // Of its own, so that two architectures need not wait for each other.
-        .arg(paths::product("kernel-clippy")?.join(arch.name()))
-        .args(["--", "-D", "warnings"]);
+    let bare = toolchain::bare(arch.target())?;
+    let mut clippy = bare.clippy(Std::CoreAlloc)?;
+    release(&mut clippy, &manifest(arch)?);
+    place(&mut clippy, &bare, "kernel")?;
+    clippy.args(["--", "-D", "warnings"]);
     command::run(&mut clippy)
 }
 
@@ -168,30 +166,35 @@ pub fn lint(arch: Arch) -> Result<()> {
 /// that tell frame sizes. Those stand in a section that is not loaded; and `core`, which is compiled
 /// from its source there, is compiled once for kernels, programs and libraries.
 pub fn cargo(bare: &Bare, std: Std, manifest: &Path, own: &str) -> Result<(Command, PathBuf)> {
-    if bare.is_unlocked() {
-        return with_frames(bare, std, manifest);
-    }
-    let dir = paths::product(own)?;
-    Ok((release(bare, std, manifest, &dir), dir))
-}
-
-fn with_frames(bare: &Bare, std: Std, manifest: &Path) -> Result<(Command, PathBuf)> {
-    let dir = paths::product("kernel-frames")?;
-    let mut cargo = release(bare, std, manifest, &dir);
-    cargo
-        .env("RUSTFLAGS", frames::FLAG)
-        .env("RUSTC_BOOTSTRAP", "1");
+    let mut cargo = bare.cargo("build", std);
+    release(&mut cargo, manifest);
+    let dir = place(&mut cargo, bare, own)?;
     Ok((cargo, dir))
 }
 
-fn release(bare: &Bare, std: Std, manifest: &Path, dir: &Path) -> Command {
-    let mut cargo = bare.cargo("build", std);
-    cargo
-        .args(["--release", "--manifest-path"])
-        .arg(manifest)
+/// Has the optimised package of a manifest compiled.
+fn release(command: &mut Command, manifest: &Path) {
+    command.args(["--release", "--manifest-path"]).arg(manifest);
+}
+
+/// Says where a command's products go: see [`cargo`].
+fn place(command: &mut Command, bare: &Bare, own: &str) -> Result<PathBuf> {
+    if bare.is_unlocked() {
+        return place_with_frames(command);
+    }
+    let dir = paths::product(own)?;
+    command.arg("--target-dir").arg(&dir);
+    Ok(dir)
+}
+
+fn place_with_frames(command: &mut Command) -> Result<PathBuf> {
+    let dir = paths::product("kernel-frames")?;
+    command
+        .env("RUSTFLAGS", frames::FLAG)
+        .env("RUSTC_BOOTSTRAP", "1")
         .arg("--target-dir")
-        .arg(dir);
-    cargo
+        .arg(&dir);
+    Ok(dir)
 }
 
 fn manifest(arch: Arch) -> Result<PathBuf> {
@@ -220,9 +223,11 @@ fn build_for(arch: Arch, purpose: Purpose) -> Result<PathBuf> {
         arch.target(),
         bare.describe()
     ));
-    let (mut cargo, target_dir) = match purpose {
-        Purpose::Boot => self::cargo(&bare, Std::CoreAlloc, &manifest, "kernel")?,
-        Purpose::Frames => with_frames(&bare, Std::CoreAlloc, &manifest)?,
+    let mut cargo = bare.cargo("build", Std::CoreAlloc);
+    release(&mut cargo, &manifest);
+    let target_dir = match purpose {
+        Purpose::Boot => place(&mut cargo, &bare, "kernel")?,
+        Purpose::Frames => place_with_frames(&mut cargo)?,
     };
     command::run(&mut cargo)?;
     let elf = target_dir

@@ -213,12 +213,7 @@ impl Bare {
     pub fn cargo(&self, verb: &str, std: Std) -> Command {
         let mut cargo = match self.source {
             Source::Sysroot => command::cargo(),
-            Source::Debian => {
-                let mut cargo = debian_cargo();
-                let linker = self.target.to_uppercase().replace('-', "_");
-                cargo.env(format!("CARGO_TARGET_{linker}_LINKER"), "ld.lld");
-                cargo
-            }
+            Source::Debian => debian_cargo(),
         };
         cargo.arg(verb);
         self.name_target(&mut cargo, std);
@@ -248,6 +243,9 @@ impl Bare {
     fn name_target(&self, cargo: &mut Command, std: Std) {
         cargo.args(["--target", self.target]);
         if matches!(self.source, Source::Debian) {
+            // Also where nothing is linked: what was compiled for another linker is compiled anew.
+            let linker = self.target.to_uppercase().replace('-', "_");
+            cargo.env(format!("CARGO_TARGET_{linker}_LINKER"), "ld.lld");
             cargo.arg(match std {
                 Std::Core => "-Zbuild-std=core",
                 Std::CoreAlloc => "-Zbuild-std=core,alloc",
