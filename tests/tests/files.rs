@@ -7,6 +7,7 @@ use mm_core::prot::{Access, Prot};
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, Stopped, World};
 use std::sync::Arc;
 
@@ -247,6 +248,41 @@ fn pages_of_memory_objects_are_charged() {
         assert_eq!(charged(), 2, "it is still mapped");
         drop((s, read));
         w.assert_empty();
+    });
+}
+
+/// A read beside who makes a hole reads what was there, or zeros, and makes no page, wherever in
+/// the read the hole comes.
+#[test]
+fn a_read_does_not_fill_the_hole_that_is_made_meanwhile() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = Arc::new(world(machine, 6));
+        for nth in 1.. {
+            let facts = PagerFacts::memory(page as u64);
+            let object = Arc::new(w.mm().new_object(facts).unwrap());
+            assert_eq!(object.write(0, &[7; 4]).done, 4);
+            let other = object.clone();
+            w.platform()
+                .preempt_nth(nth, move || on_cpu(1, || other.make_hole(0, 1).unwrap()));
+            let mut bytes = [1; 4];
+            let read = on_cpu(0, || object.read(0, &mut bytes));
+            let is_last = w.platform().preempt_no_more();
+            let in_the_middle = format!("{read:?}, preempted at {nth}");
+            assert!(
+                read.wait.is_none() && read.error.is_none(),
+                "{in_the_middle}"
+            );
+            assert_eq!(read.done, 4, "{in_the_middle}");
+            assert!(bytes == [7; 4] || bytes == [0; 4], "{in_the_middle}");
+            let left = usize::from(is_last);
+            assert_eq!(object.object().cached_pages(), left, "{in_the_middle}");
+            drop(object);
+            w.assert_empty();
+            if is_last {
+                break;
+            }
+        }
     });
 }
 

@@ -101,11 +101,23 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     fn read_part(self, part: Part, bytes: &mut [u8]) -> Result<(), Stop<'m, P>> {
-        if self.object.kind() == ObjectKind::Memory && self.lookup(part.pgoff)?.is_none() {
-            bytes.fill(0);
-            return Ok(());
-        }
-        match self.find_or_create(part.pgoff) {
+        // One look: a page that a hole takes after it must not be made anew.
+        let found = loop {
+            match self.lookup(part.pgoff)? {
+                None if self.object.kind() == ObjectKind::Memory => {
+                    bytes.fill(0);
+                    return Ok(());
+                }
+                None => break self.find_or_create(part.pgoff),
+                Some(_) if !self.reaches(part.pgoff) => return Err(Stop::Eof),
+                Some(page) => {
+                    if let Some(found) = self.settle(page, part.pgoff)? {
+                        break found;
+                    }
+                }
+            }
+        };
+        match found {
             Found::Page(page) => {
                 self.mm.frames().memory().read(page.pfn(), part.at, bytes);
                 Ok(())
