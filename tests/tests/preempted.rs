@@ -11,9 +11,11 @@
 
 use mm_core::addr::VirtAddr;
 use mm_core::error::MmError;
+use mm_core::format::TableOwner;
 use mm_core::platform::MAX_CPUS;
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags};
+use mm_core::table::PageTable;
 use mm_testkit::machine::{machines, on_every_machine};
 use mm_testkit::mmu::Leaf;
 use mm_testkit::platform::on_cpu;
@@ -417,5 +419,70 @@ fn what_is_cut_beside_a_move_is_remembered_by_nobody() {
         }
         w.assert_empty();
         assert!(met > 5, "only {met} meetings");
+    });
+}
+
+/// Lesson 65 (CVE-2022-39188): who cuts a file asks it which areas map it. So an area leaves the
+/// file's map only when its entries are gone: who does not find it would return while a page
+/// that was cut off can be reached. What the area's own verb took first is that verb's to flush,
+/// and the frame waits for it.
+#[test]
+fn lesson_65_what_is_cut_beside_the_end_of_its_area_is_in_no_table() {
+    const FROM: usize = 3;
+    const LEN: usize = 9;
+    type End = (&'static str, fn(&Scene, Space) -> Option<Space>);
+    let ends: [End; 3] = [
+        // Over a hole: areas that are all there go on without the space lock.
+        ("unmap", |c, s| {
+            s.unmap(c.range(FROM), LEN * c.page).unwrap();
+            Some(s)
+        }),
+        ("fixed map", |c, s| {
+            let anew = MapRequest::anonymous(LEN * c.page, Prot::RW);
+            s.map(&anew.fixed(c.range(FROM))).unwrap();
+            Some(s)
+        }),
+        ("exit", |_, _| None),
+    ];
+    on_every_machine(|machine| {
+        let w = Arc::new(machine.world(512, 3, 1));
+        let mut key = 0;
+        for (name, end) in ends {
+            for nth in 1.. {
+                key += 2;
+                let how = format!("{name}, preempted at {nth}");
+                let mut c = Scene::new(&w, key, true);
+                let s = c.child.take().expect("a child");
+                s.unmap(c.range(PAGES), c.page).unwrap();
+                let at = c.at(2 * PAGES + 1);
+                w.poke(2, &s, at, 3).unwrap();
+                let page = VirtAddr::new(at).vpn(w.page_shift());
+                // CPU 2 keeps the root, whoever else ends.
+                let root = w.tlbs().contents(2).0.expect("it runs").root;
+                let entry = || {
+                    let cx = w.mm().cx();
+                    let table = PageTable::view(&cx, root, TableOwner::User, 0);
+                    table.translate(page)
+                };
+                assert!(entry().is_some(), "{how}: nothing to cut off");
+                let cut = || {
+                    w.resize(&c.shared, c.page);
+                    entry()
+                };
+                let (s, left) = beside(&w, nth, || end(&c, s), cut);
+                let Some(left) = left else {
+                    assert!(nth > 3, "{name}: only {} places", nth - 1);
+                    break;
+                };
+                assert!(left.is_none(), "{how}: {left:x?}");
+                if s.is_some() {
+                    let remembered = w.tlbs().remembered(2, page);
+                    assert!(remembered.is_empty(), "{how}: {remembered:?}");
+                }
+                w.check(std::iter::once(&c.s).chain(&s))
+                    .unwrap_or_else(|e| panic!("{how}: {e}"));
+            }
+        }
+        w.assert_empty();
     });
 }
