@@ -1,9 +1,10 @@
 //! Anonymous memory through the public API, on real words, MMU and TLBs.
 
-use mm_core::addr::VirtAddr;
+use mm_core::addr::{Pfn, VirtAddr};
 use mm_core::error::MmError;
 use mm_core::fault::Signal;
 use mm_core::format::PageTableFormat;
+use mm_core::platform::PhysMemory;
 use mm_core::prot::Prot;
 use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_core::stats::Counter;
@@ -239,6 +240,68 @@ fn advice_dontneed_gives_zeros_again() {
         w.poke(0, &s, a.as_usize(), 1).unwrap();
         s.advise(a, 3 * page, Advice::DontNeed).unwrap();
         assert_eq!(w.peek(0, &s, a.as_usize()), Ok(0));
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// What a store leaves alone is copied with the rest of the page.
+#[test]
+fn e2_e4_a_copy_has_every_byte_that_nobody_stored() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 10);
+        let parent = w.space();
+        let a = parent.map(&MapRequest::anonymous(page, Prot::RW));
+        let a = a.unwrap().as_usize();
+        let (first, last) = (a + 1, a + page - 1);
+        w.poke(0, &parent, first, 1).unwrap();
+        w.poke(0, &parent, last, 2).unwrap();
+        let (child, third) = (parent.fork().unwrap(), parent.fork().unwrap());
+        let both = |cpu, s| (w.peek(cpu, s, first), w.peek(cpu, s, last));
+        w.poke(1, &child, first, 3).unwrap();
+        assert_eq!(both(1, &child), (Ok(3), Ok(2)), "the child's copy");
+        assert_eq!(both(0, &parent), (Ok(1), Ok(2)), "beside the child's copy");
+        w.poke(0, &parent, last, 4).unwrap();
+        assert_eq!(both(0, &parent), (Ok(1), Ok(4)), "the parent's copy");
+        assert_eq!(w.mm().stats().get(Counter::CowCopy), 2);
+        w.poke(2, &third, last, 5).unwrap();
+        assert_eq!(both(2, &third), (Ok(1), Ok(5)), "what is used again");
+        assert_eq!(w.mm().stats().get(Counter::CowReuse), 1);
+        assert_eq!(both(0, &parent), (Ok(1), Ok(4)));
+        assert_eq!(both(1, &child), (Ok(3), Ok(2)));
+        drop((parent, child, third));
+        w.assert_empty();
+    });
+}
+
+/// CVE-2020-29374: a page that somebody else has a reference to, for a transfer maybe, is
+/// copied although no other space maps it: what it is stored later is not for them.
+#[test]
+fn e9_a_page_that_is_held_is_copied_although_nobody_else_maps_it() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine, 11);
+        let s = w.space();
+        let a = s.map(&MapRequest::anonymous(page, Prot::RW)).unwrap();
+        w.store(0, &s, a.as_usize(), b"old").unwrap();
+        let frame = || Pfn::new(w.tlbs().remembered(0, a.vpn(w.page_shift()))[0].frame);
+        let held = frame();
+        let record = w.mm().frames().page(held).unwrap();
+        drop(s.fork().unwrap());
+        record.get_refs(1).unwrap();
+        w.poke(0, &s, a.as_usize(), b'n').unwrap();
+        assert_ne!(frame(), held);
+        let count = |counter| w.mm().stats().get(counter);
+        assert_eq!(count(Counter::CowCopy), 1);
+        assert_eq!(count(Counter::CowReuse), 0);
+        let mut seen = [0; 3];
+        w.platform().arena().read(held, 0, &mut seen);
+        assert_eq!(&seen, b"old", "to who holds it");
+        w.load(0, &s, a.as_usize(), &mut seen).unwrap();
+        assert_eq!(&seen, b"nld");
+        assert_eq!((record.refs(), record.user().maps()), (1, 0));
+        w.mm().frames().free(&w.mm().cx(), held).unwrap();
         drop(s);
         w.assert_empty();
     });

@@ -168,9 +168,17 @@ fn lesson_8_private_pages_of_files_are_shared_only_for_reading_at_fork() {
         let c = s.fork().unwrap();
         w.poke(1, &c, a + 2 * page, 0xbb).unwrap();
         w.poke(1, &c, a, 0xcc).unwrap();
-        assert_eq!(w.peek(0, &s, a + 2 * page), Ok(0xaa));
-        assert_eq!(w.peek(0, &s, a), Ok(0));
-        assert_eq!(w.peek(1, &c, a + 3 * page), Ok(3));
+        let two = |cpu, s, nth: usize| {
+            let mut bytes = [0; 2];
+            let loaded = w.load(cpu, s, a + nth * page, &mut bytes);
+            loaded.map(|()| bytes)
+        };
+        // The byte beside each store is the file's.
+        assert_eq!(two(0, &s, 2), Ok([0xaa, 3]));
+        assert_eq!(two(1, &c, 2), Ok([0xbb, 3]));
+        assert_eq!(two(0, &s, 0), Ok([0, 1]));
+        assert_eq!(two(1, &c, 0), Ok([0xcc, 1]));
+        assert_eq!(two(1, &c, 3), Ok([3, 2]));
         let denied = w.poke(1, &c, a + page, 1);
         assert!(matches!(
             denied,
