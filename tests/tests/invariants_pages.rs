@@ -1,6 +1,7 @@
 //! Faults, forks and flushes by the letter (D, E, F); letters that are not here name a test of another file.
 
 use mm_core::addr::{Pfn, VirtAddr};
+use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::format::PageTableFormat;
 use mm_core::page::PageFlags;
@@ -245,6 +246,7 @@ fn e2_e4_lessons_33_34_43_a_chain_of_forks_keeps_everyones_bytes_apart() {
             all.push(child);
             // The first page stays common, the second is written by everyone.
             w.poke(n % 4, &all[n], a + page, n as u8).unwrap();
+            w.poke(n % 4, &all[n], a + page + n, 10 + n as u8).unwrap();
             if n == 3 {
                 w.poke(0, &all[n], a, 33).unwrap();
             }
@@ -254,6 +256,11 @@ fn e2_e4_lessons_33_34_43_a_chain_of_forks_keeps_everyones_bytes_apart() {
             let first = if n < 3 { 100 } else { 33 };
             assert_eq!(w.peek(n % 4, s, a), Ok(first), "space {n}");
             assert_eq!(w.peek(n % 4, s, a + page), Ok(n as u8), "space {n}");
+            let mut marks = [0; 6];
+            w.load(n % 4, s, a + page, &mut marks).unwrap();
+            let inherited = |i: usize| if i <= n { 10 + i as u8 } else { 0 };
+            let want: Vec<u8> = (1..6).map(inherited).collect();
+            assert_eq!(marks[1..], want, "what space {n} has of those before it");
         }
         // The middle goes first.
         while !all.is_empty() {
@@ -309,6 +316,57 @@ fn e7_lesson_36_three_hundred_processes_share_a_page() {
         assert_eq!(w.mm().stats().get(Counter::CowReuse), reused + 1, "E9");
         w.check(&all).unwrap();
         drop(all);
+        w.assert_empty();
+    });
+}
+
+/// Lesson 36: a count that is full is no memory, to who shares and to who copies, and nothing of
+/// it stays behind.
+#[test]
+fn e7_lesson_36_a_full_count_refuses_a_fork_and_a_copy() {
+    /// What is left above is for those who find it full at the same time.
+    const FULL: u32 = 0xc000_0000;
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = world(machine);
+        let s = w.space();
+        let a = anon(&s, 2);
+        w.poke(0, &s, a, 1).unwrap();
+        w.poke(0, &s, a + page, 2).unwrap();
+        // The second of two: the first is shared by then, and no longer.
+        let leaf = w.tlbs().remembered(0, va(a + page).vpn(w.page_shift()))[0];
+        let record = w.mm().frames().page(Pfn::new(leaf.frame)).unwrap();
+        let counts = || (record.refs(), record.user().maps());
+        let refused = |full: (u32, u32)| {
+            assert_eq!(counts(), full);
+            assert_eq!(s.fork().unwrap_err(), MmError::OutOfMemory);
+            assert_eq!(counts(), full, "after a fork that failed");
+            assert_eq!(w.mm().usage().spaces, 1);
+        };
+        record.get_refs(FULL - 1).unwrap();
+        assert!(record.get_refs(1).is_err());
+        refused((FULL, 1));
+        record.user().add_maps(FULL - 1).unwrap();
+        refused((FULL, FULL));
+        assert!(!record.put_refs(FULL - 1));
+        assert!(record.user().add_maps(1).is_err());
+        refused((1, FULL));
+        record.user().sub_maps(FULL - 1);
+        check(&w, &[&s]);
+
+        let child = s.fork().unwrap();
+        assert_eq!(counts(), (2, 2));
+        record.get_refs(FULL - 2).unwrap();
+        let copies = w.mm().stats().get(Counter::CowCopy);
+        assert_eq!(w.poke(1, &child, a + page, 3), Err(Stopped::OutOfMemory));
+        assert_eq!(counts(), (FULL, 2), "after a copy that failed");
+        assert!(!record.put_refs(FULL - 2));
+        check(&w, &[&s, &child]);
+        w.poke(1, &child, a + page, 3).unwrap();
+        assert_eq!(w.mm().stats().get(Counter::CowCopy), copies + 1);
+        assert_eq!(counts(), (1, 1));
+        assert_eq!(w.peek(0, &s, a + page), Ok(2));
+        drop((s, child));
         w.assert_empty();
     });
 }
