@@ -69,6 +69,57 @@ fn only_what_needs_structure_takes_the_space_lock() {
     });
 }
 
+/// The same in mappings of a file whose pages are cached: loads, stores that dirty, stores that
+/// copy, with a page there and without, and stores that use a copy again.
+#[test]
+fn only_the_first_private_page_of_a_file_takes_the_space_lock() {
+    const PAGES: usize = 8;
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = machine.world(2048, 1, 1);
+        let s = w.space();
+        let file = w.file(1, &vec![7; PAGES * page]);
+        let mut bytes = vec![0; PAGES * page];
+        let read = w.finish(0, 0, PAGES * page, |at, len| {
+            Ok(file.read(at as u64, &mut bytes[at..at + len]))
+        });
+        assert_eq!(read, Ok(PAGES * page));
+        let map = |request: MapRequest<'_, 'static, _>| s.map(&request).unwrap().as_usize();
+        let shared = map(MapRequest::shared(&file, 0, PAGES * page, Prot::RW));
+        let private = map(MapRequest::private(&file, 0, PAGES * page, Prot::RW));
+        let counted = |what: &str, path: (usize, usize), counter, verb: &dyn Fn()| {
+            let before = w.mm().stats().get(counter);
+            assert_eq!(count_paths(w.mm(), verb), path, "{what}");
+            assert_eq!(w.mm().stats().get(counter), before + 1, "{what}");
+        };
+        let (fast, slow) = ((1, 0), (0, 1));
+        let poke = |s, at, nth: usize| w.poke(0, s, at + nth * page, 9).unwrap();
+        let peek = |at| assert_eq!(w.peek(0, &s, at), Ok(7));
+        let drop_page = |at: usize, nth: usize| {
+            let at = VirtAddr::new(at + nth * page);
+            s.advise(at, page, Advice::DontNeed).unwrap();
+        };
+        let (load, store) = (Counter::FaultFile, Counter::FaultShared);
+        counted("load, shared", fast, load, &|| peek(shared));
+        counted("store, shared", fast, store, &|| poke(&s, shared, 1));
+        drop_page(shared, 2);
+        counted("first store, shared", fast, load, &|| poke(&s, shared, 2));
+        counted("load, private", fast, load, &|| peek(private));
+        let copy = Counter::CowCopy;
+        counted("first store, private", slow, copy, &|| poke(&s, private, 1));
+        counted("store, private", fast, copy, &|| poke(&s, private, 2));
+        drop_page(private, 3);
+        counted("store, private, not there", fast, copy, &|| {
+            poke(&s, private, 3)
+        });
+        let child = s.fork().unwrap();
+        counted("copy", fast, copy, &|| poke(&child, private, 1));
+        counted("reuse", fast, Counter::CowReuse, &|| poke(&s, private, 1));
+        drop((s, child, file));
+        w.assert_empty();
+    });
+}
+
 /// A fault is answered while a writer holds the space lock, in the middle of
 /// mapping a device elsewhere: it takes no space lock.
 #[test]

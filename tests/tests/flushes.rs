@@ -24,16 +24,21 @@
 use mm_core::addr::VirtAddr;
 use mm_core::format::PageTableFormat;
 use mm_core::platform::{CpuSet, Flush};
-use mm_core::prot::Prot;
+use mm_core::prot::{Access, Prot};
 use mm_core::range::PageRange;
 use mm_core::space::{Advice, MapFlags, MapRequest};
 use mm_testkit::machine::{Machine, on_every_machine};
+use mm_testkit::mmu::{Leaf, Mode, Refusal, Roots};
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, World};
+use std::sync::{Arc, Mutex};
 
 fn world(machine: &Machine) -> World {
     machine.world(2048, 4, 1)
 }
+
+/// What a walk found.
+type Met = Arc<Mutex<Option<Result<Leaf, Refusal>>>>;
 
 fn va(addr: usize) -> VirtAddr {
     VirtAddr::new(addr)
@@ -174,6 +179,24 @@ fn lesson_53_a_long_unmap_is_one_round_that_drops_the_space() {
     });
 }
 
+/// What a walk to a page of CPU 0's space meets in the middle of the next flush.
+fn walk_at_the_next_flush(machine: &Machine, w: &World, at: usize) -> Met {
+    let met = Met::default();
+    let (mm, walker, page) = (w.mm(), machine.walker(), at >> w.page_shift());
+    let root = w.tlbs().contents(0).0.expect("it runs").root;
+    let roots = Roots {
+        low: root.as_u64() << w.page_shift(),
+        high: None,
+    };
+    let there = met.clone();
+    w.platform().interrupt_flush(move || {
+        let (ram, start) = (mm.platform().arena(), walker.start(roots, page).unwrap());
+        let walk = walker.walk(ram, start, page, Access::Read, Mode::User, &mut vec![]);
+        *there.lock().unwrap() = Some(walk);
+    });
+    met
+}
+
 #[test]
 fn lesson_45_fork_flushes_the_parent_once_and_copies_flush_one_page() {
     on_every_machine(|machine| {
@@ -191,10 +214,17 @@ fn lesson_45_fork_flushes_the_parent_once_and_copies_flush_one_page() {
             "nobody ran the child"
         );
         w.peek(0, &s, at).unwrap();
+        let walk = walk_at_the_next_flush(machine, &w, at);
         let got = flushes(&w, || w.poke(0, &s, at, 2).unwrap());
         let mut want = vec![one_page(&w, &[0, 2], at)];
         want.extend(forgets_the_gap(machine, &w, at));
         assert_eq!(got, want, "copy-on-write tells all who ran the space");
+        let walk = walk.lock().unwrap().take();
+        assert_eq!(
+            walk,
+            Some(Err(Refusal::NotPresent(1))),
+            "E11: break, flush, make"
+        );
         drop(child);
         w.peek(0, &s, at + page).unwrap();
         let got = flushes(&w, || w.poke(0, &s, at + page, 2).unwrap());

@@ -454,11 +454,18 @@ fn a8_i_limits_hold_exactly() {
         s.set_limits(limits);
         // Cutting a hole into an area makes one more, a new right two.
         assert_eq!(errno(s.protect(va(b + page), page, Prot::READ)), ENOMEM);
+        let apart = s.advise(va(b + page), page, Advice::DontFork);
+        assert_eq!(errno(apart), ENOMEM);
         assert_eq!(s.areas().count(), areas);
         assert_eq!(errno(s.unmap(va(b + page), page)), OK);
+        assert_eq!(map(1, MapFlags::SHARED), ENOMEM, "at the bound");
         assert_eq!(errno(s.unmap(va(b + 5 * page), page)), ENOMEM);
         assert_eq!(errno(s.unmap(va(b + 2 * page), page)), OK, "an edge");
         assert_eq!(errno(s.unmap(va(b + 2 * page), 40 * page)), OK);
+        limits.areas = s.areas().count() + 1;
+        s.set_limits(limits);
+        assert_eq!(map(1, MapFlags::SHARED), OK, "up to the bound");
+        assert_eq!(map(1, MapFlags::SHARED), ENOMEM);
         s.set_limits(free);
         w.check([&s]).unwrap();
         drop(s);
