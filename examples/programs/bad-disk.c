@@ -2,6 +2,8 @@
  * gets SIGBUS, a call that is given its address answers EFAULT, and the pages before it are as
  * always. Nothing of this may wait for ever. The argument is the file: PAGES pages, each byte of a
  * page one more than the page's number, of which GOOD whole ones can be read. */
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,23 +16,6 @@
 #include <unistd.h>
 
 enum { PAGES = 8, GOOD = 4, PAGE = 4096, SECONDS = 60 };
-
-static int failed;
-
-static void check(const char *what, long got, long wanted)
-{
-    printf("%s: %s", what, got == wanted ? "ok\n" : "");
-    if (got != wanted) {
-        printf("%ld instead of %ld\n", got, wanted);
-        failed = 1;
-    }
-    fflush(stdout);
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 /* What ends a child that loads a byte: the signal's number, or 0. */
 static int touch(const volatile unsigned char *byte, unsigned char wanted)
@@ -56,32 +41,32 @@ int main(int count, char **arguments)
     alarm(SECONDS);
     if (file < 0 || fstat(file, &facts) != 0 || pipe(ends) != 0)
         return 2;
-    check("the whole size", facts.st_size, PAGES * PAGE);
+    tell("the whole size", facts.st_size, PAGES * PAGE);
 
-    check("a read up to the damage", answer(read(file, bytes, sizeof bytes)), GOOD * PAGE);
+    tell("a read up to the damage", answer(read(file, bytes, sizeof bytes)), GOOD * PAGE);
     long wrong = 0;
     for (int at = 0; at < GOOD * PAGE; at++)
         wrong += bytes[at] != at / PAGE + 1;
-    check("wrong bytes before it", wrong, 0);
-    check("a read across", answer(pread(file, bytes, PAGE, GOOD * PAGE - 100)), 100);
-    check("a read of it", answer(read(file, bytes, PAGE)), -EIO);
-    check("the same again", answer(read(file, bytes, PAGE)), -EIO);
-    check("a read behind it", answer(pread(file, bytes, 1, (PAGES - 1) * PAGE)), -EIO);
-    check("a read past the end", answer(pread(file, bytes, 1, PAGES * PAGE)), 0);
+    tell("wrong bytes before it", wrong, 0);
+    tell("a read across", answer(pread(file, bytes, PAGE, GOOD * PAGE - 100)), 100);
+    tell("a read of it", answer(read(file, bytes, PAGE)), -EIO);
+    tell("the same again", answer(read(file, bytes, PAGE)), -EIO);
+    tell("a read behind it", answer(pread(file, bytes, 1, (PAGES - 1) * PAGE)), -EIO);
+    tell("a read past the end", answer(pread(file, bytes, 1, PAGES * PAGE)), 0);
 
     unsigned char *map = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
     unsigned char *full = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED | MAP_POPULATE, file, 0);
     if (map == MAP_FAILED || full == MAP_FAILED)
         return 3;
-    check("a load before it", touch(map + PAGE, 2), 0);
-    check("a load of it", touch(map + GOOD * PAGE, 0), SIGBUS);
-    check("a load behind it", touch(map + (PAGES - 1) * PAGE, 0), SIGBUS);
-    check("a load before it, populated", touch(full + PAGE, 2), 0);
-    check("a load of it, populated", touch(full + GOOD * PAGE, 0), SIGBUS);
-    check("write(2) from it", answer(write(ends[1], map + GOOD * PAGE, 1)), -EFAULT);
-    check("write(2) across", answer(write(ends[1], map + GOOD * PAGE - 3, 3)), 3);
-    check("a path in it", answer(open((char *)map + GOOD * PAGE, O_RDONLY)), -EFAULT);
-    check("a load before it, at last", touch(map, 1), 0);
+    tell("a load before it", touch(map + PAGE, 2), 0);
+    tell("a load of it", touch(map + GOOD * PAGE, 0), SIGBUS);
+    tell("a load behind it", touch(map + (PAGES - 1) * PAGE, 0), SIGBUS);
+    tell("a load before it, populated", touch(full + PAGE, 2), 0);
+    tell("a load of it, populated", touch(full + GOOD * PAGE, 0), SIGBUS);
+    tell("write(2) from it", answer(write(ends[1], map + GOOD * PAGE, 1)), -EFAULT);
+    tell("write(2) across", answer(write(ends[1], map + GOOD * PAGE - 3, 3)), 3);
+    tell("a path in it", answer(open((char *)map + GOOD * PAGE, O_RDONLY)), -EFAULT);
+    tell("a load before it, at last", touch(map, 1), 0);
     printf("bad disk: %s\n", failed ? "FAILED" : "ok");
     return failed;
 }

@@ -3,6 +3,8 @@
  * not be made to programs that run; listings that stop and go on.
  * Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,22 +26,8 @@ enum { PAGE = 4096 };
 static const char NAME[] = "/tmp/file-calls";
 static const char OTHER[] = "/tmp/file-calls.new";
 
-static int failed;
 /* One page, then a hole. */
 static char *base;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %ld instead of %ld\n", what, got, wanted);
-    failed = 1;
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 static char byte(long at)
 {

@@ -1,6 +1,8 @@
 /* Limits of processes: what they are set to holds, for memory and for descriptors, also after fork
  * and exec. Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,21 +16,6 @@
 #include <unistd.h>
 
 enum { MIB = 1 << 20, FILES = 20 };
-
-static int failed;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %ld instead of %ld\n", what, got, wanted);
-    failed = 1;
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 static long limit(int resource, rlim_t soft)
 {

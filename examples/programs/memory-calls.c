@@ -2,6 +2,8 @@
  * ranges and for bad ones, and what they leave alone. Prints the same on every kernel that has them
  * (mseal: Linux 6.10, for 64-bit programs). */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -27,22 +29,8 @@ enum { PAGE = 4096, PAGES = 8 };
 
 static const char NAME[] = "/tmp/memory-calls";
 
-static int failed;
 /* PAGES pages, then a hole. */
 static unsigned char *base;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %ld instead of %ld\n", what, got, wanted);
-    failed = 1;
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 static void lay(int prot, int flags)
 {

@@ -1,6 +1,8 @@
 /* What stays the same when names change: working directories and open directories that are moved and
  * removed meanwhile. Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,21 +11,6 @@
 #include <unistd.h>
 
 static const char BASE[] = "/tmp/names";
-
-static int failed;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %ld instead of %ld\n", what, got, wanted);
-    failed = 1;
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 static long make(int directory, const char *name)
 {

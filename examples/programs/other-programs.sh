@@ -31,6 +31,9 @@ echo "== shared-futex: glibc, processes that wait in shared memory"
 echo "== memory-calls: glibc, what is mapped, locked, advised, rearranged and sealed"
 /usr/bin/memory-calls || fails=$((fails + 1))
 
+echo "== memory-files: glibc, files without a name, below /dev/shm, sealed ones"
+/usr/bin/memory-files || fails=$((fails + 1))
+
 echo "== file-calls: glibc, calls that fail or stop half way"
 /usr/bin/file-calls || fails=$((fails + 1))
 

@@ -3,6 +3,8 @@
  * mutexes whose owner dies. A wake that goes to the wrong name leaves a process asleep; the alarm
  * ends it then. Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -23,19 +25,6 @@ enum { CHILDREN = 4, ROUNDS = 500, PAGE = 4096, SECONDS = 120 };
 #ifndef SYS_futex
 #define SYS_futex SYS_futex_time64
 #endif
-
-static int failed;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got != wanted) {
-        printf("%s: %ld instead of %ld\n", what, got, wanted);
-        failed = 1;
-    } else {
-        printf("%s: ok\n", what);
-    }
-    fflush(stdout);
-}
 
 /* Returns what the call does, or the error negated. */
 static long futex(unsigned *word, int op, unsigned value, long milliseconds)
@@ -136,9 +125,9 @@ static void libraries(void)
     }
     for (int i = 0; i < CHILDREN; i++)
         wrong += status_of(children[i]) != 0;
-    check("children that failed", wrong, 0);
-    check("sum under a shared mutex", meeting->sum, CHILDREN * ROUNDS);
-    check("turns under a shared condition", meeting->turn, CHILDREN);
+    tell("children that failed", wrong, 0);
+    tell("sum under a shared mutex", meeting->sum, CHILDREN * ROUNDS);
+    tell("turns under a shared condition", meeting->turn, CHILDREN);
 
     pid_t other = child();
     if (other == 0) {
@@ -156,8 +145,8 @@ static void libraries(void)
         while (sem_wait(&meeting->pong) != 0)
             ;
     }
-    check("ping-pong through semaphores", meeting->sum, ROUNDS);
-    check("the other player's status", status_of(other), 0);
+    tell("ping-pong through semaphores", meeting->sum, ROUNDS);
+    tell("the other player's status", status_of(other), 0);
     munmap(meeting, PAGE);
 }
 
@@ -175,8 +164,8 @@ static void elsewhere(void)
             _exit(5);
         _exit(futex(there + 3, FUTEX_WAIT, 0, 0) != 0);
     }
-    check("woken through another address", wake_one(here + 3, 0), 1);
-    check("the sleeper's status", status_of(sleeper), 0);
+    tell("woken through another address", wake_one(here + 3, 0), 1);
+    tell("the sleeper's status", status_of(sleeper), 0);
     close(fd);
     unlink("/tmp/futex");
     munmap(here, PAGE);
@@ -190,9 +179,9 @@ static void private_flag(void)
     if (sleeper == 0)
         _exit(futex(word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, 500) != -ETIMEDOUT);
     pause_for(200);
-    check("shared wake of a private wait", futex(word, FUTEX_WAKE, 1, 0), 0);
-    check("private wake in another process", futex(word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, 0), 0);
-    check("private sleeper's status", status_of(sleeper), 0);
+    tell("shared wake of a private wait", futex(word, FUTEX_WAKE, 1, 0), 0);
+    tell("private wake in another process", futex(word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, 0), 0);
+    tell("private sleeper's status", status_of(sleeper), 0);
     munmap(word, PAGE);
 }
 
@@ -205,8 +194,8 @@ static void private_pages(void)
     if (sleeper == 0)
         _exit(futex(word, FUTEX_WAIT, 7, 500) != -ETIMEDOUT);
     pause_for(200);
-    check("wake at a private page's address", futex(word, FUTEX_WAKE, 1, 0), 0);
-    check("that sleeper's status", status_of(sleeper), 0);
+    tell("wake at a private page's address", futex(word, FUTEX_WAKE, 1, 0), 0);
+    tell("that sleeper's status", status_of(sleeper), 0);
     munmap(word, PAGE);
 }
 
@@ -232,9 +221,9 @@ static void copied_meanwhile(void)
         _exit(0);
     }
     word[1] = 1;
-    check("woken after a copy-on-write", wake_one(word, 0), 1);
+    tell("woken after a copy-on-write", wake_one(word, 0), 1);
     pthread_join(sleeper, &result);
-    check("that thread's result", (long)result, 0);
+    tell("that thread's result", (long)result, 0);
     kill(other, SIGKILL);
     status_of(other);
     munmap(word, PAGE);
@@ -253,10 +242,10 @@ static void requeued(void)
         if (moved == 0)
             pause_for(5);
     }
-    check("moved to another shared word", moved, 1);
-    check("nobody is left at the first", futex(words, FUTEX_WAKE, 1, 0), 0);
-    check("woken at the second", futex(words + 9, FUTEX_WAKE, 1, 0), 1);
-    check("the moved one's status", status_of(sleeper), 0);
+    tell("moved to another shared word", moved, 1);
+    tell("nobody is left at the first", futex(words, FUTEX_WAKE, 1, 0), 0);
+    tell("woken at the second", futex(words + 9, FUTEX_WAKE, 1, 0), 1);
+    tell("the moved one's status", status_of(sleeper), 0);
     munmap(words, PAGE);
 }
 
@@ -297,10 +286,10 @@ static void inherit(struct robust *robust, const char *whose)
 {
     while (!robust->locked)
         pause_for(1);
-    check(whose, lock_in_time(robust), EOWNERDEAD);
-    check("made consistent", pthread_mutex_consistent(&robust->lock), 0);
+    tell(whose, lock_in_time(robust), EOWNERDEAD);
+    tell("made consistent", pthread_mutex_consistent(&robust->lock), 0);
     pthread_mutex_unlock(&robust->lock);
-    check("locked as ever", lock_in_time(robust), 0);
+    tell("locked as ever", lock_in_time(robust), 0);
     pthread_mutex_unlock(&robust->lock);
     robust->locked = 0;
 }
@@ -361,12 +350,12 @@ static void robust_lists(void)
         long set = syscall(SYS_set_robust_list, &head, sizeof head);
         _exit(set != 0);
     }
-    check("a list without an end", status_of(broken), 0);
+    tell("a list without an end", status_of(broken), 0);
     broken = child();
     if (broken == 0)
         _exit(syscall(SYS_set_robust_list, (void *)8, sizeof(struct list)) != 0);
-    check("a list that is nowhere", status_of(broken), 0);
-    check("a head of another size", syscall(SYS_set_robust_list, NULL, 1) == -1 ? errno : 0, EINVAL);
+    tell("a list that is nowhere", status_of(broken), 0);
+    tell("a head of another size", syscall(SYS_set_robust_list, NULL, 1) == -1 ? errno : 0, EINVAL);
 }
 
 int main(int count, char **arguments)

@@ -1,6 +1,8 @@
 /* Small answers: scripts, the last dot of a path, places in devices, options of wait.
  * Prints the same on every kernel. */
 #define _GNU_SOURCE
+#include "check.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,21 +12,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static int failed;
-
-static void check(const char *what, long got, long wanted)
-{
-    if (got == wanted)
-        return;
-    printf("%s: %ld instead of %ld\n", what, got, wanted);
-    failed = 1;
-}
-
-static long answer(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 /* How a script ends: its status, or why it does not begin. */
 static long script(const char *text)

@@ -37,6 +37,9 @@ const SHARED_FUTEX: &str = "shared-futex";
 /// The program that asks for memory to be locked, populated and advised.
 const MEMORY_CALLS: &str = "memory-calls";
 
+/// The program whose files live in memory.
+const MEMORY_FILES: &str = "memory-files";
+
 /// The program whose calls fail or stop half way.
 const FILE_CALLS: &str = "file-calls";
 
@@ -183,6 +186,7 @@ impl Programs {
             THREADS,
             SHARED_FUTEX,
             MEMORY_CALLS,
+            MEMORY_FILES,
             FILE_CALLS,
             NAMES,
             SMALL_CALLS,

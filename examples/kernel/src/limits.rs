@@ -22,7 +22,7 @@ pub const OPEN_FILES: usize = 2048;
 /// Pipes on the machine; each holds a ring of `pipe::CAPACITY` bytes.
 pub const PIPES: usize = 192;
 
-/// Files, directories and links under /tmp.
+/// Files, directories and links in memory: under /tmp and /dev/shm, and without a name.
 pub const TMP_NODES: usize = 2048;
 
 /// Bytes of one path, with its NUL.
@@ -121,7 +121,7 @@ impl Drop for Grant {
 pub static FILES_QUOTA: Quota = Quota::new(OPEN_FILES);
 /// Pipes on the machine.
 pub static PIPES_QUOTA: Quota = Quota::new(PIPES);
-/// Nodes under /tmp.
+/// Nodes in memory.
 pub static NODES_QUOTA: Quota = Quota::new(TMP_NODES);
 /// Bytes of exec arguments and /proc texts.
 pub static SCRATCH_QUOTA: Quota = Quota::new(SCRATCH_BYTES);

@@ -52,6 +52,8 @@ pub mod flag {
     pub const DIRECTORY: usize = 0o200_000;
     /// It must not be a link.
     pub const NO_FOLLOW: usize = 0o400_000;
+    /// A file without a name; it comes with `DIRECTORY`, as what is named is where it is made.
+    pub const TEMPORARY: usize = 0o20_000_000;
     /// Close on exec.
     pub const CLOSE_ON_EXEC: usize = 0o2_000_000;
 }

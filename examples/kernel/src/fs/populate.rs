@@ -1,4 +1,4 @@
-//! Builds the tree at boot: the archive's files, /tmp, /dev and /proc.
+//! Builds the tree at boot: the archive's files, /tmp, /dev with /dev/shm, and /proc.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -34,6 +34,8 @@ impl<A: Arch> System<A> {
                 Node::new(Origin::Synthetic, 0o666, 0, Kind::Device(device))?,
             )?;
         }
+        let shm = Node::directory(Origin::Memory, 0o1777, self.wall_seconds())?;
+        dev.insert(b"shm", shm)?;
         place(&root, b"dev", dev)?;
         let own = Node::directory(Origin::Synthetic, 0o555, 0)?;
         for (name, file) in proc::SELF {

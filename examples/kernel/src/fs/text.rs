@@ -135,7 +135,7 @@ impl<A: Arch> System<A> {
                 writeln!(out, "0.00 0.00 0.00 1/{tasks} {last}")
             }
             Text::Mounts => out.write_str(
-                "rootfs / rootfs ro 0 0\ntmpfs /tmp tmpfs rw 0 0\ndevfs /dev devtmpfs rw 0 0\nproc /proc proc rw 0 0\n",
+                "rootfs / rootfs ro 0 0\ntmpfs /tmp tmpfs rw 0 0\ndevfs /dev devtmpfs rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\nproc /proc proc rw 0 0\n",
             ),
             Text::Version => writeln!(out, "Linux version {RELEASE} {VERSION}"),
             Text::Counters => write!(out, "{}", self.counters()),

@@ -38,7 +38,7 @@ use crate::limits::{Grant, NAME_BYTES, NODES_QUOTA, PATH_BYTES};
 pub enum Origin {
     /// The initramfs: read-only.
     Archive,
-    /// /tmp: writable, in memory, counted against a quota.
+    /// /tmp, /dev/shm and files without a name: writable, in memory, counted against a quota.
     Memory,
     /// /dev and /proc: made by the kernel, names fixed.
     Synthetic,
@@ -116,7 +116,7 @@ impl<F> Node<F> {
     /// Makes a node that no directory names yet.
     ///
     /// # Errors
-    /// `ENOSPC` when it is of memory and /tmp holds as many nodes as it may.
+    /// `ENOSPC` when it is of memory, which holds as many nodes as it may.
     pub fn new(origin: Origin, permissions: u32, mtime: u64, kind: Kind<F>) -> Result<Arc<Self>> {
         let grant = match origin {
             Origin::Memory => Some(NODES_QUOTA.take(1, Errno::ENOSPC)?),

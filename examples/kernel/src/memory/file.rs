@@ -6,7 +6,7 @@ use mm_core::object::{ObjectRef, PagerFacts, TicketError};
 use mm_core::page::Frames;
 use mm_core::platform::Platform;
 
-use super::{Request, TransferKey};
+use super::{Request, Seals, TransferKey, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::sched::turn::Turn;
@@ -17,6 +17,8 @@ pub struct FileData<A: Arch> {
     pub(super) object: ObjectRef<'static, A::Platform>,
     /// Held by whoever writes or cuts, from looking for the end until all is done.
     pub writing: Turn,
+    /// What nobody may do to it any more; files of the disk are not sealed.
+    pub seals: Option<Seals>,
 }
 
 impl<A: Arch> FileData<A> {
@@ -31,20 +33,22 @@ impl<A: Arch> FileData<A> {
                 .memory
                 .new_object(PagerFacts::file(index as u64 + 1, size))?,
             writing: Turn::new(),
+            seals: None,
         })
     }
 
-    /// Makes an empty file that lives in memory only.
+    /// Makes an empty file that lives in memory only, with these seals.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn in_memory(system: &System<A>) -> Result<Self> {
+    pub fn in_memory(system: &System<A>, seals: u32) -> Result<Self> {
         Ok(FileData {
             object: system.memory.new_object(PagerFacts {
                 key: TMP,
                 ..PagerFacts::memory(0)
             })?,
             writing: Turn::new(),
+            seals: Some(Seals::new(seals)),
         })
     }
 
@@ -129,14 +133,22 @@ impl<A: Arch> System<A> {
         Ok(done)
     }
 
-    /// Writes a file's bytes; the file grows as needed.
+    /// Writes a file's bytes; the file grows as needed. The caller holds its turn.
     ///
     /// # Errors
-    /// `ENOSPC` when there is no room ([`may_hold`]), `EFBIG`.
+    /// `EPERM` when it is sealed against that, `ENOSPC` when there is no room ([`may_hold`]), `EFBIG`.
     pub fn write_data(&self, data: &FileData<A>, at: u64, bytes: &[u8]) -> Result {
         at.checked_add(bytes.len() as u64)
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or(Errno::EFBIG)?;
+        let most = match &data.seals {
+            Some(seals) => {
+                let page = 1 << page_shift::<A>();
+                seals.writable(at, bytes.len(), data.size(), page)?
+            }
+            None => bytes.len(),
+        };
+        let bytes = &bytes[..most];
         let mut done = 0;
         while done < bytes.len() {
             let progress = data.object.write(at + done as u64, &bytes[done..]);
@@ -155,9 +167,12 @@ impl<A: Arch> System<A> {
     /// Cuts or extends a file.
     ///
     /// # Errors
-    /// `EFBIG`, `ENOMEM`.
+    /// `EPERM` when it is sealed against that, `EFBIG`, `ENOMEM`.
     pub fn set_data_size(&self, data: &FileData<A>, size: u64) -> Result<()> {
         let _turn = data.writing.take(self);
+        if let Some(seals) = &data.seals {
+            seals.check_size(data.size(), size)?;
+        }
         Ok(data.object.set_size(size)?)
     }
 }

@@ -5,6 +5,7 @@
 //! | [`space`] | [`Space`] | an `AddressSpace`, with the number that names its private futexes |
 //! | [`word`] | [`WordName`], [`NamedWord`] | the object and the offset behind a shared futex |
 //! | [`file`](mod@file) | [`FileData`], [`System::read_data`], `write_data` | the `ObjectRef` behind a regular file, and its cached pages |
+//! | [`seals`] | [`Seals`] | – |
 //! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
 //! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
 //! | [`counts`] | [`Counts`] | what is in use |
@@ -31,6 +32,7 @@ pub mod file;
 pub mod frames;
 pub mod image;
 pub mod kernel;
+pub mod seals;
 pub mod space;
 pub mod user;
 pub mod word;
@@ -47,6 +49,7 @@ use crate::system::System;
 pub use counts::Counts;
 pub use file::{Claim, FileData, FileNode, Purpose, file_of, finish};
 pub use kernel::KernelHalf;
+pub use seals::Seals;
 pub use space::{Map, Space};
 pub use user::Outcome;
 pub use word::{NamedWord, Reach, WordName};

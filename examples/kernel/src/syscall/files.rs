@@ -15,7 +15,7 @@ use crate::fs::text::OpenText;
 use crate::fs::tree::{Kind, Node, Origin, mode};
 use crate::fs::walk::{LastLink, Place};
 use crate::limits::Grant;
-use crate::memory::{Claim, FileData, FileNode, Purpose};
+use crate::memory::{Claim, FileData, FileNode, Purpose, Seals};
 use crate::system::System;
 
 fn on_exec(flags: usize) -> OnExec {
@@ -45,8 +45,13 @@ impl<A: Arch> Call<'_, A> {
         flags: usize,
         permissions: usize,
     ) -> Result {
-        let path = self.path(path)?;
         let flags = super::abi::open_flags::<A>(flags);
+        let temporary = flags & flag::TEMPORARY != 0;
+        let makes = flags & (flag::DIRECTORY | flag::CREATE) == flag::DIRECTORY;
+        if temporary && (!makes || flags & flag::ACCESS == 0) {
+            return Err(Errno::EINVAL);
+        }
+        let path = self.path(path)?;
         let last = if flags & flag::NO_FOLLOW != 0
             || flags & (flag::CREATE | flag::EXCLUSIVE) == flag::CREATE | flag::EXCLUSIVE
         {
@@ -59,12 +64,17 @@ impl<A: Arch> Call<'_, A> {
         let numbers = 0..self.task.process.file_limit();
         files.lock().free(numbers.clone())?;
         let grant = OpenFile::<A>::grant()?;
-        let place = if flags & flag::CREATE != 0 {
-            self.find_or_create(dir, &path, last, flags, permissions as u32)?
+        let file = if temporary {
+            let node = self.temporary(dir, &path, last, permissions as u32)?;
+            self.open_node(node, flags & !flag::DIRECTORY, grant)?
         } else {
-            self.walk(dir, &path, last)?
+            let place = if flags & flag::CREATE != 0 {
+                self.find_or_create(dir, &path, last, flags, permissions as u32)?
+            } else {
+                self.walk(dir, &path, last)?
+            };
+            self.open_node(place.existing()?.clone(), flags, grant)?
         };
-        let file = self.open_place(place, flags, grant)?;
         let fd = files.lock().insert(file.clone(), numbers, on_exec(flags))?;
         // Last, for the same reason: another thread may have taken the last descriptor.
         if flags & flag::ACCESS != 0 && flags & flag::TRUNCATE != 0 {
@@ -102,13 +112,13 @@ impl<A: Arch> Call<'_, A> {
         Ok(place)
     }
 
-    fn open_place(
+    /// Opens a file that was found or made.
+    pub(super) fn open_node(
         &self,
-        place: Place<FileData<A>>,
+        node: Arc<FileNode<A>>,
         flags: usize,
         grant: Grant,
     ) -> Result<Arc<OpenFile<A>>> {
-        let node = place.existing()?.clone();
         let writes = flags & flag::ACCESS != 0;
         let kind = match &node.kind {
             Kind::Directory(_) if writes || flags & flag::CREATE != 0 => return Err(Errno::EISDIR),
@@ -143,7 +153,7 @@ impl<A: Arch> Call<'_, A> {
         if place.directory.origin != Origin::Memory {
             return Err(Errno::EROFS);
         }
-        let data = FileData::in_memory(self.system)?;
+        let data = FileData::in_memory(self.system, Seals::SEAL)?;
         let umask = self.task.process.shared.lock().umask;
         let node = Node::new(
             Origin::Memory,
@@ -233,6 +243,9 @@ impl<A: Arch> Call<'_, A> {
                 *flags = *flags & !changeable | argument & changeable;
                 Ok(0)
             }
+            // F_ADD_SEALS, F_GET_SEALS
+            1033 => self.add_seals(&file, argument as u32),
+            1034 => self.get_seals(&file),
             // F_GETLK; F_SETLK, F_SETLKW.
             5 => self.look_at_lock(argument),
             6 | 7 => self.lock_type(argument).map(|_| 0),

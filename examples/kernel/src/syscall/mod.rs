@@ -11,6 +11,7 @@ pub mod futex;
 pub mod identity;
 pub mod info;
 pub mod io;
+pub mod memfd;
 pub mod memory;
 pub mod names;
 pub mod paths;
@@ -125,6 +126,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Open => self.openat(AT_FDCWD, a, b, c),
             Name::Openat => self.openat(a, b, c, d),
             Name::Creat => self.openat(AT_FDCWD, a, 0o1101, b),
+            Name::MemfdCreate => self.memfd_create(a, b),
             Name::Close => self.close(a),
             Name::Dup => self.dup(a),
             Name::Dup2 => self.dup2(a, b),

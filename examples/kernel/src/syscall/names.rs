@@ -70,7 +70,7 @@ names! {
     ClockGetres, ClockNanosleep, ExitGroup, Tgkill, Waitid, Openat, Mkdirat, Fchownat,
     Newfstatat, Unlinkat, Renameat, Linkat, Symlinkat, Readlinkat, Fchmodat, Faccessat,
     Pselect6, Ppoll, SetRobustList, Utimensat, Dup3, Pipe2, Prlimit64, Renameat2, Getrandom,
-    Membarrier, Statx, Faccessat2, Mseal,
+    Membarrier, MemfdCreate, Statx, Faccessat2, Mseal,
     // Of Arm only.
     Sigreturn, Llseek, Mmap2, Fcntl64, Sendfile64, Statfs64, Fstatfs64, ClockGettime64,
     ClockGetres64, ClockNanosleep64, Utimensat64, Pselect6Time64, PpollTime64, FutexTime64,
@@ -104,7 +104,7 @@ numbers! { x86_64:
     Newfstatat = 262, Unlinkat = 263, Renameat = 264, Linkat = 265, Symlinkat = 266,
     Readlinkat = 267, Fchmodat = 268, Faccessat = 269, Pselect6 = 270, Ppoll = 271,
     SetRobustList = 273, Utimensat = 280, Dup3 = 292, Pipe2 = 293, Prlimit64 = 302,
-    Renameat2 = 316, Getrandom = 318, Membarrier = 324, Statx = 332, Faccessat2 = 439, Mseal = 462,
+    Renameat2 = 316, Getrandom = 318, MemfdCreate = 319, Membarrier = 324, Statx = 332, Faccessat2 = 439, Mseal = 462,
 }
 
 numbers! { generic:
@@ -129,7 +129,7 @@ numbers! { generic:
     Mremap = 216, Clone = 220, Execve = 221, Mmap = 222, Fadvise = 223, Mprotect = 226,
     Msync = 227, Mlock = 228, Munlock = 229, Mlockall = 230,
     Munlockall = 231, Mlock2 = 284, Mincore = 232, Madvise = 233,
-    RemapFilePages = 234, Wait4 = 260, Prlimit64 = 261, Renameat2 = 276, Getrandom = 278, Membarrier = 283, Statx = 291,
+    RemapFilePages = 234, Wait4 = 260, Prlimit64 = 261, Renameat2 = 276, Getrandom = 278, MemfdCreate = 279, Membarrier = 283, Statx = 291,
     Faccessat2 = 439, Mseal = 462,
 }
 
@@ -159,7 +159,7 @@ numbers! { arm:
     Newfstatat = 327, Unlinkat = 328, Renameat = 329, Linkat = 330, Symlinkat = 331,
     Readlinkat = 332, Fchmodat = 333, Faccessat = 334, Pselect6 = 335, Ppoll = 336,
     SetRobustList = 338, Utimensat = 348, Dup3 = 358, Pipe2 = 359, Prlimit64 = 369,
-    Renameat2 = 382, Getrandom = 384, Membarrier = 389, Statx = 397, ClockGettime64 = 403,
+    Renameat2 = 382, Getrandom = 384, MemfdCreate = 385, Membarrier = 389, Statx = 397, ClockGettime64 = 403,
     ClockGetres64 = 406, ClockNanosleep64 = 407, Utimensat64 = 412, Pselect6Time64 = 413,
     PpollTime64 = 414, FutexTime64 = 422, Faccessat2 = 439, Mseal = 462,
 }

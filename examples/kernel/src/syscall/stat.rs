@@ -10,7 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::open::{FileKind, OpenFile};
 use crate::fs::tree::{Kind, Node, Origin, mode};
 use crate::fs::walk::LastLink;
-use crate::memory::FileNode;
+use crate::memory::{FileData, FileNode};
 
 /// The link itself is meant.
 pub const AT_SYMLINK_NOFOLLOW: usize = 0x100;
@@ -261,13 +261,11 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn fchmodat(&self, dir: usize, path: usize, permissions: usize) -> Result {
-        self.changeable(dir, path, 0)?.facts.lock().permissions = permissions as u32 & 0o7777;
-        Ok(0)
+        change_permissions(&*self.changeable(dir, path, 0)?, permissions)
     }
 
     pub(super) fn fchmod(&self, fd: usize, permissions: usize) -> Result {
-        self.changeable_file(fd)?.facts.lock().permissions = permissions as u32 & 0o7777;
-        Ok(0)
+        change_permissions(&*self.changeable_file(fd)?, permissions)
     }
 
     pub(super) fn fchownat(
@@ -329,6 +327,19 @@ fn last_link(flags: usize) -> LastLink {
     } else {
         LastLink::Follow
     }
+}
+
+fn change_permissions<A: Arch>(node: &FileNode<A>, permissions: usize) -> Result {
+    let permissions = permissions as u32 & 0o7777;
+    let mut facts = node.facts.lock();
+    if let Kind::File(FileData {
+        seals: Some(seals), ..
+    }) = &node.kind
+    {
+        seals.check_permissions(facts.permissions, permissions)?;
+    }
+    facts.permissions = permissions;
+    Ok(0)
 }
 
 fn change_owner<F>(node: &Node<F>, uid: usize, gid: usize) {

@@ -57,7 +57,7 @@ pub const fn of(name: Name) -> &'static [Line] {
         Name::Writev => &[&[FILE, Wild, V(1)], &[FILE, Holder, V(1)], &[WRITER, Holder, V(1)]],
         Name::Sendfile | Name::Sendfile64 => &[&[WRITER, FILE, Wild, V(8)]],
         Name::Llseek => &[&[FILE, V(0), V(0), Wild, V(0)]],
-        Name::Open | Name::Creat => &[&[Wild]],
+        Name::Open | Name::Creat | Name::MemfdCreate => &[&[Wild]],
         Name::Openat => &[&[ROOT, Wild]],
         // F_GETLK, F_SETLK, F_SETLKW
         Name::Fcntl => &[&[FILE, V(5), Wild], &[FILE, V(6), Wild], &[FILE, V(7), Wild]],
