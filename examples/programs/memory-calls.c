@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -134,6 +135,55 @@ static void advising(void)
     check("one area again", areas(), 1);
     lay(PROT_READ | PROT_WRITE, MAP_SHARED);
     check("madvise, free what is shared", answer(madvise(base, PAGE, MADV_FREE)), -EINVAL);
+}
+
+/* Advice is 32 bits wide, and equal pages may be merged: that is a hint. */
+static void words_of_advice(void)
+{
+    const long high = sizeof(long) == 8 ? (long)(1ull << 32) : 0;
+    lay(PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    check("madvise, a wide word", answer(syscall(SYS_madvise, base, PAGE, high | MADV_DODUMP)), 0);
+    check("madvise, merge", answer(madvise(base, PAGES * PAGE, MADV_MERGEABLE)), 0);
+    check("madvise, do not", answer(madvise(base, PAGES * PAGE, MADV_UNMERGEABLE)), 0);
+    check("madvise, merge a hole", answer(madvise(base + PAGES * PAGE, PAGE, MADV_MERGEABLE)), -ENOMEM);
+    check("madvise, merge, odd address", answer(madvise(base + 1, PAGE, MADV_MERGEABLE)), -EINVAL);
+    check("madvise, no advice", answer(madvise(base, PAGE, 77)), -EINVAL);
+    check("madvise, neither", answer(madvise(base, PAGE, -1)), -EINVAL);
+    check("one area", areas(), 1);
+    check("mprotect, nothing, strange rights", answer(mprotect(base, 0, 0x100)), 0);
+    check("mprotect, strange rights", answer(mprotect(base, PAGE, 0x100)), -EINVAL);
+    check("mprotect, wrapping, strange rights", answer(mprotect(base, -PAGE, 0x100)), -ENOMEM);
+    check("mprotect, odd, strange rights", answer(mprotect(base + 1, 0, 0x100)), -EINVAL);
+    check("mprotect, nothing, both ways", answer(mprotect(base, 0, PROT_GROWSDOWN | PROT_GROWSUP)), -EINVAL);
+}
+
+/* What is freed can be had again: a child touches more than there is, a piece at a time. */
+static void freeing(void)
+{
+    enum { ROUNDS = 6, MOST = 64 << 20 };
+    struct sysinfo info;
+    int status;
+    sysinfo(&info);
+    unsigned long long piece = (unsigned long long)info.totalram * info.mem_unit / 4;
+    size_t length = (piece > MOST ? MOST : piece) / PAGE * PAGE;
+    pid_t child = fork();
+    if (child == 0) {
+        for (int round = 0; round < ROUNDS; round++) {
+            char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (memory == MAP_FAILED)
+                _exit(2);
+            for (size_t at = 0; at < length; at += PAGE)
+                memory[at] = 1;
+            if (madvise(memory, length, MADV_FREE) != 0)
+                _exit(3);
+            memory[0] = 5;
+            if (memory[0] != 5)
+                _exit(4);
+        }
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    check("freed, and had again", status, 0);
 }
 
 static void populating(void)
@@ -386,6 +436,8 @@ int main(void)
     locking();
     asking();
     advising();
+    words_of_advice();
+    freeing();
     populating();
     mapping_files();
     choosing();

@@ -298,15 +298,6 @@ impl<A: Arch> Space<A> {
         areas.all(|area| area.key.is_none() && !area.flags.contains(VmaFlags::SHARED))
     }
 
-    /// Answers whether a range of private memory has a part that is sealed and cannot be
-    /// written to: its pages are not to be dropped.
-    #[must_use]
-    pub fn keeps_pages(&self, at: usize, length: usize) -> bool {
-        self.areas(at, length).any(|area| {
-            area.flags.contains(VmaFlags::SEALED) && !area.flags.contains(VmaFlags::WRITE)
-        })
-    }
-
     /// Walks the areas of a range.
     fn areas(&self, at: usize, length: usize) -> impl Iterator<Item = VmaInfo> + '_ {
         let shift = page_shift::<A>();

@@ -189,17 +189,25 @@ impl<A: Arch> Call<'_, A> {
     pub(super) fn mprotect(&self, at: usize, length: usize, prot: usize) -> Result {
         const GROWS_DOWN: usize = 0x0100_0000;
         const GROWS_UP: usize = 0x0200_0000;
-        let (space, rights) = (self.space()?, prot_of(prot & !(GROWS_DOWN | GROWS_UP))?);
-        match prot & (GROWS_DOWN | GROWS_UP) {
-            0 => space.protect(at, length, rights)?,
+        let page = 1usize << crate::memory::page_shift::<A>();
+        let grows = prot & (GROWS_DOWN | GROWS_UP);
+        // In the order in which Linux finds its errors (do_mprotect_pkey).
+        if grows == GROWS_DOWN | GROWS_UP || at % page != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if length == 0 {
+            return Ok(0);
+        }
+        checked::<A>(at, length).map_err(|_| Errno::ENOMEM)?;
+        let (space, rights) = (self.space()?, prot_of(prot & !grows)?);
+        match grows {
             GROWS_DOWN => space.protect_stack(at, length, rights)?,
-            // No area grows up on these architectures.
-            GROWS_UP if length > 0 => {
+            GROWS_UP => {
+                // No area grows up on these architectures.
                 space.check_mapped(at, 1)?;
                 return Err(Errno::EINVAL);
             }
-            GROWS_UP => {}
-            _ => return Err(Errno::EINVAL),
+            _ => space.protect(at, length, rights)?,
         }
         Ok(0)
     }
@@ -239,20 +247,22 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn madvise(&self, at: usize, length: usize, advice: usize) -> Result {
-        let advice = match advice {
-            // WILLNEED, FREE (keeping the pages is allowed), COLD, PAGEOUT and the huge
-            // page hints change nothing that a program can see.
-            advice @ (3 | 8 | 14 | 15 | 20 | 21) => {
-                const FREE: usize = 8;
-                let space = self.space()?;
+        // It is an int.
+        let advice = match advice as u32 {
+            // WILLNEED, COLD, PAGEOUT, and the hints about equal and huge pages change nothing
+            // that a program can see.
+            3 | 12..=15 | 20 | 21 => {
                 let length = checked::<A>(at, length)?;
-                if advice == FREE && !space.is_private_anonymous(at, length) {
+                return self.space()?.check_mapped(at, length).map(|()| 0);
+            }
+            // FREE: at once, as there is no reclaim that could do it later (Linux up to 4.11
+            // without swap). It is for memory without a file alone.
+            8 => {
+                let length = checked::<A>(at, length)?;
+                if !self.space()?.is_private_anonymous(at, length) {
                     return Err(Errno::EINVAL);
                 }
-                if advice == FREE && space.keeps_pages(at, length) {
-                    return Err(Errno::EPERM);
-                }
-                return space.check_mapped(at, length).map(|()| 0);
+                Advice::DontNeed
             }
             22 => return self.populate_for(at, length, FaultAccess::Read),
             23 => return self.populate_for(at, length, FaultAccess::Write),
