@@ -7,10 +7,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* How a script ends: its status, or why it does not begin. */
@@ -96,6 +99,53 @@ static void waiting(void)
     check("wait, all kinds", answer(waitpid(-1, &status, WUNTRACED | WCONTINUED | __WALL)), -ECHILD);
 }
 
+#ifdef __x86_64__
+#define OLD_CALL(at) ((long (*)(void *, void *))(0xffffffffff600000 + (at)))
+
+/* How a child ends that jumps or stores there. */
+static int ends(long at, void *argument)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (at == 1)
+            _exit(*(volatile char *)argument);
+        OLD_CALL(at)(argument, NULL);
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+/* Calls by jumping to an address that never changes, as programs did before there was a vDSO. */
+static void old_calls(void)
+{
+    struct timeval then, now;
+    time_t seconds = 0;
+    unsigned cpu = -1, node = -1;
+    gettimeofday(&then, NULL);
+    check("gettimeofday, old", OLD_CALL(0)(&now, NULL), 0);
+    check("the same time", now.tv_sec - then.tv_sec <= 5 && now.tv_sec >= then.tv_sec, 1);
+    long answered = OLD_CALL(0x400)(&seconds, NULL);
+    check("time, old", answered, seconds);
+    check("the same time", seconds - then.tv_sec <= 5 && seconds >= then.tv_sec, 1);
+    check("time, old, nowhere", OLD_CALL(0x400)(NULL, NULL) >= seconds, 1);
+    check("getcpu, old", OLD_CALL(0x800)(&cpu, &node), 0);
+    check("one that is there", cpu < 1024 && node < 1024, 1);
+    for (int i = 0; i < 20000; i++)
+        if (OLD_CALL(0x400)(NULL, NULL) < seconds)
+            check("time, often", i, 20000);
+    check("time, a bad place", ends(0x400, (void *)8), SIGSEGV);
+    check("a place between", ends(0x410, NULL), SIGSEGV);
+    check("no such call", ends(0xc00, NULL), SIGSEGV);
+    check("it cannot be read", ends(1, (void *)0xffffffffff600000), SIGSEGV);
+}
+#else
+static void old_calls(void)
+{
+}
+#endif
+
 int main(int count, char **arguments)
 {
     char here[] = "/tmp/small-calls.XXXXXX";
@@ -107,6 +157,7 @@ int main(int count, char **arguments)
     dots();
     devices();
     waiting();
+    old_calls();
     chdir("/");
     check("nothing is left", answer(rmdir(here)), 0);
     printf("small calls: %s\n", failed ? "FAILED" : "ok");

@@ -24,6 +24,7 @@ impl Arch for X86_64 {
     const SYSCALL_ABI: SyscallAbi = SyscallAbi::X86_64;
     const PAGE_SHIFT: u32 = crate::platform::PAGE_SHIFT;
     const USER_START: usize = 0x1_0000;
+    const CALL_PAGE: Option<usize> = Some(crate::vsyscall::PAGE);
     const TICKS_PER_SECOND: u64 = clock::TICKS_PER_SECOND;
     const MAX_CPUS: usize = cpu::MAX_CPUS;
 

@@ -15,6 +15,7 @@
 //! brought in can make `iretq` or `sysretq` fault in the kernel.
 
 use crate::cpu::{USER_CODE, USER_DATA};
+use crate::vsyscall;
 use mm_kernel::arch::{Frame, PrivateSyscall};
 
 /// First address above user memory: the last page below the non-canonical hole stays empty, so
@@ -84,7 +85,8 @@ impl UserFrame {
         self.cs = USER_CODE.into();
         self.ss = USER_DATA.into();
         self.rflags = self.rflags & USER_FLAGS | FIXED_FLAGS;
-        if self.rip >= USER_END {
+        // An interrupt may come between such a jump and its fault.
+        if self.rip >= USER_END && vsyscall::number(self.rip).is_none() {
             self.rip = NOWHERE;
         }
         // A base outside user space could be non-canonical, which the load refuses.

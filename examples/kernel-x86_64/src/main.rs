@@ -5,7 +5,8 @@
 //! 1. `boot`: QEMU enters at `pvh_start`; 32-bit code turns long mode on and calls [`kernel_main`].
 //! 2. `memory`: what the boot loader said about memory; the direct map.
 //! 3. `cpu`: per-CPU data, segments, the features that are switched on.
-//! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there.
+//! 4. `trap`: every way into the kernel and out of it; `frame`: the registers saved there;
+//!    `vsyscall`: calls by a jump.
 //! 5. `platform`: **what mm-core asks of a kernel**; `kernel_table`: the kernel's own mappings.
 //! 6. `thread`, `fp`: the context switch, kernel stacks, FP/SIMD state.
 //! 7. `clock`, `pic`, `console`, `random`, `power`: the devices.
@@ -36,6 +37,7 @@ mod signal;
 mod smp;
 mod thread;
 mod trap;
+mod vsyscall;
 
 use core::panic::PanicInfo;
 

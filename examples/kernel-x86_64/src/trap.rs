@@ -33,7 +33,7 @@ use crate::cpu::{self, KERNEL_CODE, KERNEL_STACK_OFFSET, USER_CODE, USER_DATA, U
 use crate::frame::UserFrame;
 use crate::kernel_table::WINDOW;
 use crate::platform::PAGE_SHIFT;
-use crate::{apic, console, pic, shootdown};
+use crate::{apic, console, pic, shootdown, vsyscall};
 use mm_kernel::arch::{Exception, FaultAccess, Interrupt, Kernel, Trap};
 use mm_kernel::stack::ran_over;
 
@@ -168,10 +168,19 @@ extern "C" fn on_user_trap(frame: &mut UserFrame) -> usize {
     }
     save_user_bases(frame);
     let trap = match frame.origin {
-        PAGE_FAULT => Trap::Fault {
-            address: Cr2::read_raw() as usize,
-            access: fault_access(frame.error),
-        },
+        PAGE_FAULT => {
+            let address = Cr2::read_raw() as usize;
+            match vsyscall::number(address).filter(|_| address == frame.rip) {
+                Some(number) => {
+                    frame.origin = number;
+                    Trap::Call
+                }
+                None => Trap::Fault {
+                    address,
+                    access: fault_access(frame.error),
+                },
+            }
+        }
         vector @ FIRST_LINE..=LAST_VECTOR => Trap::Interrupt(interrupt(vector)),
         vector => Trap::Exception(exception(vector)),
     };

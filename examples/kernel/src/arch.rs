@@ -74,6 +74,10 @@ pub trait Arch: Sync + Sized + 'static {
     /// First address that user memory may use, in bytes.
     const USER_START: usize;
 
+    /// The page, outside user memory, in which programs call the kernel by jumping to fixed
+    /// addresses ([`Trap::Call`]), where the architecture has one. Nothing is mapped there.
+    const CALL_PAGE: Option<usize> = None;
+
     /// Timer interrupts per second.
     const TICKS_PER_SECOND: u64;
 
@@ -324,6 +328,9 @@ pub trait Kernel<A: Arch>: Sync {
 pub enum Trap {
     /// A system call; number and arguments are in the frame.
     Syscall,
+    /// A system call by a jump to a fixed address ([`Arch::CALL_PAGE`]); number and arguments are
+    /// in the frame, the place to go on at is on the stack.
+    Call,
     /// A page fault.
     Fault {
         /// The address that could not be reached, in bytes.

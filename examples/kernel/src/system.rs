@@ -250,6 +250,13 @@ impl<A: Arch> Kernel<A> for System<A> {
             let task = self.current();
             match trap {
                 Trap::Syscall => crate::syscall::enter(&task, frame),
+                Trap::Call => {
+                    use crate::arch::Frame;
+                    if crate::syscall::enter_by_jump(&task, frame).is_err() {
+                        self.fault(&task, frame.pc(), FaultAccess::Execute);
+                    }
+                    Left::Done
+                }
                 Trap::Fault { address, access } => {
                     self.fault(&task, address, access);
                     Left::Done

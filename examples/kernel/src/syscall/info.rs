@@ -48,6 +48,16 @@ impl<A: Arch> Call<'_, A> {
         Ok(done)
     }
 
+    /// Says where the caller runs; there is one node.
+    pub(super) fn getcpu(&self, cpu: usize, node: usize) -> Result {
+        for (into, number) in [(cpu, self.system.arch.cpu() as u32), (node, 0)] {
+            if into != 0 {
+                self.put(into, &number.to_le_bytes())?;
+            }
+        }
+        Ok(0)
+    }
+
     pub(super) fn getrusage(&self, into: usize) -> Result {
         self.put_words(into, [0; 18]).map(|()| 0)
     }

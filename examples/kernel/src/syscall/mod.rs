@@ -69,6 +69,34 @@ pub fn enter<A: Arch>(task: &Arc<Task<A>>, frame: &mut A::Frame) -> Left {
     Left::Done
 }
 
+/// Runs the system call that `frame` asks for by a jump to a fixed address ([`Trap::Call`]), with
+/// the place to go on at on its stack. A bad address there, or among its arguments, is no error
+/// for it to hear of but a fault.
+///
+/// [`Trap::Call`]: crate::arch::Trap::Call
+///
+/// # Errors
+/// `EFAULT`; the frame is as before.
+pub fn enter_by_jump<A: Arch>(task: &Arc<Task<A>>, frame: &mut A::Frame) -> Result<()> {
+    let (number, arguments, sp) = (frame.syscall_number(), frame.arguments(), frame.sp());
+    let mut call = Call {
+        system: task.system,
+        task,
+        frame,
+    };
+    let caller = call.get_word(sp)?;
+    let name = names::lookup(A::SYSCALL_ABI, number).ok_or(Errno::EFAULT)?;
+    let value = match call.run(name, arguments) {
+        Err(Errno::EFAULT) => return Err(Errno::EFAULT),
+        Err(error) => -(error.0 as isize),
+        Ok(value) => value as isize,
+    };
+    frame.set_pc(caller);
+    frame.set_sp(sp.wrapping_add(Call::<A>::WORD));
+    frame.set_return(value);
+    Ok(())
+}
+
 /// Answers an offset in the register of the result.
 fn as_word(value: u64) -> Result {
     match isize::try_from(value) {
@@ -269,6 +297,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Sysinfo => self.sysinfo(a),
             Name::Getrandom => self.getrandom(a, b),
             Name::Getrusage => self.getrusage(b),
+            Name::Getcpu => self.getcpu(a, b),
         }
     }
 

@@ -106,6 +106,7 @@ pub const fn of(name: Name) -> &'static [Line] {
         Name::Faccessat | Name::Faccessat2 | Name::Mkdirat | Name::Unlinkat => &[&[ROOT, Wild]],
         Name::Readlink => &[&[Wild, Zeros, V(64)], &[Executable, Wild, V(64)]],
         Name::Readlinkat => &[&[ROOT, Wild, Zeros, V(64)], &[ROOT, Executable, Wild, V(64)]],
+        Name::Getcpu => &[&[Wild], &[V(0), Wild]],
         Name::Getcwd => &[&[Wild, V(4096)]],
         Name::Rename | Name::Link | Name::Symlink => &[&[Wild, File], &[File, Wild]],
         Name::Renameat | Name::Renameat2 | Name::Linkat => {
