@@ -3,6 +3,7 @@
 
 use mm_core::addr::{Pfn, VirtAddr, Vpn};
 use mm_core::format::{Attrs, Entry, PageTableFormat};
+use mm_core::object::PagerFacts;
 use mm_core::prot::Prot;
 use mm_core::space::MapRequest;
 use mm_testkit::machine::{Machine, on_every_machine};
@@ -244,6 +245,50 @@ fn rights_that_go_and_come_back_make_code_visible_again() {
                 s.protect(at(machine, 0), size, Prot::RX).unwrap();
                 assert!(fetch_syncs(&w, machine, &s, 0), "by way of {detour:?}");
             }
+        }
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// Code that is mapped as data elsewhere, loaded from and only then stored to. Nobody asks who
+/// stores to shared memory without a file: there the load has handed out the right already,
+/// to the pages around it too, and the store says nothing.
+#[test]
+fn a_load_that_hands_out_stores_forgets_that_code_was_shown() {
+    on_every_machine(|machine| {
+        if !has_exec(machine) {
+            return;
+        }
+        let size = machine.page_size();
+        let w = machine.world(1024, 1, 1);
+        let s = w.space();
+        let memory = w.mm().new_object(PagerFacts::memory(2 * size as u64));
+        for object in [w.file(1, &vec![5; 2 * size]), memory.unwrap()] {
+            let map = |page, prot| {
+                let area = MapRequest::shared(&object, 0, 2 * size, prot);
+                s.map(&area.fixed(at(machine, page))).unwrap();
+            };
+            let is_shown = || {
+                map(0, Prot::RX);
+                w.platform().take_log();
+                for page in 0..2 {
+                    w.fetch(0, &s, (FIRST + page) * size).unwrap();
+                }
+                let log = w.platform().take_log();
+                let frames = [0, 1].map(|page| frame(&s, page).unwrap().0);
+                s.unmap(at(machine, 0), 2 * size).unwrap();
+                frames.map(|pfn| log.synced.contains(&pfn))
+            };
+            assert_eq!(is_shown(), [true; 2], "before its first fetch");
+            assert_eq!(is_shown(), [false; 2], "once is enough");
+            map(8, Prot::RW);
+            w.peek(0, &s, (FIRST + 8) * size).unwrap();
+            for page in 8..10 {
+                w.poke(0, &s, (FIRST + page) * size, 9).unwrap();
+            }
+            s.unmap(at(machine, 8), 2 * size).unwrap();
+            assert_eq!(is_shown(), [true; 2], "after the stores");
         }
         drop(s);
         w.assert_empty();

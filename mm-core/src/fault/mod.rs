@@ -237,7 +237,8 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         if self.vma.flags().contains(VmaFlags::EXEC) && hides_code(counted(self.cx, entry)) {
             return self.show_code(leaf, entry);
         }
-        let attrs = Attrs::user(self.protected_prot()).with_mem(self.vma.mem());
+        let prot = handed_out(counted(self.cx, entry), self.protected_prot());
+        let attrs = Attrs::user(prot).with_mem(self.vma.mem());
         let attrs = attrs.with(kept | AttrFlags::ACCESSED);
         let word = self.cx.format().encode_leaf(pfn, attrs, 1);
         let word = word.map_err(|_| Stop::Bug)?;
@@ -385,6 +386,17 @@ pub(crate) fn visible(page: Option<&Page>, prot: Prot) -> Prot {
     } else {
         prot
     }
+}
+
+/// Returns the rights that an entry of a cached page may have now, as [`visible`], and
+/// forgets that the page is visible to fetches where stores are among them: those do not fault.
+fn handed_out(page: Option<&Page>, prot: Prot) -> Prot {
+    let prot = visible(page, prot);
+    let forgets = prot.contains(Prot::WRITE) && !cfg!(mm_mutant = "load_leaves_code_clean");
+    if let Some(page) = page.filter(|_| forgets) {
+        page.code_written();
+    }
+    prot
 }
 
 /// Copies a page into a fresh one; the zero page is not read.

@@ -3,7 +3,8 @@
 //! ```text
 //!             cached, up to date?  ── no ──► Wait (read it), PastEof: SIGBUS
 //!                      │
-//!   load ──────────────┼──► entry without WRITE, pages around it too  (do_read_fault)
+//!   load ──────────────┼──► `page_prot`: without WRITE where somebody asks who
+//!                      │    stores; pages around it too                (do_read_fault)
 //!   store, private ────┼──► copy to an own page                       (do_cow_fault)
 //!   store, shared ─────┴──► dirty, entry with WRITE                   (do_shared_fault)
 //! ```
@@ -12,7 +13,7 @@
 //! the object still has it: see [`super`] for why that is enough against
 //! truncation.
 
-use super::{Faulting, Resolution, Signal, Step, Stop, visible};
+use super::{Faulting, Resolution, Signal, Step, Stop, handed_out};
 use crate::addr::Vpn;
 use crate::format::AttrFlags;
 use crate::object::{CachedPage, Found, ObjectKind, ObjectView};
@@ -151,19 +152,18 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
                 continue;
             };
             let stores = at == self.page && self.access == Access::Write;
-            let word = if stores {
-                let prot = self.vma.flags().writable_page_prot();
-                let prot = visible(Some(page.record()), prot);
-                page.record().code_written();
-                self.encode(page.pfn(), prot, AttrFlags::DIRTY)
+            let (prot, flags) = if stores {
+                (self.vma.flags().writable_page_prot(), AttrFlags::DIRTY)
             } else {
-                let prot = visible(Some(page.record()), protected);
-                if prot.is_empty() {
-                    // Executable only, and written to just now.
-                    continue;
-                }
-                self.encode(page.pfn(), prot, AttrFlags::empty())
+                // With WRITE where nobody asks who stores: it is handed out here, too.
+                (protected, AttrFlags::empty())
             };
+            let prot = handed_out(Some(page.record()), prot);
+            if prot.is_empty() {
+                // Executable only, and written to just now.
+                continue;
+            }
+            let word = self.encode(page.pfn(), prot, flags);
             let free = leaf.range().contains(at)
                 && matches!(leaf.entry(at), crate::format::Entry::Empty)
                 && page.is_held_by(view);
