@@ -24,9 +24,9 @@
 //!
 //! What a *program* stores is its own to make visible, as on every system
 //! (Arm ARM B2.4.4; the RISC-V manual's FENCE.I). Where the library hands out the right to
-//! store, to a load too where entries come with it, it
+//! store, to a load too where entries come with it, or takes EXEC from an entry that keeps it, it
 //! forgets that the page was clean all the same, so that a page
-//! that goes RX, RW, RX is made visible again. (Not that of stores by another
+//! that goes RX, RW, RX, or RWX, RW, RX, is made visible again. (Not that of stores by another
 //! mapping that had the right all along.) A write by the library that is
 //! under way while another thread publishes the page is such a race of programs
 //! too: it may be seen in part.

@@ -17,6 +17,7 @@
 //! | leaf | none | PROT_NONE entry, page kept |
 //! | leaf, writable | with WRITE | leaf, writable |
 //! | leaf | any | leaf with the rights of `page_prot` |
+//! | leaf, writable and executable | with WRITE, without EXEC | leaf, writable; code not made visible |
 //! | leaf, code not made visible | with EXEC | leaf without EXEC until it faults |
 //! | PROT_NONE | any | leaf with the rights of `page_prot` |
 
@@ -27,6 +28,7 @@ use crate::cx::Cx;
 use crate::error::MmError;
 use crate::fault::{counted, visible};
 use crate::format::{Attrs, Entry, NonPresent, NonPresentKind, PageTableFormat};
+use crate::page::Page;
 use crate::platform::Platform;
 use crate::prot::Prot;
 use crate::range::PageRange;
@@ -244,6 +246,14 @@ impl Rights {
                 let published = cfg!(mm_mutant = "protect_publishes_hidden_code");
                 if !attrs.prot.contains(Prot::EXEC) && !published {
                     prot = visible(counted(cx, entry), prot);
+                }
+                let lost = attrs.prot.difference(prot);
+                let forgets = lost.contains(Prot::EXEC) && prot.contains(Prot::WRITE);
+                #[cfg(mm_mutant = "protect_leaves_code_clean")]
+                let forgets = false;
+                if forgets {
+                    // From here on it holds data, and no store faults.
+                    counted(cx, entry).map(Page::code_written);
                 }
                 if prot.is_empty() {
                     let kept = NonPresent::prot_none(pfn, attrs.flags);

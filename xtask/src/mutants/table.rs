@@ -257,6 +257,7 @@ pub const ROWS: &[Row] = rows! {
     load_leaves_code_clean         Kit   "code" "a_load_that_hands_out_stores_forgets_that_code_was_shown";
     fork_publishes_hidden_code     Kit   "code" "a_fork_does_not_publish_code_that_nobody_made_visible";
     protect_publishes_hidden_code  Kit   "code" "a_frame_that_held_other_code_is_made_visible_in_its_next_life";
+    protect_leaves_code_clean      Kit   "code" "code_that_becomes_data_and_stays_writable_is_made_visible_again";
     write_leaves_code_clean        Kit   "code" "rights_that_go_and_come_back_make_code_visible_again";
     write_leaves_code_fresh        Loom  "loom_code" "write_and_show";
     fresh_after_the_show           Loom  "loom_code" "write_and_show";
