@@ -34,6 +34,9 @@ echo "== memory-calls: glibc, what is mapped, locked, advised, rearranged and se
 echo "== memory-files: glibc, files without a name, below /dev/shm, sealed ones"
 /usr/bin/memory-files || fails=$((fails + 1))
 
+echo "== about-self: glibc, what the kernel says of a program and its memory"
+/usr/bin/about-self || fails=$((fails + 1))
+
 echo "== file-calls: glibc, calls that fail or stop half way"
 /usr/bin/file-calls || fails=$((fails + 1))
 

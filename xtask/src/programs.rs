@@ -40,6 +40,9 @@ const MEMORY_CALLS: &str = "memory-calls";
 /// The program whose files live in memory.
 const MEMORY_FILES: &str = "memory-files";
 
+/// The program that reads what the kernel says of it.
+const ABOUT_SELF: &str = "about-self";
+
 /// The program whose calls fail or stop half way.
 const FILE_CALLS: &str = "file-calls";
 
@@ -187,6 +190,7 @@ impl Programs {
             SHARED_FUTEX,
             MEMORY_CALLS,
             MEMORY_FILES,
+            ABOUT_SELF,
             FILE_CALLS,
             NAMES,
             SMALL_CALLS,

@@ -67,13 +67,6 @@ impl<A: Arch> Disk<A> {
         }
     }
 
-    /// Answers the path of the file that an object's key names, without a leading slash.
-    #[must_use]
-    pub fn path(&self, key: u64) -> Option<&str> {
-        let index = usize::try_from(key).ok()?.checked_sub(1)?;
-        core::str::from_utf8(self.files.get(index)?.name).ok()
-    }
-
     /// Answers whether a finished read has failed, once, to the one who started it.
     #[must_use]
     pub fn take_failure(&self, number: ReadNumber) -> bool {

@@ -98,6 +98,8 @@ impl<A: Arch> System<A> {
             program: Vec::new(),
             arguments: Vec::new(),
             name: [0; 16],
+            most_resident: 0,
+            refuses_huge_pages: false,
             lives: Lives::first(),
             exec_by: None,
             zombie: false,

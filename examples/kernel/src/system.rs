@@ -24,7 +24,7 @@ use crate::arch::{
 };
 use crate::disk::Disk;
 
-use crate::memory::{FileNode, MachineMemory, Outcome};
+use crate::memory::{FileNode, MachineMemory, Outcome, Register};
 use crate::sched::{Channel, Cpu, Moves};
 use crate::task::signal::{self, Left, SIGALRM};
 use crate::task::{Process, Status, Task};
@@ -62,6 +62,8 @@ pub struct System<A: Arch> {
     pub names: Mutex<()>,
     /// The root directory, until the end.
     pub root: Mutex<Option<Arc<FileNode<A>>>>,
+    /// Regular files by the keys of their pages.
+    pub files: Register<A>,
     /// Reads under way.
     pub disk: Disk<A>,
     /// The terminal.
@@ -98,6 +100,7 @@ impl<A: Arch> System<A> {
             first_status: Mutex::new(None),
             names: Mutex::new(()),
             root: Mutex::new(None),
+            files: Register::new(),
             disk: Disk::new(boot.initrd),
             tty: Mutex::new(Tty::new()),
             ticks: AtomicU64::new(0),

@@ -19,7 +19,7 @@ impl<A: Arch> System<A> {
     /// # Errors
     /// `ENOMEM` when there is no memory for the files' objects; an archive whose
     /// members contradict each other gives what the tree answers.
-    pub fn build_tree(&self) -> Result<()> {
+    pub fn build_tree(&'static self) -> Result<()> {
         let root = Node::directory(Origin::Archive, 0o755, 0)?;
         let mut links = BTreeMap::new();
         for (index, entry) in Archive::new(self.boot.initrd).enumerate() {
@@ -58,7 +58,7 @@ impl<A: Arch> System<A> {
     }
 
     fn add_member(
-        &self,
+        &'static self,
         root: &Arc<FileNode<A>>,
         index: usize,
         entry: &Entry<'_>,
@@ -86,7 +86,9 @@ impl<A: Arch> System<A> {
                 Some(node) if entry.size == 0 => node.clone(),
                 _ => {
                     let data = FileData::from_archive(self, index, entry.size)?;
-                    Node::new(Origin::Archive, entry.mode, time, Kind::File(data))?
+                    let node = Node::new(Origin::Archive, entry.mode, time, Kind::File(data))?;
+                    self.files.enter(&node);
+                    node
                 }
             },
             _ => return Ok(()),

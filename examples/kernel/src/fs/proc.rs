@@ -23,6 +23,8 @@ pub enum Text {
     Name,
     /// `/proc/self/stat`.
     Stat,
+    /// `/proc/self/statm`.
+    Sizes,
     /// `/proc/self/status`.
     Status,
     /// `/proc/meminfo`.
@@ -40,11 +42,12 @@ pub enum Text {
 }
 
 /// The files under /proc/self.
-pub const SELF: [(&[u8], ProcFile); 6] = [
+pub const SELF: [(&[u8], ProcFile); 7] = [
     (b"maps", ProcFile::Text(Text::Maps)),
     (b"cmdline", ProcFile::Text(Text::CommandLine)),
     (b"comm", ProcFile::Text(Text::Name)),
     (b"stat", ProcFile::Text(Text::Stat)),
+    (b"statm", ProcFile::Text(Text::Sizes)),
     (b"status", ProcFile::Text(Text::Status)),
     (b"exe", ProcFile::Executable),
 ];

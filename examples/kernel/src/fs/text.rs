@@ -13,6 +13,7 @@ use super::proc::Text;
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::limits::{Grant, SCRATCH_QUOTA};
+use crate::memory::FileName;
 use crate::sync::Mutex;
 use crate::system::System;
 use crate::task::Process;
@@ -82,6 +83,23 @@ impl Write for Bounded {
     }
 }
 
+/// What /proc/self/status says of memory: pages by name.
+fn sizes_of<A: Arch>(process: &Process<A>) -> impl Iterator<Item = (&'static str, usize)> {
+    let usage = process.space().map(|space| space.usage());
+    usage.into_iter().flat_map(|usage| {
+        [
+            ("VmPeak", usage.most_mapped),
+            ("VmSize", usage.mapped),
+            ("VmHWM", usage.most_resident),
+            ("VmRSS", usage.resident()),
+            ("RssAnon", usage.anonymous),
+            ("RssFile", usage.file),
+            ("VmData", usage.data),
+            ("VmStk", usage.stack),
+        ]
+    })
+}
+
 impl<A: Arch> System<A> {
     fn proc_text(&self, text: Text, process: &Arc<Process<A>>) -> Result<Bounded> {
         let mut out = Bounded {
@@ -91,6 +109,40 @@ impl<A: Arch> System<A> {
         self.write_text(text, process, &mut out)
             .map_err(|_| Errno::ENOMEM)?;
         Ok(out)
+    }
+
+    /// Answers a file as it stands in /proc/self/maps.
+    fn name_of(&self, key: u64) -> Option<FileName> {
+        let node = self.files.find(key)?;
+        let path = {
+            let _names = self.names.lock();
+            node.shown_path()
+        };
+        Some(FileName {
+            device: node.origin.device(),
+            ino: node.ino,
+            path: path.unwrap_or_default(),
+        })
+    }
+
+    /// Answers fields 9 to 52 of /proc/self/stat, as far as they are known.
+    fn facts_of(&self, process: &Arc<Process<A>>) -> [usize; 44] {
+        const PRIORITY: usize = 20;
+        const EXIT_SIGNAL: usize = 17;
+        let mut facts = [0; 44];
+        let mut set = |number: usize, value| facts[number - 9] = value;
+        set(18, PRIORITY);
+        set(20, self.threads_of(process).len());
+        set(25, usize::MAX);
+        set(38, EXIT_SIGNAL);
+        if let Some(space) = process.space() {
+            let usage = space.usage();
+            set(23, usage.mapped << A::PAGE_SHIFT);
+            set(24, usage.resident());
+            set(28, space.stack_start());
+            set(47, space.heap_start());
+        }
+        facts
     }
 
     fn write_text(
@@ -103,7 +155,7 @@ impl<A: Arch> System<A> {
         let kib = 1usize << (A::PAGE_SHIFT - 10);
         let uptime_ns = self.arch.monotonic_ns();
         match text {
-            Text::Maps => process.space().map_or(Ok(()), |space| space.write_maps(out, |key| self.disk.path(key))),
+            Text::Maps => process.space().map_or(Ok(()), |space| space.write_maps(out, |key| self.name_of(key))),
             Text::CommandLine => {
                 let arguments = process.shared.lock().arguments.clone();
                 out.write_str(&String::from_utf8_lossy(&arguments))
@@ -115,15 +167,27 @@ impl<A: Arch> System<A> {
                     (shared.parent, shared.group, shared.session)
                 };
                 write!(out, "{} ({}) R {parent} {group} {session} 1281 {group}", process.pid, process.name())?;
-                (0..44).try_for_each(|_| out.write_str(" 0"))?;
+                self.facts_of(process).iter().try_for_each(|fact| write!(out, " {fact}"))?;
                 out.write_str("\n")
+            }
+            Text::Sizes => {
+                let usage = process.space().map(|space| space.usage());
+                let sizes = usage.map_or([0; 4], |usage| {
+                    [usage.mapped, usage.resident(), usage.file, usage.data + usage.stack]
+                });
+                let [mapped, resident, file, data] = sizes;
+                writeln!(out, "{mapped} {resident} {file} 0 0 {data} 0")
             }
             Text::Status => {
                 let parent = process.shared.lock().parent;
                 let name = process.name();
                 let threads = self.threads_of(process).len();
                 write!(out, "Name:\t{name}\nState:\tR (running)\nTgid:\t{0}\nPid:\t{0}\nPPid:\t{parent}\n", process.pid)?;
-                writeln!(out, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nThreads:\t{threads}")
+                writeln!(out, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0")?;
+                for (name, pages) in sizes_of(process) {
+                    writeln!(out, "{name}:\t{:8} kB", pages * kib)?;
+                }
+                writeln!(out, "Threads:\t{threads}")
             }
             Text::Memory => {
                 writeln!(out, "MemTotal: {:>12} kB\nMemFree: {:>13} kB\nMemAvailable: {:>8} kB", total * kib, free * kib, free * kib)?;

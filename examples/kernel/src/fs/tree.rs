@@ -1,17 +1,18 @@
 //! The tree of names: directories, files, links, devices.
 //!
-//! One tree serves the read-only initramfs, the writable /tmp and the synthetic /dev
+//! One tree serves the read-only initramfs, the writable /tmp and /dev/shm, and the synthetic /dev
 //! and /proc; each node's [`Origin`] says what may be changed in it. Nodes are shared
-//! by counted references. A directory knows the one above it, but no node knows its names: these
+//! by counted references. A node knows the directory above it, but not its names: these
 //! stand in directories only, so that rename and unlink have one place to change. Who stays in a
 //! directory (a working directory, an open one) holds the node: it is the same whatever it is called.
+//! A file that has lost its last name keeps it, for those who have it mapped and ask which file it is.
 //! `F` is what a regular file holds (a page-cache object in the kernel).
 //!
 //! # Locks
 //!
-//! Each directory's map, the directory above it, and each node's facts have a lock of their own. A
-//! directory's map comes before its entries' maps, and all before facts and what is above;
-//! [`rename`] takes one directory after the other.
+//! Each directory's map, the directory above a node, its facts and its lost name have a lock of their
+//! own. A directory's map comes before its entries' maps, and all before what is above, facts and then
+//! the lost name; [`rename`] takes one directory after the other.
 //!
 //! Whoever changes names for a program (open with `O_CREAT`, mkdir, symlink, link, unlink, rmdir,
 //! rename) holds `System::names` from its walk to its change, so that what it found still stands:
@@ -89,8 +90,10 @@ pub struct Node<F> {
     pub facts: Mutex<Facts>,
     /// What it is.
     pub kind: Kind<F>,
-    /// Of a directory: the one that names it, or named it last.
+    /// The directory that names it, or named it last.
     above: Mutex<Weak<Node<F>>>,
+    /// What it was called last there, once no directory names it.
+    lost: Mutex<Option<Box<[u8]>>>,
     _grant: Option<Grant>,
 }
 
@@ -110,6 +113,18 @@ pub mod mode {
     pub const CHARACTER: u32 = 0o020_000;
     /// A pipe.
     pub const FIFO: u32 = 0o010_000;
+}
+
+impl Origin {
+    /// Answers the number of the file system, as stat's `st_dev` has it.
+    #[must_use]
+    pub const fn device(self) -> u64 {
+        match self {
+            Origin::Archive => 1,
+            Origin::Memory => 2,
+            Origin::Synthetic => 3,
+        }
+    }
 }
 
 impl<F> Node<F> {
@@ -141,6 +156,7 @@ impl<F> Node<F> {
             facts: Mutex::new(facts),
             kind,
             above: Mutex::new(Weak::new()),
+            lost: Mutex::new(None),
             _grant: grant,
         }))
     }
@@ -203,16 +219,17 @@ impl<F> Node<F> {
             .ok_or(Errno::ENOENT)
     }
 
-    /// Answers the directory above this one, if it is still there; the root has none.
+    /// Answers the directory above this one, if it is still there; the root has none. Of a file with
+    /// several names: above that which it got last.
     #[must_use]
     pub fn above(&self) -> Option<Arc<Self>> {
         self.above.lock().upgrade()
     }
 
-    /// Answers the whole path of a directory; the caller holds the lock of names (module header).
+    /// Answers the whole path of a directory, or of a file by the name that it got last; the caller holds the lock of names (module header).
     ///
     /// # Errors
-    /// `ENOENT` for one that was removed, `ENAMETOOLONG`.
+    /// `ENOENT` for one that was removed, or has lost that name, `ENAMETOOLONG`.
     pub fn path(self: &Arc<Self>) -> Result<Vec<u8>> {
         if self.facts.lock().links == 0 {
             return Err(Errno::ENOENT);
@@ -236,6 +253,32 @@ impl<F> Node<F> {
         }
         path.reverse();
         Ok(if path.is_empty() { b"/".to_vec() } else { path })
+    }
+
+    /// Answers the path for somebody who has the file, whatever became of its name (Linux: d_path);
+    /// the caller holds the lock of names.
+    ///
+    /// # Errors
+    /// As [`Node::path`].
+    pub fn shown_path(self: &Arc<Self>) -> Result<Vec<u8>> {
+        let lost = self.lost.lock().clone();
+        let Some(name) = lost else {
+            return self.path();
+        };
+        let mut path = self.above().map_or(Ok(Vec::new()), |above| above.path())?;
+        if path.last() != Some(&b'/') {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&name);
+        path.extend_from_slice(b" (deleted)");
+        Ok(path)
+    }
+
+    /// Makes it a file that no directory names, though it was made in one or has a name of its own.
+    pub fn lose_name(&self, above: Option<&Arc<Self>>, name: &[u8]) {
+        self.facts.lock().links = 0;
+        *self.above.lock() = above.map_or(Weak::new(), Arc::downgrade);
+        *self.lost.lock() = Some(name.into());
     }
 
     /// Finds the first entry after `last`, or the first of all.
@@ -290,8 +333,8 @@ impl<F> Node<F> {
         }
         if matches!(child.kind, Kind::Directory(_)) {
             self.facts.lock().links += 1;
-            *child.above.lock() = Arc::downgrade(self);
         }
+        *child.above.lock() = Arc::downgrade(self);
         entries.insert(name.into(), child);
         Ok(())
     }
@@ -305,6 +348,15 @@ impl<F> Node<F> {
         self.insert(name, child)
     }
 
+    /// Takes one of its names from a file.
+    fn end_link(&self, name: &[u8]) {
+        let mut facts = self.facts.lock();
+        facts.links -= 1;
+        if facts.links == 0 {
+            *self.lost.lock() = Some(name.into());
+        }
+    }
+
     /// Removes the file or link `name`.
     ///
     /// # Errors
@@ -315,7 +367,7 @@ impl<F> Node<F> {
         if matches!(node.kind, Kind::Directory(_)) {
             return Err(Errno::EISDIR);
         }
-        node.facts.lock().links -= 1;
+        node.end_link(name);
         entries.remove(name);
         Ok(())
     }
@@ -369,14 +421,12 @@ pub fn rename<F>(
         }
     }
     // One step: whoever looks for the target meanwhile finds the one or the other.
-    if is_directory {
-        *moved.above.lock() = Arc::downgrade(to);
-    }
+    *moved.above.lock() = Arc::downgrade(to);
     to.entries()?.lock().insert(to_name.into(), moved);
     from.entries()?.lock().remove(from_name);
     match &old {
         Some(old) if is_directory => old.facts.lock().links = 0,
-        Some(old) => old.facts.lock().links -= 1,
+        Some(old) => old.end_link(to_name),
         None if is_directory => to.facts.lock().links += 1,
         _ => (),
     }

@@ -6,6 +6,7 @@ use mm_core::object::{ObjectRef, PagerFacts, TicketError};
 use mm_core::page::Frames;
 use mm_core::platform::Platform;
 
+use super::register::MEMORY;
 use super::{Request, Seals, TransferKey, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
@@ -19,6 +20,15 @@ pub struct FileData<A: Arch> {
     pub writing: Turn,
     /// What nobody may do to it any more; files of the disk are not sealed.
     pub seals: Option<Seals>,
+    /// The key of its pages, never used twice.
+    key: u64,
+    system: &'static System<A>,
+}
+
+impl<A: Arch> Drop for FileData<A> {
+    fn drop(&mut self) {
+        self.system.files.leave(self.key);
+    }
 }
 
 impl<A: Arch> FileData<A> {
@@ -27,13 +37,14 @@ impl<A: Arch> FileData<A> {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn from_archive(system: &System<A>, index: usize, size: u64) -> Result<Self> {
+    pub fn from_archive(system: &'static System<A>, index: usize, size: u64) -> Result<Self> {
+        let key = index as u64 + 1;
         Ok(FileData {
-            object: system
-                .memory
-                .new_object(PagerFacts::file(index as u64 + 1, size))?,
+            object: system.memory.new_object(PagerFacts::file(key, size))?,
             writing: Turn::new(),
             seals: None,
+            key,
+            system,
         })
     }
 
@@ -41,15 +52,24 @@ impl<A: Arch> FileData<A> {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn in_memory(system: &System<A>, seals: u32) -> Result<Self> {
+    pub fn in_memory(system: &'static System<A>, seals: u32) -> Result<Self> {
+        let key = system.files.memory_key();
         Ok(FileData {
             object: system.memory.new_object(PagerFacts {
-                key: TMP,
+                key,
                 ..PagerFacts::memory(0)
             })?,
             writing: Turn::new(),
             seals: Some(Seals::new(seals)),
+            key,
+            system,
         })
+    }
+
+    /// Answers the key of its pages.
+    #[must_use]
+    pub const fn key(&self) -> u64 {
+        self.key
     }
 
     /// Answers the size in bytes.
@@ -177,13 +197,10 @@ impl<A: Arch> System<A> {
     }
 }
 
-/// The key of files in memory; those of the disk are below, and memory that has no name has 0.
-pub const TMP: u64 = 1 << 32;
-
 /// Tells whether objects with this key may hold one page more, for the platform to answer. Files in
 /// memory leave programs a sixteenth of it: a full /tmp kills nobody.
 pub fn may_hold<P: Platform>(frames: Option<&Frames<P>>, key: u64) -> bool {
-    key != TMP
+    key < MEMORY
         || frames.is_none_or(|frames| {
             let stats = frames.stats();
             stats.free >= stats.total / 16

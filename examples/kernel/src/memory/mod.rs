@@ -5,7 +5,9 @@
 //! | [`space`] | [`Space`] | an `AddressSpace`, with the number that names its private futexes |
 //! | [`word`] | [`WordName`], [`NamedWord`] | the object and the offset behind a shared futex |
 //! | [`file`](mod@file) | [`FileData`], [`System::read_data`], `write_data` | the `ObjectRef` behind a regular file, and its cached pages |
+//! | [`register`] | [`Register`] | the keys of objects |
 //! | [`seals`] | [`Seals`] | – |
+//! | [`usage`] | [`Usage`] | `Counts` of a space |
 //! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
 //! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
 //! | [`counts`] | [`Counts`] | what is in use |
@@ -32,8 +34,10 @@ pub mod file;
 pub mod frames;
 pub mod image;
 pub mod kernel;
+pub mod register;
 pub mod seals;
 pub mod space;
+pub mod usage;
 pub mod user;
 pub mod word;
 
@@ -49,8 +53,10 @@ use crate::system::System;
 pub use counts::Counts;
 pub use file::{Claim, FileData, FileNode, Purpose, file_of, finish};
 pub use kernel::KernelHalf;
+pub use register::Register;
 pub use seals::Seals;
-pub use space::{Map, Space};
+pub use space::{FileName, Map, Space};
+pub use usage::Usage;
 pub use user::Outcome;
 pub use word::{NamedWord, Reach, WordName};
 

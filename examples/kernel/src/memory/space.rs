@@ -1,6 +1,8 @@
 //! A process's address space: the verbs of mmap(2) and its family in this kernel's words.
 
+use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,12 +15,23 @@ use mm_core::space::{
 };
 use mm_core::vma::VmaFlags;
 
-use super::file::TMP;
+use super::register::MEMORY;
+use super::usage::Peaks;
 use super::{Active, Claim, FileData, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
 use crate::system::System;
 use crate::task::limit::{self, Limits};
+
+/// A file as /proc/self/maps shows it.
+pub struct FileName {
+    /// The number of its file system, as in `st_dev`.
+    pub device: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Its path, or its last one and that it is deleted.
+    pub path: Vec<u8>,
+}
 
 /// One call of mmap, in our words.
 #[derive(Clone, Copy)]
@@ -53,6 +66,11 @@ pub struct Space<A: Arch> {
     pub number: u64,
     /// What runs here, which nobody writes meanwhile.
     program: Arc<Claim<A>>,
+    /// Where the heap starts, in bytes.
+    heap_start: usize,
+    /// Where the program's stack pointer was first, in bytes.
+    stack_start: usize,
+    pub(super) peaks: Arc<Peaks>,
     pub(super) inner: AddressSpace<'static, A::Platform>,
 }
 
@@ -95,6 +113,9 @@ impl<A: Arch> Space<A> {
         Space {
             number: NEXT_SPACE.fetch_add(1, Ordering::Relaxed),
             program,
+            heap_start: 0,
+            stack_start: 0,
+            peaks: Arc::default(),
             inner,
         }
     }
@@ -105,6 +126,9 @@ impl<A: Arch> Space<A> {
         Space {
             number: self.number,
             program: self.program.clone(),
+            heap_start: self.heap_start,
+            stack_start: self.stack_start,
+            peaks: self.peaks.clone(),
             inner: self.inner.clone(),
         }
     }
@@ -114,7 +138,11 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// `ENOMEM`; the parent is as before.
     pub fn fork(&self) -> Result<Self> {
-        Ok(Self::numbered(self.inner.fork()?, self.program.clone()))
+        Ok(Space {
+            heap_start: self.heap_start,
+            stack_start: self.stack_start,
+            ..Self::numbered(self.inner.fork()?, self.program.clone())
+        })
     }
 
     /// Makes this the space that the running CPU has loaded.
@@ -155,6 +183,7 @@ impl<A: Arch> Space<A> {
         }
         .with(map.flags)
         .max_prot(map.max_prot);
+        self.note_peaks();
         Ok(self.inner.map(&request)?.as_usize())
     }
 
@@ -176,13 +205,32 @@ impl<A: Arch> Space<A> {
     }
 
     /// Says where the heap starts.
-    pub fn set_heap_start(&self, at: usize) {
+    pub fn set_heap_start(&mut self, at: usize) {
+        self.heap_start = at;
         self.inner.set_brk_start(VirtAddr::new(at));
+    }
+
+    /// Says where the program's stack pointer starts.
+    pub fn set_stack_start(&mut self, at: usize) {
+        self.stack_start = at;
+    }
+
+    /// Answers where the program's stack pointer was first.
+    #[must_use]
+    pub const fn stack_start(&self) -> usize {
+        self.stack_start
+    }
+
+    /// Answers where the heap starts.
+    #[must_use]
+    pub const fn heap_start(&self) -> usize {
+        self.heap_start
     }
 
     /// Moves the end of the heap if it can; answers where it is. 0 only asks.
     #[must_use]
     pub fn brk(&self, to: usize) -> usize {
+        self.note_peaks();
         self.inner
             .brk(Some(VirtAddr::new(to)).filter(|_| to != 0))
             .as_usize()
@@ -193,6 +241,7 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// As munmap(2).
     pub fn unmap(&self, at: usize, length: usize) -> Result<()> {
+        self.note_peaks();
         Ok(self.inner.unmap(VirtAddr::new(at), length)?)
     }
 
@@ -207,6 +256,7 @@ impl<A: Arch> Space<A> {
         flags: RemapFlags,
         to: usize,
     ) -> Result {
+        self.note_peaks();
         let to = Some(VirtAddr::new(to));
         let moved = self.inner.remap(VirtAddr::new(at), old, new, flags, to)?;
         Ok(moved.as_usize())
@@ -249,6 +299,7 @@ impl<A: Arch> Space<A> {
     /// # Errors
     /// As madvise(2).
     pub fn advise(&self, at: usize, length: usize, advice: Advice) -> Result<()> {
+        self.note_peaks();
         Ok(self.inner.advise(VirtAddr::new(at), length, advice)?)
     }
 
@@ -311,7 +362,7 @@ impl<A: Arch> Space<A> {
     #[must_use]
     pub fn is_in_tmp(&self, at: usize) -> bool {
         let area = self.inner.find(VirtAddr::new(at));
-        area.is_some_and(|area| area.key == Some(TMP))
+        area.is_some_and(|area| area.key >= Some(MEMORY))
     }
 
     /// Answers whether a page is in the space's table.
@@ -321,16 +372,17 @@ impl<A: Arch> Space<A> {
         !matches!(self.inner.entry(page), Entry::Empty)
     }
 
-    /// Writes the text of /proc/self/maps (proc(5)); `path` names the files of the disk.
+    /// Writes the text of /proc/self/maps (proc(5)); `name` finds files by their objects' keys.
     ///
     /// # Errors
     /// When `out` fails.
-    pub fn write_maps<'a>(
+    pub fn write_maps(
         &self,
         out: &mut impl Write,
-        path: impl Fn(u64) -> Option<&'a str>,
+        name: impl Fn(u64) -> Option<FileName>,
     ) -> core::fmt::Result {
         let shift = page_shift::<A>();
+        let heap = self.heap_start..self.brk(0);
         for area in self.inner.areas() {
             let (start, end) = (
                 area.range.start().addr(shift).as_usize(),
@@ -341,19 +393,34 @@ impl<A: Arch> Space<A> {
             } else {
                 'p'
             };
-            let ino = area.key.unwrap_or(0);
+            let file = area.key.and_then(&name);
+            let (device, ino) = file.as_ref().map_or((0, 0), |file| (file.device, file.ino));
             write!(
                 out,
-                "{start:08x}-{end:08x} {}{shared} {:08x} 00:01 {ino:<20}",
+                "{start:08x}-{end:08x} {}{shared} {:08x} 00:{device:02x} {ino:<20}",
                 area.prot(),
                 area.offset
             )?;
-            if area.flags.contains(VmaFlags::GROWS_DOWN) {
+            if let Some(file) = file {
+                write!(out, " {}", String::from_utf8_lossy(&file.path))?;
+            } else if area.key == Some(0) {
+                out.write_str(" /dev/zero (deleted)")?;
+            } else if area.key.is_some() {
+                out.write_str(" (deleted)")?;
+            } else if start < heap.end && end > heap.start {
+                out.write_str(" [heap]")?;
+            } else if start <= self.stack_start && self.stack_start <= end {
                 out.write_str(" [stack]")?;
-            } else if let Some(path) = area.key.and_then(&path) {
-                write!(out, " /{path}")?;
             }
             out.write_str("\n")?;
+        }
+        if let Some(start) = A::CALL_PAGE {
+            let end = start + (1 << shift);
+            writeln!(
+                out,
+                "{start:x}-{end:x} --xp 00000000 00:00 {:<20} [vsyscall]",
+                0
+            )?;
         }
         Ok(())
     }

@@ -162,6 +162,7 @@ impl<A: Arch> Call<'_, A> {
             Kind::File(data),
         )?;
         place.directory.create(&place.name, node.clone())?;
+        self.system.files.enter(&node);
         Ok(node)
     }
 

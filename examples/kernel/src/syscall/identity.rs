@@ -165,10 +165,22 @@ impl<A: Arch> Call<'_, A> {
         Ok(())
     }
 
-    pub(super) fn prctl(&self, option: usize, argument: usize) -> Result {
-        const SET_NAME: usize = 15;
-        const GET_NAME: usize = 16;
-        match option {
+    pub(super) fn prctl(&self, option: usize, arguments: [usize; 4]) -> Result {
+        const SET_NAME: u32 = 15;
+        const GET_NAME: u32 = 16;
+        const SET_THP_DISABLE: u32 = 41;
+        const GET_THP_DISABLE: u32 = 42;
+        let [argument, rest @ ..] = arguments;
+        // It is an int.
+        match option as u32 {
+            // There are no huge pages; whether a program wants none is remembered.
+            SET_THP_DISABLE if rest == [0; 3] => {
+                self.task.process.shared.lock().refuses_huge_pages = argument != 0;
+                Ok(0)
+            }
+            GET_THP_DISABLE if arguments == [0; 4] => {
+                Ok(self.task.process.shared.lock().refuses_huge_pages.into())
+            }
             SET_NAME => {
                 let mut name = [0; 16];
                 self.start_of_string(argument, &mut name[..15])?;

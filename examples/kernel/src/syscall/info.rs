@@ -2,8 +2,9 @@
 
 use super::Call;
 use crate::arch::Arch;
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::text::{RELEASE, VERSION};
+use crate::memory::Space;
 
 impl<A: Arch> Call<'_, A> {
     pub(super) fn uname(&self, into: usize) -> Result {
@@ -21,12 +22,20 @@ impl<A: Arch> Call<'_, A> {
         let (total, free) = self.system.frames();
         let uptime = self.system.arch.monotonic_ns() / 1_000_000_000;
         let processes = self.system.processes.lock().len();
+        // In bytes where a word holds them, else in pages (Linux: do_sysinfo).
+        let shift = crate::memory::page_shift::<A>();
+        let unit = if (total as u64) >> (8 * Self::WORD as u32 - shift) == 0 {
+            shift
+        } else {
+            0
+        };
+        let (total, free) = ((total as u64) << unit, (free as u64) << unit);
         // uptime, loads[3], totalram, freeram, sharedram, bufferram, totalswap,
         // freeswap, procs (u16), totalhigh, freehigh, mem_unit (u32).
         let mut out = super::record::Record::<112>::new(A::SYSCALL_ABI);
-        out.words([uptime, 0, 0, 0, total as u64, free as u64, 0, 0, 0, 0]);
+        out.words([uptime, 0, 0, 0, total, free, 0, 0, 0, 0]);
         out.u16(processes as u16).align(Self::WORD).words([0, 0]);
-        out.u32(1 << A::PAGE_SHIFT).align(Self::WORD);
+        out.u32(1 << (shift - unit)).align(Self::WORD);
         // What follows fills the structure up to 64 bytes where words are small.
         self.put(into, out.fill(64).bytes()).map(|()| 0)
     }
@@ -58,7 +67,19 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    pub(super) fn getrusage(&self, into: usize) -> Result {
-        self.put_words(into, [0; 18]).map(|()| 0)
+    pub(super) fn getrusage(&self, who: usize, into: usize) -> Result {
+        // RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD
+        if !(-1..=1).contains(&(who as i32)) {
+            return Err(Errno::EINVAL);
+        }
+        // No time is counted, and nothing of what ended.
+        let mut usage = [0; 18];
+        if who as i32 >= 0 {
+            const MOST_RESIDENT: usize = 4;
+            let now = self.space()?.usage().most_resident;
+            let before = self.task.process.shared.lock().most_resident;
+            usage[MOST_RESIDENT] = Space::<A>::kibibytes(now.max(before));
+        }
+        self.put_words(into, usage).map(|()| 0)
     }
 }

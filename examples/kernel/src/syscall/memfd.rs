@@ -1,5 +1,6 @@
 //! Files in memory that no directory names, memfd_create(2) and `O_TMPFILE`; seals.
 
+use alloc::format;
 use alloc::sync::Arc;
 
 use super::Call;
@@ -36,7 +37,8 @@ impl<A: Arch> Call<'_, A> {
         if flags & !known != 0 || both {
             return Err(Errno::EINVAL);
         }
-        self.system
+        let name = self
+            .system
             .read_user_string(&*self.space()?, name, NAME_BYTES)
             .map_err(|error| {
                 if error == Errno::E2BIG {
@@ -59,6 +61,7 @@ impl<A: Arch> Call<'_, A> {
         files.lock().free(numbers.clone())?;
         let grant = OpenFile::<A>::grant()?;
         let node = self.nameless(permissions, seals)?;
+        node.lose_name(None, &[b"memfd:", name.as_slice()].concat());
         let file = self.open_node(node, flag::READ_WRITE, grant)?;
         let on_exec = if flags & CLOSE_ON_EXEC != 0 {
             OnExec::Close
@@ -86,14 +89,16 @@ impl<A: Arch> Call<'_, A> {
             Origin::Synthetic => return Err(Errno::EOPNOTSUPP),
         }
         let umask = self.task.process.shared.lock().umask;
-        self.nameless(permissions & !umask, Seals::SEAL)
+        let node = self.nameless(permissions & !umask, Seals::SEAL)?;
+        node.lose_name(Some(directory), format!("#{}", node.ino).as_bytes());
+        Ok(node)
     }
 
     fn nameless(&self, permissions: u32, seals: u32) -> Result<Arc<FileNode<A>>> {
         let data = FileData::in_memory(self.system, seals)?;
         let time = self.system.wall_seconds();
         let node = Node::new(Origin::Memory, permissions, time, Kind::File(data))?;
-        node.facts.lock().links = 0;
+        self.system.files.enter(&node);
         Ok(node)
     }
 

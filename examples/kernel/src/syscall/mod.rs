@@ -263,7 +263,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Setresuid | Name::Setresgid => self.set_identity([a, b, c]),
             Name::Setgroups => self.setgroups(a, b),
             Name::Getresuid | Name::Getresgid => self.get_identity([a, b, c]),
-            Name::Prctl => self.prctl(a, b),
+            Name::Prctl => self.prctl(a, [b, c, d, e]),
             Name::Getrlimit => self.prlimit(0, a, (0, b), Form::Word),
             Name::Setrlimit => self.prlimit(0, a, (b, 0), Form::Word),
             Name::Prlimit64 => self.prlimit(a, b, (c, d), Form::Wide),
@@ -296,7 +296,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Uname => self.uname(a),
             Name::Sysinfo => self.sysinfo(a),
             Name::Getrandom => self.getrandom(a, b),
-            Name::Getrusage => self.getrusage(b),
+            Name::Getrusage => self.getrusage(a, b),
             Name::Getcpu => self.getcpu(a, b),
         }
     }

@@ -45,14 +45,9 @@ impl Facts {
             Kind::Device(device) => device.number(),
             _ => (0, 0),
         };
-        let device = match node.origin {
-            Origin::Archive => 1,
-            Origin::Memory => 2,
-            Origin::Synthetic => 3,
-        };
         let mode = node.type_bits() | facts.permissions;
         Facts {
-            device,
+            device: node.origin.device(),
             ino: node.ino,
             mode,
             links: facts.links,

@@ -249,7 +249,7 @@ impl<A: Arch> Call<'_, A> {
         let end = self.system.arch.user_end();
         let (program_base, interpreter_base) = ((end / 3 * 2) & page, (end / 2) & page);
         let data = image.program.data()?;
-        let space = Space::new(self.system, image.program.clone())?;
+        let mut space = Space::new(self.system, image.program.clone())?;
         let limits = self.task.process.shared.lock().limits;
         space.set_limits(&limits);
         let mut table = Vec::new();
@@ -286,6 +286,7 @@ impl<A: Arch> Call<'_, A> {
             plan.stack().prot(),
         )?;
         let sp = self.write_stack(&space, image, given_path, &plan, interpreter.as_ref(), top)?;
+        space.set_stack_start(sp);
         let start = plan.start(interpreter.as_ref()).map_err(elf)?;
         Ok((space, start as usize, sp))
     }
@@ -384,6 +385,9 @@ impl<A: Arch> Call<'_, A> {
         let process = &self.task.process;
         if let Some(space) = process.space() {
             self.system.give_up_futexes(self.task, &space);
+            let most = space.usage().most_resident;
+            let mut shared = process.shared.lock();
+            shared.most_resident = shared.most_resident.max(most);
         }
         let old = {
             let mut shared = process.shared.lock();

@@ -190,6 +190,8 @@ impl<A: Arch> System<A> {
             program: from.program.clone(),
             arguments: from.arguments.clone(),
             name: from.name,
+            most_resident: 0,
+            refuses_huge_pages: from.refuses_huge_pages,
             lives: Lives::first(),
             exec_by: None,
             zombie: false,

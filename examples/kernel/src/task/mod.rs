@@ -176,6 +176,10 @@ pub struct Shared<A: Arch> {
     pub arguments: Vec<u8>,
     /// Short name (PR_SET_NAME).
     pub name: [u8; 16],
+    /// The most pages that were there in spaces that exec has left.
+    pub most_resident: usize,
+    /// Whether it wants no huge pages (PR_SET_THP_DISABLE).
+    pub refuses_huge_pages: bool,
     /// Its threads, and the status once all of them are to end, or have.
     pub lives: Lives,
     /// The thread whose exec ends all others.
