@@ -287,10 +287,14 @@ fn rounds_and_interrupts_of_each_verb() {
         let file = w.file(1, &vec![7; 4 * page]);
         let area = MapRequest::shared(&file, 0, 4 * page, Prot::RW);
         s.map(&area.fixed(va(shared))).unwrap();
+        let memory = shared + 8 * page;
+        let area = MapRequest::anonymous(4 * page, Prot::RW).with(MapFlags::SHARED);
+        s.map(&area.fixed(va(memory))).unwrap();
         w.poke(0, &s, stack + 3 * page, 1).unwrap();
         for n in 0..4 {
             w.poke(0, &s, heap + n * page, 1).unwrap();
             w.poke(0, &s, shared + n * page, 1).unwrap();
+            w.poke(0, &s, memory + n * page, 1).unwrap();
         }
         let tables = 10usize.next_multiple_of(entries) + entries <= 50;
         // Rounds, pages (none: the whole tag), other CPUs that are told.
@@ -330,6 +334,32 @@ fn rounds_and_interrupts_of_each_verb() {
         row("stack growth", &mut || {
             w.poke(0, &s, stack + 2 * page, 1).unwrap();
         });
+        row("REMOVE", &mut || {
+            let hole = s.advise(va(memory + page), page, Advice::Remove);
+            hole.unwrap();
+        });
+        row("REMOVE of nothing", &mut || {
+            let hole = s.advise(va(memory + page), page, Advice::Remove);
+            hole.unwrap();
+        });
+        row("rearrange", &mut || {
+            s.rearrange(va(memory + 2 * page), page, 0).unwrap();
+        });
+        row("rearrange back, untouched", &mut || {
+            let third = 2 * page as u64;
+            s.rearrange(va(memory + 2 * page), page, third).unwrap();
+        });
+        row("populate", &mut || {
+            let there = w.finish(0, memory + 2 * page, page, |at, len| {
+                s.populate(va(at), len)
+            });
+            assert_eq!(there, Ok(page));
+        });
+        row("seal", &mut || s.seal(va(memory + 3 * page), page).unwrap());
+        row("protect of a stack", &mut || {
+            s.protect_stack(va(stack + 3 * page), page, Prot::READ)
+                .unwrap();
+        });
         row("truncation", &mut || w.resize(&file, 2 * page));
         row("truncation of nothing", &mut || w.resize(&file, 4 * page));
         row("fork", &mut || child = Some(s.fork().unwrap()));
@@ -348,6 +378,13 @@ fn rounds_and_interrupts_of_each_verb() {
             ("brk back, untouched", vec![], vec![]),
             // As a first touch: where it was remembered that nothing was there.
             ("stack growth", vec![Some(1); remembered], vec![]),
+            ("REMOVE", vec![Some(1)], vec![2]),
+            ("REMOVE of nothing", vec![], vec![]),
+            ("rearrange", vec![Some(1)], vec![2]),
+            ("rearrange back, untouched", vec![], vec![]),
+            ("populate", vec![Some(1); remembered], vec![]),
+            ("seal", vec![], vec![]),
+            ("protect of a stack", vec![Some(2)], vec![2]),
             ("truncation", vec![Some(2)], vec![2]),
             ("truncation of nothing", vec![], vec![]),
             ("fork", vec![None], vec![2]),

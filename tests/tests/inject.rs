@@ -394,6 +394,18 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
             ("seal inside one area", 2, |_, s| {
                 s.space.seal(s.va(5), 2 * s.page)
             }),
+            ("seal over several areas", 6, |_, s| {
+                s.space.seal(s.va(5), 15 * s.page)
+            }),
+            ("rearrange inside one area", 3, |_, s| {
+                s.space.rearrange(s.va(18), 2 * s.page, 0)
+            }),
+            ("rearrange a whole area", 1, |_, s| {
+                s.space.rearrange(s.va(16), 8 * s.page, s.page as u64)
+            }),
+            ("protect a stack from its start", 4, |_, s| {
+                s.space.protect_stack(s.va(0x1005), s.page, Prot::READ)
+            }),
             ("remap, longer where it is", 0, |_, s| {
                 let grown = (4 * s.page, 6 * s.page);
                 remap(s, 0x3000, grown, RemapFlags::empty(), 0)
@@ -484,6 +496,15 @@ fn c4_unmapping_whole_areas_and_dropping_pages_needs_no_memory() {
             }),
             ("drop pages", |_, s| {
                 s.space.advise(s.va(0), 44 * s.page, Advice::DontNeed)
+            }),
+            ("remove pages of shared memory", |_, s| {
+                s.space.advise(s.va(40), 4 * s.page, Advice::Remove)
+            }),
+            ("seal whole areas", |_, s| {
+                s.space.seal(s.va(8), 16 * s.page)
+            }),
+            ("protect a whole stack", |_, s| {
+                s.space.protect_stack(s.va(0x1009), s.page, Prot::READ)
             }),
             ("protect whole areas", |_, s| {
                 s.space.protect(s.va(8), 16 * s.page, Prot::READ)

@@ -434,6 +434,11 @@ fn a_move_is_one_round_for_the_pages_that_moved() {
         for n in (0..6).chain(12..14) {
             poke(&w, &s, n, 1);
         }
+        // CPU 1 runs it, too; CPU 2 did, and runs another.
+        let other = w.space();
+        w.run(1, &s);
+        w.run(2, &s);
+        w.run(2, &other);
         w.platform().take_log();
         on_cpu(0, || remap(&s, 2, (8, 8), FIXED, Some(14 + 64))).unwrap();
         let sent = w.platform().take_log().flushes;
@@ -445,6 +450,7 @@ fn a_move_is_one_round_for_the_pages_that_moved() {
         assert_eq!(from.len(), 1, "{sent:?}");
         let range = from[0].1.pages.unwrap();
         assert_eq!((range.start(), range.end()), (pages(2), pages(6)));
+        assert!(from[0].0.iter().eq([0, 1]), "{sent:?}");
         let most = if machine.format().caches_invalid() {
             2
         } else {
@@ -454,6 +460,7 @@ fn a_move_is_one_round_for_the_pages_that_moved() {
         // Nothing there: nothing to be told.
         on_cpu(0, || remap(&s, 20, (4, 4), FIXED, Some(90))).unwrap();
         assert_eq!(w.platform().take_log().flushes, vec![]);
+        drop(other);
         end(&w, s);
     });
 }
