@@ -473,6 +473,50 @@ fn a8_i_limits_hold_exactly() {
     });
 }
 
+/// What a space may use before anybody says otherwise: as on Linux, and the search begins 16 MiB
+/// below the end of user space.
+#[test]
+fn a8_limits_that_nobody_set_are_those_of_linux() {
+    let bases: &[(&str, u64)] = &[
+        ("x86_64, 4 levels", 0x7fff_feff_f000),
+        ("x86_64, 5 levels", 0xff_ffff_feff_f000),
+        ("sv39", 0x3f_ff00_0000),
+        ("sv48", 0x7fff_ff00_0000),
+        ("sv57", 0xff_ffff_ff00_0000),
+        ("aarch64, 4K, 39 bits", 0x7f_ff00_0000),
+        ("aarch64, 16K, 47 bits", 0x7fff_ff00_0000),
+        ("aarch64", 0xffff_ff00_0000),
+        // 3 GiB are the user's.
+        ("x86", 0xbf00_0000),
+        ("sv32", 0xbf00_0000),
+        ("armv7", 0xbf00_0000),
+        ("tiny", 0xbf00_0000),
+    ];
+    on_every_machine(|machine| {
+        let w = world(machine);
+        let s = w.space();
+        let row = bases.iter().find(|row| machine.name.starts_with(row.0));
+        let base = row.expect("a machine without a row").1;
+        let limits = s.limits();
+        assert_eq!(limits.mmap_base.as_usize() as u64, base);
+        // As many pages as Linux keeps, or as many bytes as those are of 4 KiB.
+        assert!([1 << 20, 256 * machine.page_size()].contains(&limits.stack_guard));
+        let want = SpaceLimits {
+            min_addr: va(0x1_0000),
+            address_space: usize::MAX,
+            data: usize::MAX,
+            stack: 0x80_0000,
+            locked: 0x80_0000,
+            areas: 65_530,
+            mmap_base: limits.mmap_base,
+            stack_guard: limits.stack_guard,
+        };
+        assert_eq!(limits, want);
+        drop(s);
+        w.assert_empty();
+    });
+}
+
 /// B3: the canonical hole and the kernel's half are nobody's to touch.
 #[test]
 fn b3_addresses_outside_user_space_fault_and_never_reach_the_kernel() {
