@@ -125,6 +125,11 @@ impl ObjectModel {
         }
     }
 
+    /// Stores a byte.
+    pub fn set_byte(&mut self, pgoff: u64, offset: usize, byte: u8) {
+        self.page(pgoff)[offset] = byte;
+    }
+
     fn reaches(&self, pgoff: u64) -> bool {
         (pgoff as usize) < self.size.div_ceil(self.page)
     }

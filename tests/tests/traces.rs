@@ -23,10 +23,12 @@ use mm_testkit::world::{File, Space, World};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-const RECORDINGS: [(&str, &str); 3] = [
-    ("gcc", include_str!("../traces/gcc.txt")),
-    ("node", include_str!("../traces/node.txt")),
-    ("rustc", include_str!("../traces/rustc.txt")),
+/// What each process did, and how many areas it ended with: where areas became one too seldom,
+/// or too often, there are others.
+const RECORDINGS: [(&str, &str, &[usize]); 3] = [
+    ("gcc", include_str!("../traces/gcc.txt"), &[52, 34, 14]),
+    ("node", include_str!("../traces/node.txt"), &[58]),
+    ("rustc", include_str!("../traces/rustc.txt"), &[48, 61]),
 ];
 
 /// Who says where a mapping goes that may go anywhere.
@@ -40,6 +42,10 @@ enum Chooser {
 const USER_BITS: u32 = 38;
 /// Pages of each file.
 const FILE: usize = 1 << 18;
+/// The key of the first file.
+const FIRST_KEY: u64 = 100;
+/// The byte of a file's page that says which page it is.
+const NUMBER: usize = 7;
 /// After so many calls everything is compared.
 const SOMETIMES: usize = 64;
 
@@ -63,6 +69,8 @@ struct Replay {
     all: BTreeMap<usize, Both>,
     files: Vec<File>,
     now: usize,
+    /// How many areas each process had that has ended.
+    areas: Vec<usize>,
 }
 
 fn errno<T>(r: Result<T, MmError>) -> Result<T, i32> {
@@ -109,6 +117,7 @@ impl Replay {
             all: BTreeMap::new(),
             files: Vec::new(),
             now: 0,
+            areas: Vec::new(),
         }
     }
 
@@ -147,7 +156,8 @@ impl Replay {
             }
             Call::Exit => {
                 self.compare(0..usize::MAX);
-                self.all.remove(&self.now).expect("a process");
+                let both = self.all.remove(&self.now).expect("a process");
+                self.areas.push(both.space.areas().count());
                 vec![]
             }
             Call::Brk(to, result) => vec![self.brk(to, result)],
@@ -250,15 +260,23 @@ impl Replay {
         };
         let file = map.offset.map(|offset| {
             if !fixed || self.files.is_empty() {
-                let facts = PagerFacts::memory((FILE * self.page) as u64);
+                let key = FIRST_KEY + self.files.len() as u64;
+                let facts = PagerFacts {
+                    key,
+                    ..PagerFacts::memory((FILE * self.page) as u64)
+                };
                 self.files.push(self.world.mm().new_object(facts).unwrap());
-                let zeros = ObjectModel::zeros(self.page, FILE);
+                let mut zeros = ObjectModel::zeros(self.page, FILE);
+                zeros.key = key;
                 self.model.objects.push(zeros);
             }
             let id = self.files.len() - 1;
             let pgoff = offset.pages as u64;
             attr.back = Back::Object { id, pgoff };
             let offset = self.fit.len(offset) as u64;
+            for n in [pgoff, pgoff + (len.div_ceil(self.page) - 1) as u64] {
+                self.number(id, n);
+            }
             (self.files[id].try_clone().unwrap(), offset)
         });
         let mut flags = MapFlags::empty();
@@ -276,7 +294,20 @@ impl Replay {
             self.store(here.start);
             self.store(here.end - 1);
         }
+        if file.is_some() {
+            // Whether they were copied or not.
+            self.load(here.start + NUMBER);
+            self.load(here.end - self.page + NUMBER);
+        }
         here
+    }
+
+    /// Writes a number into a page of a file that says which it is.
+    fn number(&mut self, id: usize, pgoff: u64) {
+        let byte = ((id as u64 * 83 + pgoff) % 251 + 1) as u8;
+        let at = pgoff * self.page as u64 + NUMBER as u64;
+        assert_eq!(self.files[id].write(at, &[byte]).done, 1);
+        self.model.objects[id].set_byte(pgoff, NUMBER, byte);
     }
 
     /// Maps here and in the model.
@@ -343,7 +374,7 @@ impl Replay {
         let (n, offset) = (at / self.page, at % self.page);
         let both = self.all.get_mut(&self.now).unwrap();
         let byte = (n % 251 + 1) as u8;
-        self.world.poke(0, &both.space, at, byte).unwrap();
+        self.world.poke(n % 2, &both.space, at, byte).unwrap();
         let allowed = self.model.access(&mut both.model, n, Access::Write);
         assert_eq!(allowed, Ok(()));
         self.model.set_byte(&mut both.model, n, offset, byte);
@@ -353,7 +384,7 @@ impl Replay {
     fn load(&mut self, at: usize) {
         let n = at / self.page;
         let both = self.all.get_mut(&self.now).unwrap();
-        let got = self.world.peek(0, &both.space, at);
+        let got = self.world.peek(n % 2, &both.space, at);
         match self.model.access(&mut both.model, n, Access::Read) {
             Ok(()) => {
                 let want = self.model.byte(&both.model, n, at % self.page);
@@ -442,10 +473,12 @@ fn replay(chooser: Chooser) {
             machine.skip("its user space is smaller than what was mapped");
             return;
         }
-        for (name, text) in RECORDINGS {
+        for (name, text, areas) in RECORDINGS {
             println!("{}: {name}", machine.name);
             let calls = parse(text);
-            Replay::new(machine, &calls, chooser).play(&calls);
+            let mut replay = Replay::new(machine, &calls, chooser);
+            replay.play(&calls);
+            assert_eq!(replay.areas, areas, "{name}: areas at the end");
         }
     });
 }
