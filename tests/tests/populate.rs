@@ -7,6 +7,7 @@ use mm_testkit::machine::on_every_machine;
 use mm_testkit::platform::on_cpu;
 use mm_testkit::world::{Space, World};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const FIRST: usize = 0x400;
 /// Pages of the area; the first one is populated.
@@ -120,3 +121,38 @@ fn populate_begins_again_where_its_page_was_dropped() {
         w.assert_empty();
     });
 }
+
+/// Rights that come and go between the question what to fault for and the fault: the area can be
+/// read all along, so populate has no reason to fail.
+#[test]
+fn populate_asks_again_where_the_area_became_another_one() {
+    on_every_machine(|machine| {
+        let w = machine.world(1024, 2, 0);
+        let s = w.space();
+        let len = PAGES * w.page_size();
+        let at = s.map(&MapRequest::anonymous(len, Prot::RW)).unwrap();
+        let stop = AtomicBool::new(false);
+        let failed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    on_cpu(1, || {
+                        s.protect(at, len, Prot::READ).unwrap();
+                        s.protect(at, len, Prot::RW).unwrap();
+                    });
+                }
+            });
+            let populate = || on_cpu(0, || s.populate(at, len).map(|progress| progress.error));
+            let failed = (0..CALLS)
+                .map(|_| populate())
+                .find(|error| *error != Ok(None));
+            stop.store(true, Ordering::Relaxed);
+            failed
+        });
+        assert_eq!(failed, None);
+        drop(s);
+        w.assert_empty();
+    });
+}
+
+/// Calls beside another CPU that changes rights: without asking again some of them failed.
+const CALLS: usize = 100;

@@ -2,22 +2,24 @@
 //!
 //! ```text
 //!   for each page:  what access? ─► fault as the user would ─► entry allows it? ─► next page
-//!                        ▲                 │ Wait, error             │ no
-//!                        └─────────────────┼─────────────────────────┘
-//!                                          ▼
-//!                                     with progress
+//!                        ▲              │ SIGSEGV  │ Wait, error  │ no
+//!                        ├──────────────┘          │              │
+//!                        └─────────────────────────┼──────────────┘
+//!                                                  ▼
+//!                                             with progress
 //! ```
 //!
 //! A fault that lost a race is resolved, as the access will be tried again; whoever
 //! won may have entered less than was asked for: a page of zeroes, or the page of the
-//! object itself, either without WRITE. So the entry has the last word.
+//! object itself, either without WRITE. So the entry has the last word. Nor is the area held
+//! between the question and the fault: one that does not allow the access any more is asked anew.
 
 use super::AddressSpace;
 use super::upkeep::Nodes;
 use crate::addr::{VirtAddr, Vpn};
 use crate::cx::Cx;
 use crate::error::MmError;
-use crate::fault::FaultOutcome;
+use crate::fault::{FaultOutcome, Signal};
 use crate::object::{Progress, Ticket};
 use crate::platform::Platform;
 use crate::prot::Access;
@@ -46,7 +48,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Errors
     /// `Invalid` for a bad range; when nothing could be done: `Unmapped` over
     /// a hole, `Denied` where no access is allowed, `Fault` past the end of a
-    /// file, `OutOfMemory`. Pages made present stay.
+    /// file and where the page is kept from all accesses, `OutOfMemory`. Pages made present stay.
     ///
     /// # Locks
     /// As [`Self::fault`], page by page.
@@ -77,6 +79,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Makes a page present so that its entry allows the access.
     fn populate_page(&self, cx: &Cx<'m, P>, page: Vpn) -> Result<Populated<'m, P>, MmError> {
         let at = page.addr(self.shift());
+        let mut refused = 0usize;
         for _ in 0..TURNS {
             // Asked again each time: the area may be another one by now.
             let access = self.populate_access(cx, page);
@@ -85,13 +88,22 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 FaultOutcome::Resolved(_) => {}
                 FaultOutcome::Wait(ticket) => return Ok(Populated::Wait(ticket)),
                 FaultOutcome::OutOfMemory => return Err(MmError::OutOfMemory),
-                FaultOutcome::Signal(_) | FaultOutcome::KernelBug => {
+                FaultOutcome::Signal(Signal::SegvAccErr(_) | Signal::SegvMapErr(_)) => {
+                    // Another area than was asked, by now.
+                    refused = refused.saturating_add(1);
+                    continue;
+                }
+                FaultOutcome::Signal(Signal::BusAdrErr(_)) | FaultOutcome::KernelBug => {
                     return Err(MmError::Fault(at));
                 }
             }
             if self.is_entered(cx, page, access) {
                 return Ok(Populated::Here);
             }
+        }
+        if refused == TURNS {
+            // The area allows it and the page never does: a guard.
+            return Err(MmError::Fault(at));
         }
         Ok(Populated::Contended)
     }
