@@ -186,6 +186,9 @@ static void names(void)
     expect_name("its name", file, NAME);
     check("another name", answer(rename(NAME, "/tmp/about-others")), 0);
     expect_name("its other name", file, "/tmp/about-others");
+    check("a name of two lines", answer(rename("/tmp/about-others", "/tmp/about\nothers")), 0);
+    expect_name("it stands in one", file, "/tmp/about\\012others");
+    check("one again", answer(rename("/tmp/about\nothers", "/tmp/about-others")), 0);
     check("no name", answer(unlink("/tmp/about-others")), 0);
     expect_name("its last name", file, "/tmp/about-others (deleted)");
     munmap(file, PAGE);

@@ -402,7 +402,12 @@ impl<A: Arch> Space<A> {
                 area.offset
             )?;
             if let Some(file) = file {
-                write!(out, " {}", String::from_utf8_lossy(&file.path))?;
+                out.write_str(" ")?;
+                // A name of two lines stands in one (Linux: seq_path).
+                for (at, line) in String::from_utf8_lossy(&file.path).split('\n').enumerate() {
+                    out.write_str(if at > 0 { "\\012" } else { "" })?;
+                    out.write_str(line)?;
+                }
             } else if area.key == Some(0) {
                 out.write_str(" /dev/zero (deleted)")?;
             } else if area.key.is_some() {
