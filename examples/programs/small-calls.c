@@ -4,6 +4,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <elf.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -117,6 +118,38 @@ static int ends(long at, void *argument)
     return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
+/* A program whose only segment is where the stack may be, below the end of user memory. It runs and answers
+ * 42, or exec says that there is no room; what is lost is never a part of it without a word. */
+static void crowded(void)
+{
+    static const unsigned char code[] = { 0xb8, 60, 0, 0, 0, 0xbf, 42, 0, 0, 0, 0x0f, 5 };
+    const unsigned long at = 0x7fffffff0000;
+    struct {
+        Elf64_Ehdr header;
+        Elf64_Phdr segment;
+        unsigned char code[sizeof code];
+    } file = {
+        .header = { .e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+                    .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = EV_CURRENT,
+                    .e_entry = at + sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr), .e_phoff = sizeof(Elf64_Ehdr),
+                    .e_ehsize = sizeof(Elf64_Ehdr), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1 },
+        .segment = { .p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_vaddr = at, .p_paddr = at,
+                     .p_filesz = sizeof file, .p_memsz = sizeof file, .p_align = 4096 },
+    };
+    memcpy(file.code, code, sizeof code);
+    int status, fd = open("crowded", O_WRONLY | O_CREAT | O_TRUNC, 0700);
+    check("write a program", write(fd, &file, sizeof file), sizeof file);
+    close(fd);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("crowded", "crowded", NULL);
+        _exit(42);
+    }
+    waitpid(pid, &status, 0);
+    unlink("crowded");
+    check("a program where the stack is", status, 42 << 8);
+}
+
 /* Calls by jumping to an address that never changes, as programs did before there was a vDSO. */
 static void old_calls(void)
 {
@@ -141,6 +174,10 @@ static void old_calls(void)
     check("it cannot be read", ends(1, (void *)0xffffffffff600000), SIGSEGV);
 }
 #else
+static void crowded(void)
+{
+}
+
 static void old_calls(void)
 {
 }
@@ -158,6 +195,7 @@ int main(int count, char **arguments)
     devices();
     waiting();
     old_calls();
+    crowded();
     chdir("/");
     check("nothing is left", answer(rmdir(here)), 0);
     printf("small calls: %s\n", failed ? "FAILED" : "ok");

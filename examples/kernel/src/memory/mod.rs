@@ -9,7 +9,7 @@
 //! | [`seals`] | [`Seals`] | – |
 //! | [`usage`] | [`Usage`] | `Counts` of a space |
 //! | [`user`] | [`System::resolve_fault`], [`System::read_user`], `write_user` | `fault`, `read` and `write` of user memory, resumed until done |
-//! | [`image`] | [`System::load_image`] | `ImageLoad`: a program's plan, mapped |
+//! | [`image`] | [`System::load_image`], [`System::write_stack`] | `ImageLoad`, `SpaceSink`: a program's plan, mapped; its stack |
 //! | [`counts`] | [`Counts`] | what is in use |
 //! | [`kernel`] | [`KernelHalf`] | the `KernelSpace`, and what stands at fixed addresses |
 //! | [`frames`] | [`frames::give`] | `Frames::add_region` |

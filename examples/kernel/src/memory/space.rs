@@ -67,7 +67,7 @@ pub struct Space<A: Arch> {
     /// What runs here, which nobody writes meanwhile.
     program: Arc<Claim<A>>,
     /// Where the heap starts, in bytes.
-    heap_start: usize,
+    pub(super) heap_start: usize,
     /// Where the program's stack pointer was first, in bytes.
     stack_start: usize,
     pub(super) peaks: Arc<Peaks>,
@@ -185,29 +185,6 @@ impl<A: Arch> Space<A> {
         .max_prot(map.max_prot);
         self.note_peaks();
         Ok(self.inner.map(&request)?.as_usize())
-    }
-
-    /// Maps the stack, which grows down from there.
-    ///
-    /// # Errors
-    /// As mmap(2).
-    pub fn map_stack(&self, at: usize, length: usize, prot: Prot) -> Result<()> {
-        let flags = MapFlags::FIXED | MapFlags::GROWS_DOWN;
-        self.map_anonymous(&Map {
-            at: Some(at),
-            length,
-            prot,
-            max_prot: Prot::RWX,
-            flags,
-            below: None,
-        })?;
-        Ok(())
-    }
-
-    /// Says where the heap starts.
-    pub fn set_heap_start(&mut self, at: usize) {
-        self.heap_start = at;
-        self.inner.set_brk_start(VirtAddr::new(at));
     }
 
     /// Says where the program's stack pointer starts.

@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use mm_elf::{Header, ImageFacts, Machine, Plan, ProcessFacts, Sink, Stack, Target};
+use mm_elf::{Header, ImageFacts, Machine, Plan, ProcessFacts, Stack, Target};
 
 use crate::arch::{Arch, Frame};
 use crate::errno::{Errno, Result};
@@ -105,21 +105,6 @@ fn script_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let (interpreter, rest) = line.split_at(end);
     let rest = rest.split(|&byte| byte == 0).next().unwrap_or_default();
     (!interpreter.is_empty()).then(|| (interpreter, rest.trim_ascii()))
-}
-
-struct UserStack<'a, A: Arch> {
-    call: &'a Call<'a, A>,
-    space: &'a Space<A>,
-}
-
-impl<A: Arch> Sink for UserStack<'_, A> {
-    type Error = Errno;
-
-    fn put(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.call
-            .system
-            .write_user(self.space, address as usize, bytes)
-    }
 }
 
 impl<A: Arch> Call<'_, A> {
@@ -278,13 +263,9 @@ impl<A: Arch> Call<'_, A> {
             self.system.load_image(&space, data, &plan)?;
             interpreter = Some(plan);
         }
-        space.set_heap_start(plan.brk() as usize);
+        space.set_heap(&plan)?;
         let top = end & page;
-        space.map_stack(
-            top - FIRST_STACK_BYTES,
-            FIRST_STACK_BYTES,
-            plan.stack().prot(),
-        )?;
+        space.map_stack(top, FIRST_STACK_BYTES, &plan)?;
         let sp = self.write_stack(&space, image, given_path, &plan, interpreter.as_ref(), top)?;
         space.set_stack_start(sp);
         let start = plan.start(interpreter.as_ref()).map_err(elf)?;
@@ -320,7 +301,7 @@ impl<A: Arch> Call<'_, A> {
         let built = stack
             .image(top as u64, STACK_LIMIT)
             .map_err(|error| Errno(error.errno()))?;
-        built.write(&mut UserStack { call: self, space }, &mut 0)?;
+        self.system.write_stack(space, &built)?;
         Ok(built.sp() as usize)
     }
 
