@@ -52,8 +52,7 @@ impl<A: Arch> Register<A> {
     /// Finds the file behind a key, while somebody has it or it has a name.
     #[must_use]
     pub fn find(&self, key: u64) -> Option<Arc<FileNode<A>>> {
-        let node = self.files.lock().get(&key)?.upgrade();
-        node
+        self.files.lock().get(&key)?.upgrade()
     }
 }
 
