@@ -25,6 +25,7 @@
 #endif
 /* The same on every machine; C libraries of before 2024 have no name for it. */
 #define MSEAL 462
+enum { DONTNEED_LOCKED = 24 };
 
 enum { PAGE = 4096, PAGES = 8 };
 
@@ -98,6 +99,125 @@ static void locking(void)
     check("munlockall again", answer(munlockall()), 0);
     lay(PROT_NONE, MAP_PRIVATE);
     check("mlock, no rights", answer(mlock(base, PAGE)), -ENOMEM);
+}
+
+/* Kilobytes of locked memory, as /proc says. */
+static long locked(void)
+{
+    char line[256];
+    long kilobytes = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        sscanf(line, "VmLck: %ld", &kilobytes);
+    if (status)
+        fclose(status);
+    return kilobytes;
+}
+
+/* What a mapping of PAGES pages has there at once, as bits. */
+static long fresh(int prot, int flags)
+{
+    unsigned char *before = base;
+    base = mmap(NULL, PAGES * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    long bits = base == MAP_FAILED ? -errno : resident();
+    if (base != MAP_FAILED)
+        munmap(base, PAGES * PAGE);
+    base = before;
+    return bits;
+}
+
+static void staying_locked(void)
+{
+    static const int drops[] = { MADV_DONTNEED, MADV_FREE, MADV_COLD, MADV_PAGEOUT, MADV_REMOVE };
+    int store = PROT_READ | PROT_WRITE;
+    lay(store, MAP_PRIVATE);
+    check("nothing is locked", locked(), 0);
+    check("mlock four", answer(mlock(base, 4 * PAGE)), 0);
+    check("four are locked", locked(), 16);
+    for (unsigned i = 0; i < sizeof drops / sizeof *drops; i++) {
+        check("madvise, locked", answer(madvise(base, PAGE, drops[i])), -EINVAL);
+        check("madvise, partly locked", answer(madvise(base + 3 * PAGE, 2 * PAGE, drops[i])), -EINVAL);
+    }
+    check("they are there", resident(), 0xf);
+    check("madvise, drop what is locked", answer(madvise(base, PAGE, DONTNEED_LOCKED)), 0);
+    check("one is not", resident(), 0xe);
+    check("msync, locked", answer(msync(base, PAGE, MS_INVALIDATE)), -EBUSY);
+    check("msync, both", answer(msync(base, PAGE, MS_SYNC | MS_INVALIDATE)), -EBUSY);
+    check("msync, partly locked", answer(msync(base + 3 * PAGE, 8 * PAGE, MS_INVALIDATE)), -EBUSY);
+    check("msync, not locked", answer(msync(base + 4 * PAGE, PAGE, MS_INVALIDATE)), 0);
+    check("msync, written back", answer(msync(base, PAGE, MS_SYNC)), 0);
+    check("munlock all of it", answer(munlock(base, PAGES * PAGE)), 0);
+    check("nothing is locked again", locked(), 0);
+    check("madvise, not locked", answer(madvise(base, PAGE, MADV_DONTNEED)), 0);
+    check("mlock up to a hole", answer(mlock(base + 4 * PAGE, 8 * PAGE)), -ENOMEM);
+    check("four are locked all the same", locked(), 16);
+    check("mlock all lengths", answer(mlock(base, -1)), 0);
+    lay(store, MAP_PRIVATE);
+    check("what replaces is not", locked(), 0);
+    for (int i = 0; i < 12; i++) {
+        enum { MUCH = 1 << 20 };
+        void *much = mmap(NULL, MUCH, store, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+        check("map it locked", much == MAP_FAILED ? -errno : 0, 0);
+        check("one MiB is locked", locked(), 1 << 10);
+        check("unlock it", answer(munlock(much, MUCH)), 0);
+        munmap(much, MUCH);
+    }
+    unsigned char *grows = mmap(NULL, PAGES * PAGE, PROT_READ,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0), *before = base;
+    munmap(grows + PAGE, (PAGES - 1) * PAGE);
+    base = mremap(grows, PAGE, PAGES * PAGE, MREMAP_MAYMOVE);
+    check("remap, longer and locked", base == MAP_FAILED ? -errno : resident(), 0xff);
+    check("all of it", locked(), PAGES * 4);
+    munmap(base, PAGES * PAGE);
+    base = before;
+
+    check("mlockall, later ones", answer(mlockall(MCL_FUTURE)), 0);
+    check("none is yet", locked(), 0);
+    check("a later one", fresh(store, 0), 0xff);
+    check("a later one without rights", fresh(PROT_NONE, 0), 0);
+    unsigned char *end = sbrk(0);
+    sbrk(PAGE - (size_t)end % PAGE + PAGES * PAGE);
+    base = end + PAGE - (size_t)end % PAGE;
+    check("a longer heap", resident(), 0xff);
+    base = before;
+    check("and that is all", locked() >= PAGES * 4, 1);
+    int status = 1, child = fork();
+    if (child == 0)
+        _exit(locked() != 0 || fresh(store, 0) != 0);
+    check("the child", waitpid(child, &status, 0) == child ? status : -errno, 0);
+    check("munlockall", answer(munlockall()), 0);
+    check("none is locked", locked(), 0);
+    check("nor a later one", fresh(store, 0), 0);
+    check("mlockall, later ones on fault", answer(mlockall(MCL_FUTURE | MCL_ONFAULT)), 0);
+    check("later, on fault", fresh(store, 0), 0);
+    check("later, populated", fresh(store, MAP_POPULATE), 0);
+    check("later, locked", fresh(store, MAP_LOCKED), 0);
+    lay(store, MAP_PRIVATE);
+    check("as many are locked", locked() >= PAGES * 4, 1);
+    check("mlockall, what is there", answer(mlockall(MCL_CURRENT)), 0);
+    check("now they come", resident(), 0xff);
+    check("a later one comes as ever", fresh(store, 0), 0);
+    check("munlockall again", answer(munlockall()), 0);
+}
+
+/* Pages of a file that are cached, and of which nobody has an entry. */
+static void asking_of_files(void)
+{
+    static char bytes[3 * PAGE];
+    unsigned char *before = base;
+    int file = open(NAME, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    check("a file", write(file, bytes, sizeof bytes), sizeof bytes);
+    base = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, file, 0);
+    check("its pages are there", resident(), 7);
+    munmap(base, PAGES * PAGE);
+    base = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_PRIVATE, file, PAGE);
+    check("its pages from the second on", resident(), 3);
+    check("mlock, behind its end", answer(mlock(base, PAGES * PAGE)), -ENOMEM);
+    check("locked all the same", locked(), PAGES * 4);
+    munmap(base, PAGES * PAGE);
+    base = before;
+    close(file);
+    unlink(NAME);
 }
 
 static void asking(void)
@@ -434,7 +554,9 @@ int main(void)
         return 2;
     base += PAGES / 2 * PAGE;
     locking();
+    staying_locked();
     asking();
+    asking_of_files();
     advising();
     words_of_advice();
     freeing();

@@ -14,7 +14,7 @@
 
 use mm_core::prot::{Access, Prot};
 use mm_core::space::Advice;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// ENOMEM of errno(3), and so on.
@@ -68,6 +68,8 @@ pub struct Attr {
     pub grows: bool,
     /// Kept in memory.
     pub locked: bool,
+    /// And that from the first access on.
+    pub on_fault: bool,
     /// Left out by fork.
     pub dont_copy: bool,
     /// Empty after fork.
@@ -193,6 +195,22 @@ pub struct Process {
     pub pages: BTreeMap<usize, PageModel>,
     /// Start and end of the heap, in bytes.
     pub brk: (usize, usize),
+    /// Pages where an area may begin that is as the one before it: a fork unlocked both, and
+    /// joins nothing.
+    pub seams: BTreeSet<usize>,
+    /// What mlockall(2) said of areas made later: locked, and that on fault.
+    pub later: (bool, bool),
+}
+
+impl Process {
+    /// Returns what a page of an area is that is made now.
+    fn made(&self, attr: Attr) -> Attr {
+        Attr {
+            locked: attr.locked || self.later.0,
+            on_fault: attr.on_fault || self.later.1,
+            ..attr
+        }
+    }
 }
 
 /// All of a machine's memory.
@@ -232,6 +250,7 @@ impl Model {
         }
         let at = self.place(p, place, pages, attr.grows)?;
         unsealed(p, at..at + pages)?;
+        let attr = p.made(attr);
         self.fill(p, at, 0..pages, attr);
         Ok(at)
     }
@@ -357,6 +376,43 @@ impl Model {
         Ok(())
     }
 
+    /// mlock2(2), or munlock(2) where `how` (locked, on fault) says so.
+    ///
+    /// # Errors
+    /// The errno, with the pages before the first hole changed.
+    pub fn lock(
+        &self,
+        p: &mut Process,
+        at: usize,
+        len: usize,
+        how: (bool, bool),
+    ) -> Result<(), i32> {
+        let page = self.bounds.page;
+        for n in at / page..(at + len).div_ceil(page) {
+            // Nothing is nothing, wherever it begins.
+            if len == 0 && at % page == 0 {
+                return Ok(());
+            }
+            let page = p.pages.get_mut(&n).ok_or(ENOMEM)?;
+            (page.attr.locked, page.attr.on_fault) = how;
+        }
+        Ok(())
+    }
+
+    /// mlockall(2) of what is mapped, if that, and of what comes later.
+    pub fn lock_all(
+        &self,
+        p: &mut Process,
+        current: Option<(bool, bool)>,
+        later: Option<(bool, bool)>,
+    ) {
+        for page in p.pages.values_mut() {
+            let attr = &mut page.attr;
+            (attr.locked, attr.on_fault) = current.unwrap_or((attr.locked, attr.on_fault));
+        }
+        p.later = later.unwrap_or_default();
+    }
+
     /// mremap(2) of a byte range whose first page is in an area up to the page
     /// `area_end`, if in any: what is one area is a question of merging, which is
     /// not the model's. Returns the first page.
@@ -444,7 +500,7 @@ impl Model {
         if how.dont_unmap {
             for page in p.pages.range_mut(first..first + kept).map(|(_, page)| page) {
                 page.own = None;
-                page.attr.locked = false;
+                (page.attr.locked, page.attr.on_fault) = (false, false);
             }
         } else {
             p.pages.retain(|&n, _| n < first || n >= first + old);
@@ -532,12 +588,13 @@ impl Model {
         }
         unsealed(p, first..first + pages)?;
         let pgoff = offset / page as u64;
-        let attr = Attr {
+        let attr = p.made(Attr {
+            on_fault: false,
             dont_copy: false,
             pace: 0,
             back: Back::Object { id, pgoff },
             ..attr
-        };
+        });
         self.fill(p, first, 0..pages, attr);
         Ok(())
     }
@@ -559,7 +616,7 @@ impl Model {
         }
         let discards = matches!(
             advice,
-            Advice::DontNeed | Advice::DontFork | Advice::WipeOnFork
+            Advice::DontNeed | Advice::DontNeedLocked | Advice::DontFork | Advice::WipeOnFork
         );
         let first = at / self.bounds.page;
         let mut range = p.pages.range(first..first + len.div_ceil(self.bounds.page));
@@ -576,7 +633,7 @@ impl Model {
             let a = &mut page.attr;
             match advice {
                 Advice::DontNeed if a.locked => return Err(EINVAL),
-                Advice::DontNeed => page.own = None,
+                Advice::DontNeed | Advice::DontNeedLocked => page.own = None,
                 Advice::Remove => match a.back {
                     Back::Object { id, pgoff } if !a.locked => {
                         if !a.shared || !a.may.contains(Prot::WRITE) {
@@ -618,6 +675,7 @@ impl Model {
             if new > self.bounds.end || !self.is_free(p, old, new + 1 - old, 0) {
                 return end;
             }
+            let attr = p.made(attr);
             for n in old..new {
                 p.pages.insert(n, PageModel { attr, own: None });
             }
@@ -634,8 +692,19 @@ impl Model {
     pub fn fork(&self, p: &Process) -> Process {
         let mut child = p.clone();
         child.pages.retain(|_, page| !page.attr.dont_copy);
+        child.later = (false, false);
+        let locks = |n: &usize| {
+            p.pages
+                .get(n)
+                .map(|page| (page.attr.locked, page.attr.on_fault))
+        };
+        let seams = p
+            .pages
+            .keys()
+            .filter(|&&n| n > 0 && locks(&(n - 1)) != locks(&n));
+        child.seams.extend(seams);
         for page in child.pages.values_mut() {
-            page.attr.locked = false;
+            (page.attr.locked, page.attr.on_fault) = (false, false);
             if page.attr.wipe {
                 page.own = None;
             }

@@ -26,7 +26,7 @@ use mm_core::page::{Kind, PageFlags};
 use mm_core::platform::{PhysMemory, Platform};
 use mm_core::prot::{MemType, Prot};
 use mm_core::space::{
-    AddressSpace, Advice, Backing, MapFlags, MapRequest, RemapFlags, SpaceLimits,
+    AddressSpace, Advice, Backing, LockKind, MapFlags, MapRequest, RemapFlags, SpaceLimits,
 };
 use mm_core::table::PageTable;
 use mm_testkit::machine::{Machine, on_every_machine};
@@ -390,6 +390,16 @@ fn c1_c2_c4_every_edit_with_every_failing_allocation() {
             }),
             ("advise over several areas", 2, |_, s| {
                 s.space.advise(s.va(5), 15 * s.page, Advice::Random)
+            }),
+            ("lock inside one area", 2, |_, s| {
+                s.space.lock(s.va(5), 2 * s.page, LockKind::OnFault)
+            }),
+            ("lock over several areas", 2, |_, s| {
+                s.space.lock(s.va(5), 15 * s.page, LockKind::Now)
+            }),
+            ("lock all", 0, |_, s| {
+                s.space
+                    .lock_all(Some(LockKind::Now), Some(LockKind::OnFault))
             }),
             ("seal inside one area", 2, |_, s| {
                 s.space.seal(s.va(5), 2 * s.page)

@@ -13,7 +13,7 @@ use mm_core::format::PageTableFormat;
 use mm_core::format::tiny::{SetsAccessed, SetsBoth, SetsNothing, Tiny, TinyFacts};
 use mm_core::platform::Platform;
 use mm_core::prot::{Access, Prot};
-use mm_core::space::{Advice, MapFlags, MapRequest, RemapFlags, SpaceLimits, VmaInfo};
+use mm_core::space::{Advice, LockKind, MapFlags, MapRequest, RemapFlags, SpaceLimits, VmaInfo};
 use mm_core::sync::AtomicU64;
 use mm_core::vma::VmaFlags;
 use mm_testkit::machine::{Machine, on_every_machine};
@@ -136,6 +136,7 @@ impl Script {
             min_addr: byte(b.min),
             mmap_base: byte(b.base),
             stack: b.stack * self.page,
+            locked: usize::MAX,
             stack_guard: b.guard * self.page,
             ..SpaceLimits::for_format(self.world.platform().format())
         });
@@ -203,6 +204,7 @@ impl Script {
             90..93 => self.rearrange(p, cpu),
             // It stays until the process ends.
             93 => self.seal(p, cpu),
+            94..96 => self.lock(p, cpu),
             _ => self.load(p, cpu),
         }
         let p = p.min(self.all.len() - 1);
@@ -234,6 +236,7 @@ impl Script {
             shared: self.dice.chance(30),
             grows: self.dice.chance(8),
             locked: self.dice.chance(4),
+            on_fault: false,
             dont_copy: false,
             wipe: false,
             sealed: false,
@@ -365,7 +368,7 @@ impl Script {
         let advice = self.dice.pick(&[
             Advice::DontNeed,
             Advice::DontNeed,
-            Advice::DontNeed,
+            Advice::DontNeedLocked,
             Advice::Remove,
             Advice::Remove,
             Advice::DontFork,
@@ -415,6 +418,45 @@ impl Script {
         assert_eq!(got, self.model.seal(&mut both.model, at, len));
     }
 
+    /// Locks and unlocks ranges, and now and then all there is or comes.
+    fn lock(&mut self, p: usize, cpu: usize) {
+        let now = (LockKind::Now, (true, false));
+        let kinds = [now, (LockKind::OnFault, (true, true))];
+        let (page, len) = (self.page(p), self.bytes());
+        let (kind, how) = self.dice.pick(&kinds);
+        let (later, want_later) = self.dice.pick(&kinds);
+        let at = page * self.page + usize::from(self.dice.chance(4));
+        let (what, both) = (self.dice.below(20), self.dice.chance(50));
+        self.say(format!(
+            "{p} lock {what} {at:#x} {len:#x} {kind:?} {later:?}"
+        ));
+        let Both { space, model } = &mut self.all[p];
+        let (space, addr) = (&*space, VirtAddr::new(at));
+        let (got, want) = on_cpu(cpu, || match what {
+            0..10 => (
+                space.lock(addr, len, kind),
+                self.model.lock(model, at, len, how),
+            ),
+            10..15 => (
+                space.unlock(addr, len),
+                self.model.lock(model, at, len, (false, false)),
+            ),
+            15..18 => {
+                self.model.lock_all(model, Some((false, false)), None);
+                (space.unlock_all(), Ok(()))
+            }
+            _ => {
+                let current = (what == 18).then_some((kind, how));
+                let later = (what != 18 || both).then_some((later, want_later));
+                let first = |kind: Option<(LockKind, _)>| kind.map(|kind| kind.0);
+                let second = |kind: Option<(LockKind, _)>| kind.map(|kind| kind.1);
+                self.model.lock_all(model, second(current), second(later));
+                (space.lock_all(first(current), first(later)), Ok(()))
+            }
+        });
+        assert_eq!(errno(got), want, "{}", space.maps());
+    }
+
     fn brk(&mut self, p: usize, cpu: usize) {
         let (start, _) = self.all[p].model.brk;
         let to =
@@ -426,6 +468,7 @@ impl Script {
             shared: false,
             grows: false,
             locked: false,
+            on_fault: false,
             dont_copy: false,
             wipe: false,
             sealed: false,
@@ -583,6 +626,7 @@ impl Script {
                     shared: is(VmaFlags::SHARED),
                     grows: is(VmaFlags::GROWS_DOWN),
                     locked: is(VmaFlags::LOCKED),
+                    on_fault: is(VmaFlags::LOCK_ON_FAULT),
                     dont_copy: is(VmaFlags::DONT_COPY),
                     wipe: is(VmaFlags::WIPE_ON_FORK),
                     sealed: is(VmaFlags::SEALED),
@@ -602,6 +646,7 @@ impl Script {
                     && b.key == area.key
                     && b.key.is_some_and(|k| k != 0)
                     && area.flags.contains(VmaFlags::SHARED)
+                    && !model.seams.contains(&area.range.start().as_usize())
             };
             if let Some(b) = before.filter(would_merge) {
                 let next = b.offset + (b.range.pages() * self.page) as u64;

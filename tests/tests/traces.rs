@@ -84,6 +84,7 @@ fn attr(prot: Prot) -> Attr {
         shared: false,
         grows: false,
         locked: false,
+        on_fault: false,
         dont_copy: false,
         wipe: false,
         sealed: false,

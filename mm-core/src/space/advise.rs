@@ -18,7 +18,7 @@ use crate::platform::Platform;
 use crate::pool::Handle;
 use crate::range::PageRange;
 use crate::tlb::TlbGather;
-use crate::vma::{Edit, Plan, Shape, VmaFlags, VmaReadGuard};
+use crate::vma::{Shape, VmaFlags, VmaReadGuard};
 
 /// An advice of madvise(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +26,8 @@ pub enum Advice {
     /// Drop the pages: anonymous memory reads as zero again, files are read
     /// again (`MADV_DONTNEED`).
     DontNeed,
+    /// As [`Self::DontNeed`], of locked memory too: it stays locked (`MADV_DONTNEED_LOCKED`).
+    DontNeedLocked,
     /// Free the pages of the memory that is shared here, for all who share it: they read
     /// as zero again (`MADV_REMOVE`).
     Remove,
@@ -67,29 +69,20 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// `Limit`, `OutOfMemory`: nothing has changed.
     ///
     /// # Locks
-    /// `DontNeed` in one area takes its read count. Else it takes the space lock for
+    /// `DontNeed` and `DontNeedLocked` in one area take its read count, else the space lock for
     /// reading; so does `Remove`, but while it looks for areas only, and what
     /// [`ObjectRef::make_hole`] takes. The others take the space lock for writing.
     pub fn advise(&self, addr: VirtAddr, len: usize, advice: Advice) -> Result<(), MmError> {
-        if !addr.is_page_aligned(self.shift()) {
-            return Err(MmError::Invalid(addr));
-        }
-        if len == 0 {
+        let Some(range) = self.aligned_pages(addr, len)? else {
             return Ok(());
-        }
-        let range = PageRange::from_bytes(addr, len, self.shift())?;
-        if range.end().addr(self.shift()) <= addr {
-            // The end of the last page is no address.
-            return Err(MmError::Invalid(addr));
-        }
-        if advice == Advice::DontNeed {
-            return self.drop_pages(range);
+        };
+        if matches!(advice, Advice::DontNeed | Advice::DontNeedLocked) {
+            return self.drop_pages(range, advice);
         }
         if advice == Advice::Remove {
             return self.remove_pages(range);
         }
         let cx = self.mm.cx();
-        let node = self.node();
         let layout = self.write_settled(&cx, |_| range);
         let nodes = Nodes::new(&cx, self.mm);
         if matches!(advice, Advice::DontFork | Advice::WipeOnFork) {
@@ -98,12 +91,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let (part, stopped) = self.advisable(&nodes, range, advice);
         if !part.is_empty() {
             let change = |area: &Shape| advised(area.spec.flags, advice);
-            let plan = Plan::modify(&node.vmas, &nodes, part, &change);
-            self.check_limits(&layout, &plan.delta())?;
-            let delta = plan.delta();
-            let edit = Edit::reserve(&node.vmas, &nodes, plan)?;
-            drop(edit.commit());
-            self.count(&delta);
+            self.modify(&layout, &nodes, part, &change)?;
         }
         stopped.map_or(Ok(()), Err)
     }
@@ -154,10 +142,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 
     // Out of line, so that its gather is not part of its callers' frames.
     #[inline(never)]
-    fn drop_pages(&self, range: PageRange) -> Result<(), MmError> {
+    fn drop_pages(&self, range: PageRange, advice: Advice) -> Result<(), MmError> {
         let cx = self.mm.cx();
         let node = self.node();
-        if let Some(area) = self.read_droppable(&cx, range) {
+        if let Some(area) = self.read_droppable(&cx, range, advice) {
             self.zap_now(&cx, range);
             drop(area);
             return Ok(());
@@ -165,7 +153,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let _layout = node.lock.read(&cx, self.key());
         let nodes = Nodes::new(&cx, self.mm);
         self.check_discardable(&nodes, range)?;
-        let (part, stopped) = self.advisable(&nodes, range, Advice::DontNeed);
+        let (part, stopped) = self.advisable(&nodes, range, advice);
         let mut gather = TlbGather::new(&cx, &node.tlb);
         for vma in node.vmas.overlapping(&nodes, part) {
             let vma = nodes.vma(vma);
@@ -186,6 +174,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         &self,
         cx: &'c Cx<'m, P>,
         range: PageRange,
+        advice: Advice,
     ) -> Option<VmaReadGuard<'c, Cx<'m, P>>>
     where
         'm: 'c,
@@ -198,8 +187,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         // The read count keeps the node's slab from here on.
         drop(pin);
         let whole = area.range().covers(range);
-        let is_fit =
-            whole && fits(area.flags(), area.object_raw(), Advice::DontNeed) && !keeps_pages(&area);
+        let is_fit = whole && fits(area.flags(), area.object_raw(), advice) && !keeps_pages(&area);
         is_fit.then_some(area)
     }
 
@@ -239,6 +227,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
 fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
     match advice {
         Advice::DontNeed => !flags.intersects(VmaFlags::LOCKED | VmaFlags::PFN_MAP),
+        Advice::DontNeedLocked => !flags.intersects(VmaFlags::PFN_MAP),
         Advice::Remove => !flags.contains(VmaFlags::LOCKED),
         Advice::WipeOnFork => {
             object == 0 && !flags.intersects(VmaFlags::SHARED | VmaFlags::PFN_MAP)
@@ -251,7 +240,7 @@ fn fits(flags: VmaFlags, object: u32, advice: Advice) -> bool {
 fn advised(flags: VmaFlags, advice: Advice) -> VmaFlags {
     let pace = VmaFlags::SEQ_READ | VmaFlags::RAND_READ;
     match advice {
-        Advice::DontNeed | Advice::Remove => flags,
+        Advice::DontNeed | Advice::DontNeedLocked | Advice::Remove => flags,
         Advice::Normal => flags.difference(pace),
         Advice::Sequential => flags.difference(pace) | VmaFlags::SEQ_READ,
         Advice::Random => flags.difference(pace) | VmaFlags::RAND_READ,

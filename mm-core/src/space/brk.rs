@@ -91,7 +91,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         }
         let flags = VmaFlags::from_prot(Prot::RW) | VmaFlags::MAY | VmaFlags::ACCOUNT;
         let spec = VmaSpec {
-            flags,
+            flags: layout.new_area(flags),
             pgoff: old.as_usize(),
             ..VmaSpec::default()
         };

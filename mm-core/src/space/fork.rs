@@ -59,6 +59,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         *fresh = *layout;
         // Those are the parent's.
         fresh.awaiting = 0;
+        // mlockall(2): not inherited.
+        fresh.later_locks = VmaFlags::empty();
         child.set_limits_locked(&mut fresh, layout.limits);
         drop(fresh);
         let nodes = Nodes::new(&cx, self.mm);

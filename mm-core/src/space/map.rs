@@ -34,8 +34,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// For `MAP_POPULATE` and locked areas call [`Self::populate`] next.
     ///
     /// # Errors
-    /// As mmap(2), see [`MmError::errno`]; `NotPermitted` for `FIXED` over a sealed area. Nothing
-    /// has changed then, also with `FIXED`.
+    /// As mmap(2), see [`MmError::errno`]; `NotPermitted` for `FIXED` over a sealed area, and for
+    /// `LOCKED` where nothing may be locked. Nothing has changed then, also with `FIXED`.
     ///
     /// # Locks
     /// Takes the space lock for writing, then VMA marks, the object's and the
@@ -80,8 +80,16 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         } else {
             spec.pgoff
         };
+        if request.flags.contains(MapFlags::LOCKED) {
+            self.check_may_lock(&layout, range.start().addr(self.shift()))?;
+        }
+        let flags = layout.new_area(spec.flags);
         let new = NewVma {
-            spec: VmaSpec { pgoff, ..spec },
+            spec: VmaSpec {
+                pgoff,
+                flags,
+                ..spec
+            },
             like: None,
         };
         let going = self.insert(&cx, &mut layout, range, new)?;

@@ -1,7 +1,7 @@
 //! Address spaces: the verbs, one a file.
 //!
 //! ```text
-//!   kernel ──► map unmap protect remap brk advise seal populate read/write fork query   verbs: this folder
+//!   kernel ──► map unmap protect remap brk advise seal lock populate read/write fork query   verbs: this folder
 //!                 │      each makes one Cx, takes the space lock, never calls another verb
 //!                 ▼
 //!   edit of areas (crate::vma)   zap, entries (crate::table, crate::tlb)   fault (crate::fault)
@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | map, rearrange, unmap, protect, brk | write, but not while entries are zapped or rewritten (`busy`) | no |
 //! | remap | write, to its end where areas move | no |
-//! | advise(flags), seal | write | no |
+//! | advise(flags), seal, lock | write | no |
 //! | advise(DONTNEED) | read | no |
 //! | advise(REMOVE) | read, area by area, and none while pages go | no |
 //! | fork | write, and the child's | no |
@@ -30,7 +30,9 @@ mod brk;
 mod busy;
 mod fault;
 mod fork;
+mod lock;
 mod map;
+mod modify;
 mod populate;
 mod protect;
 mod query;
@@ -44,6 +46,7 @@ mod upkeep;
 pub use access::Word32;
 pub use active::{Active, Root};
 pub use advise::Advice;
+pub use lock::LockKind;
 pub use query::{Maps, VmaInfo};
 pub use remap::RemapFlags;
 pub use request::{Backing, MapFlags, MapRequest};

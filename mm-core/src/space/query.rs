@@ -94,6 +94,36 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         })
     }
 
+    /// Returns whether a load of a page would wait for nothing (mincore(2)): the space has an
+    /// entry for it, or the object that is mapped there has the page. `None` over a hole.
+    ///
+    /// # Locks
+    /// Takes the space lock for reading, then perhaps `Radix`: it may have changed by the
+    /// time the caller looks at it.
+    pub fn is_resident(&self, addr: VirtAddr) -> Option<bool> {
+        let cx = self.mm.cx();
+        let nodes = Nodes::new(&cx, self.mm);
+        let node = self.node();
+        let page = addr.vpn(self.shift());
+        let _layout = node.lock.read(&cx, self.key());
+        let vma = nodes.vma(node.vmas.find(&nodes, page)?);
+        if vma.is_dying() && !vma.is_replaced() {
+            return None;
+        }
+        let entry = self.table(&cx).translate(page);
+        let entry = entry.map_or(Entry::Empty, |(word, level)| {
+            cx.format().decode(word, level)
+        });
+        if entry.frame().is_some() {
+            return Some(true);
+        }
+        let object = Handle::from_raw(vma.object_raw());
+        // The area's reference is there as long as the lock is held.
+        let view = object.map(|object| ObjectView::new(self.mm, &cx, object));
+        let cached = view.and_then(|view| view.find_page(vma.pgoff_of(page) as u64));
+        Some(cached.is_some())
+    }
+
     /// Returns the object that a shared area maps at an address, and the byte offset of the address
     /// in it: the name of a byte that is the same in every space that maps it (futex(2) without
     /// `FUTEX_PRIVATE_FLAG`). `None` over a hole, in private areas, and in device memory.

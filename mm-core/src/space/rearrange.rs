@@ -44,7 +44,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let _kept = ObjectView::new(self.mm, &cx, object).try_ref()?;
         let kept = VmaFlags::RIGHTS | VmaFlags::MAY | VmaFlags::SHARED | VmaFlags::LOCKED;
         let spec = VmaSpec {
-            flags: flags.intersection(kept),
+            flags: layout.new_area(flags.intersection(kept)),
             pgoff,
             object: object.into_raw(),
             hook: 0,

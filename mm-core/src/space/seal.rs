@@ -23,7 +23,7 @@ use crate::addr::VirtAddr;
 use crate::error::MmError;
 use crate::platform::Platform;
 use crate::range::PageRange;
-use crate::vma::{Edit, Plan, Shape, Vma, VmaFlags};
+use crate::vma::{Shape, Vma, VmaFlags};
 
 impl<'m, P: Platform> AddressSpace<'m, P> {
     /// Seals the areas of a byte range, for good (mseal(2)). Sealing them again does nothing.
@@ -36,32 +36,17 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Locks
     /// Takes the space lock for writing, then marks, the objects' and the anon_vmas' locks.
     pub fn seal(&self, addr: VirtAddr, len: usize) -> Result<(), MmError> {
-        if !addr.is_page_aligned(self.shift()) {
-            return Err(MmError::Invalid(addr));
-        }
-        if len == 0 {
+        let Some(range) = self.aligned_pages(addr, len)? else {
             return Ok(());
-        }
-        let range = PageRange::from_bytes(addr, len, self.shift())?;
-        if range.end().addr(self.shift()) <= addr {
-            // The end of the last page is no address.
-            return Err(MmError::Invalid(addr));
-        }
+        };
         let cx = self.mm.cx();
-        let node = self.node();
         let layout = self.write_settled(&cx, |_| range);
         let nodes = Nodes::new(&cx, self.mm);
-        if let Some(hole) = node.vmas.first_hole(&nodes, range) {
+        if let Some(hole) = self.node().vmas.first_hole(&nodes, range) {
             return Err(MmError::Unmapped(hole.addr(self.shift())));
         }
         let change = |area: &Shape| area.spec.flags | VmaFlags::SEALED;
-        let plan = Plan::modify(&node.vmas, &nodes, range, &change);
-        self.check_limits(&layout, &plan.delta())?;
-        let delta = plan.delta();
-        let edit = Edit::reserve(&node.vmas, &nodes, plan)?;
-        drop(edit.commit());
-        self.count(&delta);
-        Ok(())
+        self.modify(&layout, &nodes, range, &change)
     }
 
     /// Refuses a change to a sealed area.

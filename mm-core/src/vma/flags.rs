@@ -11,7 +11,8 @@ bitflags! {
     /// | `READ` `WRITE` `EXEC` | map, protect; never beyond the `MAY_` bits |
     /// | `MAY_*` | fixed when the area is made (rights of the file's opener) |
     /// | `SHARED`, backing bits | fixed when the area is made |
-    /// | `LOCKED`, advice | lock, advise |
+    /// | `LOCKED`, `LOCK_ON_FAULT` | map, brk and lock; off also by fork in the child |
+    /// | advice | advise |
     /// | `SEALED` | seal; never taken off |
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct VmaFlags: u32 {

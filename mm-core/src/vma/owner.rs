@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   AddressSpace ──users──►┌────────────── SpaceNode ──────────────┐
-//!   Active, SpaceRef ─refs►│ lock: Layout (brk, limits)            │
+//!   Active, SpaceRef ─refs►│ lock: Layout (brk, limits, locks)     │
 //!                          │ vmas: tree     tlb: who runs it        │
 //!                          │ root: tables   rss, totals: counts     │
 //!                          └───────────────────────────────────────┘
@@ -30,8 +30,8 @@
 //! what a CPU keeps always belongs to a space that lives, and its node may be
 //! reached by its number.
 
-use super::VmaTree;
 use super::limits::{PageCount, PresentCount, SpaceLimits};
+use super::{VmaFlags, VmaTree};
 use crate::addr::Pfn;
 use crate::cx::Cx;
 use crate::page::{OnCpu, PresentChange};
@@ -67,6 +67,8 @@ pub struct Layout {
     pub limits: SpaceLimits,
     /// Where the heap starts, and its current end, in bytes.
     pub brk: Option<(usize, usize)>,
+    /// Those of [`VmaFlags::ANY_LOCK`] that areas made later have (Linux: def_flags).
+    pub(crate) later_locks: VmaFlags,
     /// Verbs that left areas marked while they work without the lock.
     pub(crate) busy: u32,
     /// Verbs that wait until nobody is busy: others do not become busy then.
@@ -78,9 +80,20 @@ impl Layout {
     pub(crate) const NONE: Self = Self {
         limits: SpaceLimits::NONE,
         brk: None,
+        later_locks: VmaFlags::empty(),
         busy: 0,
         awaiting: 0,
     };
+
+    /// Returns the flags of an area that is made now: locked as it was said of those that
+    /// come later, and never where its pages cannot be taken away.
+    pub(crate) fn new_area(&self, flags: VmaFlags) -> VmaFlags {
+        if flags.intersects(VmaFlags::SPECIAL) {
+            flags.difference(VmaFlags::ANY_LOCK)
+        } else {
+            flags | self.later_locks
+        }
+    }
 }
 
 /// The page counts of one space.

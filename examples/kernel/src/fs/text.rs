@@ -90,6 +90,7 @@ fn sizes_of<A: Arch>(process: &Process<A>) -> impl Iterator<Item = (&'static str
         [
             ("VmPeak", usage.most_mapped),
             ("VmSize", usage.mapped),
+            ("VmLck", usage.locked),
             ("VmHWM", usage.most_resident),
             ("VmRSS", usage.resident()),
             ("RssAnon", usage.anonymous),

@@ -7,11 +7,11 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use mm_core::addr::VirtAddr;
-use mm_core::format::{Entry, PageTableFormat};
+use mm_core::format::PageTableFormat;
 use mm_core::platform::Platform;
 use mm_core::prot::Prot;
 use mm_core::space::{
-    AddressSpace, Advice, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits, VmaInfo,
+    AddressSpace, Advice, LockKind, MapFlags, MapRequest, RemapFlags, Root, SpaceLimits, VmaInfo,
 };
 use mm_core::vma::VmaFlags;
 
@@ -88,6 +88,8 @@ impl<A: Arch> Space<A> {
         let limits = SpaceLimits {
             min_addr: VirtAddr::new(A::USER_START),
             mmap_base: VirtAddr::new(system.arch.user_end() - reserve).min(limits.mmap_base),
+            // All programs are root's, who may lock what it likes (CAP_IPC_LOCK).
+            locked: usize::MAX,
             ..limits
         };
         Ok(Self::numbered(
@@ -239,11 +241,65 @@ impl<A: Arch> Space<A> {
         Ok(moved.as_usize())
     }
 
-    /// Answers whether what is mapped at an address is locked.
+    /// Locks what is mapped, as mlock2(2); the caller brings its pages in
+    /// ([`System::populate`]).
+    ///
+    /// # Errors
+    /// As mlock2(2).
+    pub fn lock(&self, at: usize, length: usize, kind: LockKind) -> Result<()> {
+        Ok(self.inner.lock(VirtAddr::new(at), length, kind)?)
+    }
+
+    /// Unlocks what is mapped, as munlock(2).
+    ///
+    /// # Errors
+    /// As munlock(2).
+    pub fn unlock(&self, at: usize, length: usize) -> Result<()> {
+        Ok(self.inner.unlock(VirtAddr::new(at), length)?)
+    }
+
+    /// Locks all that is mapped, or will be, as mlockall(2); `None` does not.
+    ///
+    /// # Errors
+    /// As mlockall(2).
+    pub fn lock_all(&self, now: Option<LockKind>, later: Option<LockKind>) -> Result<()> {
+        Ok(self.inner.lock_all(now, later)?)
+    }
+
+    /// Unlocks all that is mapped, or will be, as munlockall(2).
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn unlock_all(&self) -> Result<()> {
+        Ok(self.inner.unlock_all()?)
+    }
+
+    /// Answers how what is mapped at an address is locked, if it is.
     #[must_use]
-    pub fn is_locked(&self, at: usize) -> bool {
-        let area = self.inner.find(VirtAddr::new(at));
-        area.is_some_and(|area| area.flags.contains(VmaFlags::LOCKED))
+    pub fn lock_kind(&self, at: usize) -> Option<LockKind> {
+        let flags = self.inner.find(VirtAddr::new(at))?.flags;
+        match (
+            flags.contains(VmaFlags::LOCKED),
+            flags.contains(VmaFlags::LOCK_ON_FAULT),
+        ) {
+            (true, false) => Some(LockKind::Now),
+            (true, true) => Some(LockKind::OnFault),
+            (false, _) => None,
+        }
+    }
+
+    /// Answers whether the pages of what is mapped at an address are there at once: it is locked,
+    /// and not as they come.
+    #[must_use]
+    pub fn wants_pages(&self, at: usize) -> bool {
+        self.lock_kind(at) == Some(LockKind::Now)
+    }
+
+    /// Answers whether a part of what is mapped in a range is locked.
+    #[must_use]
+    pub fn has_locked(&self, at: usize, length: usize) -> bool {
+        let mut areas = self.areas(at, length);
+        areas.any(|area| area.flags.contains(VmaFlags::LOCKED))
     }
 
     /// Changes rights, as mprotect(2).
@@ -342,11 +398,10 @@ impl<A: Arch> Space<A> {
         area.is_some_and(|area| area.key >= Some(MEMORY))
     }
 
-    /// Answers whether a page is in the space's table.
+    /// Answers whether a page could be used without a read, as mincore(2); nothing over a hole.
     #[must_use]
-    pub fn is_present(&self, at: usize) -> bool {
-        let page = VirtAddr::new(at).vpn(page_shift::<A>());
-        !matches!(self.inner.entry(page), Entry::Empty)
+    pub fn is_resident(&self, at: usize) -> Option<bool> {
+        self.inner.is_resident(VirtAddr::new(at))
     }
 
     /// Writes the text of /proc/self/maps (proc(5)); `name` finds files by their objects' keys.

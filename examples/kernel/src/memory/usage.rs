@@ -14,6 +14,8 @@ pub struct Usage {
     pub mapped: usize,
     /// Mapped at its most.
     pub most_mapped: usize,
+    /// Locked.
+    pub locked: usize,
     /// Private or without a file, and there.
     pub anonymous: usize,
     /// Of files and shared memory, and there.
@@ -65,6 +67,7 @@ impl<A: Arch> Space<A> {
         Usage {
             mapped: counts.total.get(),
             most_mapped: self.peaks.mapped.load(Ordering::Relaxed),
+            locked: counts.locked.get(),
             anonymous: counts.anon.get(),
             file: counts.file.get(),
             most_resident: self.peaks.resident.load(Ordering::Relaxed),

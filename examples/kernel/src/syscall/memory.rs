@@ -4,7 +4,7 @@
 //! ignored where Linux ignores it; all rules about ranges are mm-core's.
 
 use mm_core::prot::Prot;
-use mm_core::space::{Advice, MapFlags, RemapFlags};
+use mm_core::space::{Advice, LockKind, MapFlags, RemapFlags};
 
 use super::resident::checked;
 use super::{Call, abi};
@@ -130,7 +130,11 @@ impl<A: Arch> Call<'_, A> {
             None => space.map_anonymous(&map)?,
             Some(file) => self.map_file(&file, map, offset)?,
         };
-        if flags & (POPULATE | LOCKED) != 0 {
+        let wants_pages = match space.lock_kind(start) {
+            Some(kind) => kind == LockKind::Now,
+            None => flags & (POPULATE | NONBLOCK) == POPULATE,
+        };
+        if wants_pages {
             self.system.populate(&space, start, length);
         }
         Ok(start)
@@ -180,7 +184,7 @@ impl<A: Arch> Call<'_, A> {
         let start = space.remap((at, old), new, flags, to)?;
         // What a locked mapping gains is there at once.
         let old = checked::<A>(at, old)?;
-        if new > old && space.is_locked(start) {
+        if new > old && space.wants_pages(start) {
             self.system.populate(&space, start + old, new - old);
         }
         Ok(start)
@@ -227,7 +231,7 @@ impl<A: Arch> Call<'_, A> {
         }
         let offset = (first as u64).checked_mul(1 << shift);
         space.rearrange(at, length, offset.ok_or(Errno::EOVERFLOW)?)?;
-        if flags & NONBLOCK == 0 || space.is_locked(at) {
+        if flags & NONBLOCK == 0 || space.wants_pages(at) {
             self.system
                 .populate(&space, at & !((1 << shift) - 1), length);
         }
@@ -243,7 +247,15 @@ impl<A: Arch> Call<'_, A> {
     }
 
     pub(super) fn brk(&self, to: usize) -> Result {
-        Ok(self.space()?.brk(to))
+        let space = self.space()?;
+        let before = space.brk(0);
+        let end = space.brk(to);
+        if end > before && space.wants_pages(end - 1) {
+            let page = 1usize << crate::memory::page_shift::<A>();
+            let grown = before & !(page - 1);
+            self.populate_locked(&space, grown, end - grown);
+        }
+        Ok(end)
     }
 
     pub(super) fn madvise(&self, at: usize, length: usize, advice: usize) -> Result {
@@ -251,9 +263,14 @@ impl<A: Arch> Call<'_, A> {
         let advice = match advice as u32 {
             // WILLNEED, COLD, PAGEOUT, and the hints about equal and huge pages change nothing
             // that a program can see.
-            3 | 12..=15 | 20 | 21 => {
+            advice @ (3 | 12..=15 | 20 | 21) => {
+                const COLD: u32 = 20;
+                let space = self.space()?;
                 let length = checked::<A>(at, length)?;
-                return self.space()?.check_mapped(at, length).map(|()| 0);
+                if advice >= COLD && space.has_locked(at, length) {
+                    return Err(Errno::EINVAL);
+                }
+                return space.check_mapped(at, length).map(|()| 0);
             }
             // FREE: at once, as there is no reclaim that could do it later (Linux up to 4.11
             // without swap). It is for memory without a file alone.
@@ -277,6 +294,7 @@ impl<A: Arch> Call<'_, A> {
             17 => Advice::DoDump,
             18 => Advice::WipeOnFork,
             19 => Advice::KeepOnFork,
+            24 => Advice::DontNeedLocked,
             _ => return Err(Errno::EINVAL),
         };
         self.space()?.advise(at, length, advice).map(|()| 0)
@@ -284,12 +302,17 @@ impl<A: Arch> Call<'_, A> {
 
     pub(super) fn msync(&self, at: usize, length: usize, flags: usize) -> Result {
         const ASYNC: usize = 1;
+        const INVALIDATE: usize = 2;
         const SYNC: usize = 4;
         let page = 1usize << crate::memory::page_shift::<A>();
         if flags & !7 != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC || at % page != 0 {
             return Err(Errno::EINVAL);
         }
+        let space = self.space()?;
+        if flags & INVALIDATE != 0 && space.has_locked(at, checked::<A>(at, length)?) {
+            return Err(Errno::EBUSY);
+        }
         // All files live in memory: there is nothing to write back.
-        self.space()?.check_mapped(at, length).map(|()| 0)
+        space.check_mapped(at, length).map(|()| 0)
     }
 }

@@ -233,7 +233,7 @@ impl<A: Arch> Call<'_, A> {
             Name::Mlock2 => self.mlock(a, b, c),
             Name::Munlock => self.munlock(a, b),
             Name::Mlockall => self.mlockall(a),
-            Name::Munlockall => Ok(0),
+            Name::Munlockall => self.munlockall(),
             // Processes and threads: process.rs, futex.rs, identity.rs
             Name::Fork => self.fork(),
             Name::Vfork => self.vfork(),

@@ -1,47 +1,64 @@
 //! Calls about which pages are there: mlock(2) and its family, mincore(2), MADV_POPULATE.
 //!
-//! This kernel takes no page away from a program, so a page that is there is as good as locked:
-//! mlock brings the pages in and munlock has nothing to undo. Ranges are checked as Linux does.
+//! Which areas are locked, and what is asked of a range, is mm-core's to say; what brings their pages
+//! in may wait, and is here. This kernel takes no page away from a program, locked or not.
+
+use mm_core::space::LockKind;
 
 use super::Call;
 use crate::arch::{Arch, FaultAccess};
 use crate::errno::{Errno, Result};
-use crate::memory::{Outcome, page_shift};
+use crate::memory::{Outcome, Space, page_shift};
 use crate::task::signal::SIGSEGV;
 
-/// What mlockall(2) takes: MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT.
-const MCL_ALL: usize = 7;
-const MCL_CURRENT: usize = 1;
-const MCL_ONFAULT: usize = 4;
+/// What mlockall(2) takes.
+const MCL_CURRENT: u32 = 1;
+const MCL_FUTURE: u32 = 2;
+const MCL_ONFAULT: u32 = 4;
 /// The flag of mlock2(2): no page is brought in.
-const MLOCK_ONFAULT: usize = 1;
+const MLOCK_ONFAULT: u32 = 1;
 
 impl<A: Arch> Call<'_, A> {
+    /// `flags` is an int.
     pub(super) fn mlock(&self, at: usize, length: usize, flags: usize) -> Result {
-        if flags & !MLOCK_ONFAULT != 0 {
-            return Err(Errno::EINVAL);
+        let kind = match flags as u32 {
+            0 => LockKind::Now,
+            MLOCK_ONFAULT => LockKind::OnFault,
+            _ => return Err(Errno::EINVAL),
+        };
+        let space = self.space()?;
+        space.lock(at, length, kind)?;
+        let within = at % (1 << page_shift::<A>());
+        if self.populate_locked(&space, at - within, length.wrapping_add(within)) {
+            Ok(0)
+        } else {
+            // The range is locked all the same (Linux: __mlock_posix_error_return).
+            Err(Errno::ENOMEM)
         }
-        let (start, length) = widened::<A>(at, length)?;
-        self.space()?.check_mapped(start, length)?;
-        if flags & MLOCK_ONFAULT == 0 && !self.system.populate(&*self.space()?, start, length) {
-            // Linux: __mlock_posix_error_return.
-            return Err(Errno::ENOMEM);
-        }
-        Ok(0)
     }
 
     pub(super) fn munlock(&self, at: usize, length: usize) -> Result {
-        let (start, length) = widened::<A>(at, length)?;
-        self.space()?.check_mapped(start, length).map(|()| 0)
+        self.space()?.unlock(at, length).map(|()| 0)
     }
 
+    /// `flags` is an int.
     pub(super) fn mlockall(&self, flags: usize) -> Result {
-        if flags == 0 || flags & !MCL_ALL != 0 || flags == MCL_ONFAULT {
+        let flags = flags as u32;
+        let known = MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT;
+        if flags & !known != 0 || flags & !MCL_ONFAULT == 0 {
             return Err(Errno::EINVAL);
         }
-        if flags & MCL_CURRENT != 0 && flags & MCL_ONFAULT == 0 {
-            let space = self.space()?;
-            for (start, length) in space.mapped() {
+        let kind = if flags & MCL_ONFAULT == 0 {
+            LockKind::Now
+        } else {
+            LockKind::OnFault
+        };
+        let space = self.space()?;
+        let asked = |bit: u32| Some(kind).filter(|_| flags & bit != 0);
+        space.lock_all(asked(MCL_CURRENT), asked(MCL_FUTURE))?;
+        if flags & MCL_CURRENT != 0 {
+            let areas = space.mapped();
+            for (start, length) in areas.filter(|area| space.wants_pages(area.0)) {
                 // What cannot come is left out: an area may have no rights (Linux: mm_populate).
                 let _ = self.system.populate(&space, start, length);
             }
@@ -49,8 +66,25 @@ impl<A: Arch> Call<'_, A> {
         Ok(0)
     }
 
-    /// Tells of each page whether the program could use it without a read. A page of a file that
-    /// is cached and not entered yet counts as absent, as it may on Linux a moment later.
+    pub(super) fn munlockall(&self) -> Result {
+        self.space()?.unlock_all().map(|()| 0)
+    }
+
+    /// Brings the pages of a range in, area by area, where they are locked and not as they come;
+    /// answers whether that was all of them.
+    pub(super) fn populate_locked(&self, space: &Space<A>, at: usize, length: usize) -> bool {
+        let end = at.saturating_add(length);
+        let mut parts = space
+            .mapped()
+            .map(|(start, bytes)| (start.max(at), (start + bytes).min(end)))
+            .skip_while(|(start, stop)| stop <= start)
+            .take_while(|(start, stop)| start < stop);
+        parts.all(|(start, stop)| {
+            !space.wants_pages(start) || self.system.populate(space, start, stop - start)
+        })
+    }
+
+    /// Tells of each page whether the program could use it without a read.
     pub(super) fn mincore(&self, at: usize, length: usize, vector: usize) -> Result {
         const PIECE: usize = 256;
         let page = 1usize << page_shift::<A>();
@@ -69,7 +103,7 @@ impl<A: Arch> Call<'_, A> {
             let start = start.ok_or(Errno::ENOMEM)?;
             space.check_mapped(start, there.len() * page)?;
             for (place, page) in there.iter_mut().zip((start..).step_by(page)) {
-                *place = u8::from(space.is_present(page));
+                *place = u8::from(space.is_resident(page).ok_or(Errno::ENOMEM)?);
             }
             self.put(vector.wrapping_add(first), there)?;
         }
@@ -101,13 +135,6 @@ impl<A: Arch> Call<'_, A> {
         }
         Ok(0)
     }
-}
-
-/// Rounds a range outwards to whole pages, as mlock does.
-fn widened<A: Arch>(at: usize, length: usize) -> Result<(usize, usize)> {
-    let within = at & ((1 << page_shift::<A>()) - 1);
-    let length = length.wrapping_add(within);
-    Ok((at - within, checked::<A>(at - within, length)?))
 }
 
 /// Rounds a length up to whole pages.
