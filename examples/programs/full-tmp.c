@@ -80,7 +80,9 @@ static void by_stores(void)
     check("what is there", "stores", file[0], 2);
     // What the child had besides is free again.
     fill("stores", fd);
-    char *copy = mmap(NULL, ENOUGH, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    // More than there is: not one of the kernel's promises.
+    int unpromised = MAP_PRIVATE | MAP_NORESERVE;
+    char *copy = mmap(NULL, ENOUGH, PROT_READ | PROT_WRITE, unpromised, fd, 0);
     child = fork();
     if (child == 0)
         _exit(copy[ENOUGH - PAGE]);

@@ -32,7 +32,7 @@ pub enum MmError {
     Busy,
     /// No gap of this many bytes is left below the limit.
     NoGap(usize),
-    /// A limit (areas, bytes of address space) would be exceeded.
+    /// A limit (areas, bytes of address space, memory that there is) would be exceeded.
     Limit,
     /// The limit of locked memory would be exceeded (mmap(2), `RLIMIT_MEMLOCK`).
     LockLimit,

@@ -100,6 +100,8 @@ pub struct TestPlatform<F: PageTableFormat> {
     charged: AtomicI64,
     charge_limit: AtomicI64,
     full: AtomicU64,
+    /// The most pages that may be committed at once.
+    committable: AtomicU64,
     asids: AsidPool,
 }
 
@@ -144,6 +146,7 @@ impl<F: PageTableFormat> TestPlatform<F> {
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
             full: AtomicU64::new(u64::MAX),
+            committable: AtomicU64::new(u64::MAX),
             asids: AsidPool::new(),
         }
     }
@@ -338,6 +341,11 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.hook.set(hook);
     }
 
+    /// Lets no more than so many pages be committed at once, as a kernel with so much memory does.
+    pub fn set_committable(&self, pages: u64) {
+        self.committable.store(pages, Ordering::SeqCst);
+    }
+
     /// Has memory-only objects with this key hold no page more.
     pub fn set_full(&self, key: u64) {
         self.full.store(key, Ordering::SeqCst);
@@ -504,6 +512,9 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
     }
     fn may_hold(&self, key: u64) -> bool {
         self.full.load(Ordering::SeqCst) != key
+    }
+    fn may_commit(&self, pages: usize) -> bool {
+        pages as u64 <= self.committable.load(Ordering::SeqCst)
     }
     fn uncharge(&self, frames: usize) {
         let before = self.charged.fetch_sub(frames as i64, COUNT);

@@ -112,6 +112,10 @@ unsafe impl Platform for Board {
         mm_kernel::memory::file::may_hold(frames(), key)
     }
 
+    fn may_commit(&self, pages: usize) -> bool {
+        mm_kernel::memory::counts::may_commit(frames(), pages)
+    }
+
     fn wake(&self, key: TicketKey) {
         if let Some(waker) = WAKER.get() {
             waker(key);

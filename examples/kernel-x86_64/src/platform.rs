@@ -85,6 +85,10 @@ unsafe impl Platform for Pc {
         mm_kernel::memory::file::may_hold(frames(), key)
     }
 
+    fn may_commit(&self, pages: usize) -> bool {
+        mm_kernel::memory::counts::may_commit(frames(), pages)
+    }
+
     fn relax(&self, _spins: u32) {
         mm_kernel::sync::wait_turn();
     }

@@ -184,6 +184,17 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn may_hold(&self, _key: u64) -> bool {
         true
     }
+    /// Asked before an area that counts as committed memory
+    /// ([`VmaFlags::ACCOUNT`](crate::vma::VmaFlags::ACCOUNT)) is made or grows by so many pages, by
+    /// whichever verb, and before shared anonymous memory of so many is made: could they
+    /// all be touched? The verb that asks exceeds a limit where they could not. It is a question:
+    /// it may be asked twice, nothing follows, and nobody is told when the area goes. So a
+    /// kernel refuses what can never be had (Linux: `vm.overcommit_memory` 0), while
+    /// [`Self::try_charge`] counts what is had. Not asked for what is mapped with
+    /// [`MapFlags::NO_RESERVE`](crate::space::MapFlags::NO_RESERVE).
+    fn may_commit(&self, _pages: usize) -> bool {
+        true
+    }
     /// Told when charged memory comes back, to whichever verb gives it back.
     fn uncharge(&self, _frames: usize) {}
 

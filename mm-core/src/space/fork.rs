@@ -124,6 +124,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
             if vma.flags().contains(VmaFlags::DONT_COPY) {
                 continue;
             }
+            if vma.flags().contains(VmaFlags::ACCOUNT) {
+                let pages = vma.range().pages();
+                self.check_commit(pages).map_err(|_| OutOfMemory)?;
+            }
             #[cfg(mm_mutant = "entries_before_chains")]
             if has_entries(vma) {
                 self.copy_entries(cx, child, vma, gather, shared)?;

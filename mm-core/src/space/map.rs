@@ -47,6 +47,10 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let own;
         let (object, spec) = match &request.backing {
             Backing::Anonymous if request.flags.contains(MapFlags::SHARED) => {
+                if !request.flags.contains(MapFlags::NO_RESERVE) {
+                    // The areas of an object do not count, whoever makes its pages.
+                    self.check_commit(pages)?;
+                }
                 own = self.mm.new_object(PagerFacts::memory(
                     (pages as u64).wrapping_shl(self.shift()),
                 ))?;

@@ -19,7 +19,9 @@ bitflags! {
         const FIXED_NOREPLACE = 1 << 2;
         /// The area grows down on faults below it: a stack.
         const GROWS_DOWN = 1 << 3;
-        /// Not accounted against an overcommit limit.
+        /// Does not count as committed memory ([`Platform::may_commit`] is not asked).
+        ///
+        /// [`Platform::may_commit`]: crate::platform::Platform::may_commit
         const NO_RESERVE = 1 << 4;
         /// Locked into memory: its pages are never reclaimed.
         const LOCKED = 1 << 5;

@@ -148,7 +148,19 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 return Err(error);
             }
         }
-        Ok(())
+        match usize::try_from(delta.account) {
+            Ok(more) if more > 0 => self.check_commit(more),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses memory of which the platform says that it cannot be had.
+    pub(super) fn check_commit(&self, pages: usize) -> Result<(), MmError> {
+        if self.mm.platform().may_commit(pages) {
+            Ok(())
+        } else {
+            Err(MmError::Limit)
+        }
     }
 
     /// Adds a committed change to the counts.

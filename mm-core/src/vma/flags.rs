@@ -62,7 +62,8 @@ bitflags! {
         const MERGEABLE = 1 << 21;
         /// Memory is not set aside for it (`MAP_NORESERVE`).
         const NO_RESERVE = 1 << 22;
-        /// Counts as committed memory.
+        /// Counts as committed memory: the platform is asked before there is more of it
+        /// ([`Platform::may_commit`](crate::platform::Platform::may_commit)).
         const ACCOUNT = 1 << 23;
         /// May not be removed, moved or given other rights any more (mseal(2)).
         const SEALED = 1 << 24;

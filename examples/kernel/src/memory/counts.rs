@@ -2,6 +2,8 @@
 
 use mm_core::Stats;
 use mm_core::addr::PhysAddr;
+use mm_core::page::Frames;
+use mm_core::platform::Platform;
 use mm_core::space::Root;
 use mm_core::tlb::Remembered;
 
@@ -25,6 +27,12 @@ impl<A: Arch> System<A> {
         let stats = self.memory.frame_stats();
         (stats.total, stats.free)
     }
+}
+
+/// Tells whether so many pages could all be touched at once, for the platform to answer: what exceeds all
+/// of memory never could, and a program is told so rather than ended later (Linux, by default, too).
+pub fn may_commit<P: Platform>(frames: Option<&Frames<P>>, pages: usize) -> bool {
+    frames.is_none_or(|frames| pages <= frames.stats().total)
 }
 
 /// What is in use, and what was done: equal at boot and at the end but for the totals.
