@@ -14,7 +14,8 @@ pub enum NonPresentKind {
     Swap = 1,
     /// The page is moving; wait for its LOCKED state. The value is its frame.
     Migration = 2,
-    /// A guard marker: access is SIGSEGV though an area is there (MADV_GUARD_INSTALL).
+    /// A guard marker: access is SIGSEGV though an area is there (MADV_GUARD_INSTALL). No verb
+    /// installs one yet; faults and forks know it.
     Guard = 3,
     /// The page is there but no access is allowed (PROT_NONE). The value is
     /// the frame, shifted, with the state bits of the leaf that it was.

@@ -10,7 +10,7 @@
 //! | unmap, map `FIXED`, protect, also to the rights that it has | `NotPermitted` |
 //! | remap of it, and onto it | `NotPermitted` |
 //! | brk to below its end | the old end |
-//! | advise `DontNeed`, `DontFork`, `WipeOnFork` of private memory without WRITE | `NotPermitted` |
+//! | advise `DontNeed`, `DontNeedLocked`, `DontFork`, `WipeOnFork` of private memory without a file or WRITE | `NotPermitted` |
 //! | other advice; populate, faults, user copies | as ever |
 //! | growth of a stack, of an object's size | as ever: the program says neither |
 //!

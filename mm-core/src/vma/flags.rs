@@ -14,6 +14,7 @@ bitflags! {
     /// | `LOCKED`, `LOCK_ON_FAULT` | map, brk and lock; off also by fork in the child |
     /// | advice | advise |
     /// | `SEALED` | seal; never taken off |
+    /// | `MIXED_MAP`, `HUGE`, `NO_HUGE`, `MERGEABLE`, `CLOSE_HOOK`, `SOFT_DIRTY` | nobody yet: kept as they are, and merged by rule |
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct VmaFlags: u32 {
         /// Loads are allowed.
