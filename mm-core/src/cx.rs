@@ -6,7 +6,7 @@
 //! one thread (it is not `Sync`) and verbs never call verbs.
 
 use crate::page::{CpuNode, Frames, Hints};
-use crate::platform::Platform;
+use crate::platform::{CpuSet, Flush, Platform};
 use crate::sync::{Context, Pinned, Rank, RankStack};
 use core::cell::Cell;
 use core::fmt;
@@ -83,6 +83,13 @@ impl<'m, P: Platform> Cx<'m, P> {
             self.ranks
         );
         self.relax(spins);
+    }
+
+    /// Sends a flush, with preemption off: see [`Platform::flush`].
+    pub(crate) fn flush(&self, cpus: CpuSet, flush: Flush) {
+        self.preempt_off();
+        self.platform().flush(cpus, flush);
+        self.preempt_on();
     }
 
     /// Returns whether an inner lock is held: then no batch may be flushed.

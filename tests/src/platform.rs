@@ -479,6 +479,10 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         Some(&self.asids)
     }
     fn flush(&self, cpus: CpuSet, flush: Flush) {
+        assert!(
+            self.preemption[CPU.get()].load(Ordering::SeqCst) > 0,
+            "a flush is sent by who may be preempted meanwhile"
+        );
         self.may_be_preempted();
         if self.has_interruption.load(Ordering::Relaxed) {
             let interruption = self.at_flush.lock().unwrap().take();

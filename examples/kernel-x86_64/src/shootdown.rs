@@ -15,7 +15,8 @@
 //! * Two CPUs that ask each other both serve while they wait. A CPU that spins for a lock serves
 //!   too (`mm_kernel::sync`); one that runs a program, or rests, has interrupts on. So every
 //!   question is answered.
-//! * Serving never asks, so it does not nest.
+//! * Serving never asks, so it does not nest. And nobody else of this CPU asks while somebody waits:
+//!   the library asks with preemption off, and this kernel is never preempted.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};

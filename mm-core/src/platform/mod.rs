@@ -145,10 +145,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// in the set, and returns when all have done so. Never takes a lock that
     /// the family may hold, and while it waits for others it serves what they
     /// ask, as [`Self::relax`] does: one of them may be waiting for this CPU.
+    ///
+    /// Preemption is off: what the asking CPU notes in a place of its own stays its own
+    /// until all have answered. Interrupts may be on, or off.
     fn flush(&self, cpus: CpuSet, flush: Flush);
 
     /// Called after a ticket with this key was finished: whoever joined it
-    /// may retry.
+    /// may retry. The caller holds no inner lock.
     fn wake(&self, _key: crate::object::TicketKey) {}
 
     /// Makes freshly written instructions in a frame visible to fetches on

@@ -209,7 +209,7 @@ impl AsidPool {
             let mut this = CpuSet::EMPTY;
             this.insert(cpu);
             #[cfg(not(mm_mutant = "generation_without_flush"))]
-            cx.platform().flush(
+            cx.flush(
                 this,
                 Flush {
                     pages: None,

@@ -384,7 +384,7 @@ impl<'c, 'm, P: Platform> TlbGather<'c, 'm, P> {
             Spaces::Several => (None, false),
         };
         let pages = few.then_some(pages);
-        self.cx.platform().flush(
+        self.cx.flush(
             cpus,
             Flush {
                 pages,

@@ -269,7 +269,7 @@ impl SpaceTlb {
     ) -> bool {
         let cpus = self.publish(reach);
         if !cpus.is_empty() {
-            cx.platform().flush(cpus, self.flush(pages, reach));
+            cx.flush(cpus, self.flush(pages, reach));
         }
         !cpus.is_empty()
     }
