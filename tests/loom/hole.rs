@@ -15,6 +15,7 @@ mod explore;
 mod machine;
 mod scene;
 
+use explore::at_most;
 use loom::thread;
 use machine::{Machine, be_cpu};
 use mm_core::Mm;
@@ -23,10 +24,15 @@ use mm_core::fault::{Fault, FaultOutcome, Mode};
 use mm_core::format::Entry;
 use mm_core::object::{ObjectRef, PagerFacts, Ticket};
 use mm_core::prot::{Access, Prot};
-use mm_core::space::MapRequest;
+use mm_core::space::{Advice, MapRequest};
 use scene::{PAGE, Space, both, empty, on_machine, va};
 
 type Memory = ObjectRef<'static, Machine>;
+
+/// Explores a model in which somebody sleeps: a second preemption would take hours.
+fn with_sleepers(frames: usize, model: impl Fn(&'static Mm<Machine>) + Sync + Send + 'static) {
+    at_most(1, move || Machine::with_mm(frames, &model));
+}
 
 /// Faults until the page is there: who meets a hole that is being made sleeps.
 fn touch(mm: &'static Mm<Machine>, s: &Space, page: usize, access: Access) {
@@ -57,6 +63,13 @@ fn cached(mm: &'static Mm<Machine>, memory: &Memory) -> Option<Pfn> {
     Some(page.pfn())
 }
 
+/// An object of one page, which holds a 7.
+fn written(mm: &'static Mm<Machine>) -> Memory {
+    let memory = mm.new_object(PagerFacts::memory(PAGE as u64)).unwrap();
+    assert_eq!(memory.write(0, &7u32.to_ne_bytes()).done, 4);
+    memory
+}
+
 /// An object of one page and a space that maps it shared at page 1 and, when `twice`, at page 5,
 /// by which it was stored to.
 fn used(mm: &'static Mm<Machine>, twice: bool) -> (Space, Memory) {
@@ -72,11 +85,10 @@ fn used(mm: &'static Mm<Machine>, twice: bool) -> (Space, Memory) {
 
 #[test]
 fn store_and_hole() {
-    on_machine(20, |mm| {
+    with_sleepers(20, |mm| {
         let (s, memory) = used(mm, false);
         // What finds the page without an entry to it, as a second space would.
-        s.advise(va(1), PAGE, mm_core::space::Advice::DontNeed)
-            .unwrap();
+        s.advise(va(1), PAGE, Advice::DontNeed).unwrap();
         both(
             &s,
             move |s| touch(mm, &s, 1, Access::Write),
@@ -93,27 +105,25 @@ fn store_and_hole() {
 
 #[test]
 fn copy_and_hole() {
-    on_machine(24, |mm| {
-        let (first, memory) = used(mm, false);
-        let s = empty(mm);
+    with_sleepers(20, |mm| {
+        let (s, memory) = (empty(mm), written(mm));
         let private = MapRequest::private(&memory, 0, PAGE, Prot::RW);
         s.map(&private.fixed(va(1))).unwrap();
-        touch(mm, &s, 1, Access::Read);
         both(
             &s,
             move |s| touch(mm, &s, 1, Access::Write),
             |_| memory.make_hole(0, 1).unwrap(),
         );
-        assert_eq!(mapped(&first, 1), None);
         let there = mapped(&s, 1);
-        assert!(there.is_some() && there != cached(mm, &memory));
-        assert_eq!((s.counts().anon.get(), s.counts().file.get()), (1, 0));
+        assert!(there.is_none() || there != cached(mm, &memory));
+        let copies = usize::from(there.is_some());
+        assert_eq!((s.counts().anon.get(), s.counts().file.get()), (copies, 0));
     });
 }
 
 #[test]
 fn two_places_and_hole() {
-    on_machine(24, |mm| {
+    with_sleepers(24, |mm| {
         let (s, memory) = used(mm, true);
         let old = mapped(&s, 1).unwrap();
         let mut loaded = None;
@@ -138,9 +148,8 @@ fn two_places_and_hole() {
 
 #[test]
 fn read_and_hole() {
-    on_machine(16, |mm| {
-        let memory = mm.new_object(PagerFacts::memory(PAGE as u64)).unwrap();
-        assert_eq!(memory.write(0, &7u32.to_ne_bytes()).done, 4);
+    with_sleepers(16, |mm| {
+        let memory = written(mm);
         let other = memory.try_clone().unwrap();
         let reader = thread::spawn(move || {
             be_cpu(1);

@@ -409,6 +409,11 @@ impl Machine {
         self.memory.stored_to.store(pfn.as_usize(), Relaxed);
     }
 
+    /// Returns whether CPU 2 can still store to a frame without asking the table.
+    pub fn remembers(&self, pfn: Pfn) -> bool {
+        self.memory.stored_to.load(Relaxed) == pfn.as_usize()
+    }
+
     /// Makes every free frame one that was a table before.
     pub fn dirty(frames: &Frames<Self>) {
         let all: Vec<_> = std::iter::from_fn(|| frames.alloc(&NoContext, 0).ok()).collect();

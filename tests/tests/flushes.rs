@@ -23,10 +23,12 @@
 
 use mm_core::addr::VirtAddr;
 use mm_core::format::PageTableFormat;
+use mm_core::object::PagerFacts;
 use mm_core::platform::{CpuSet, Flush};
 use mm_core::prot::{Access, Prot};
 use mm_core::range::PageRange;
 use mm_core::space::{Advice, MapFlags, MapRequest};
+use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::mmu::{Leaf, Mode, Refusal, Roots};
 use mm_testkit::platform::on_cpu;
@@ -393,6 +395,49 @@ fn rounds_and_interrupts_of_each_verb() {
         ];
         assert_eq!(table, want);
         drop((s, other, child, file));
+        w.assert_empty();
+    });
+}
+
+/// A hole of many batches sends what a truncation sends, and counts what it drops. Out of a private
+/// area, where copies stay, entries are taken one by one: a flush for each gather full of them.
+#[test]
+fn a_hole_of_any_size_is_one_round_for_a_shared_area() {
+    on_every_machine(|machine| {
+        const PAGES: usize = 100;
+        let page = machine.page_size();
+        let len = PAGES * page;
+        let w = world(machine);
+        let (s, other, _) = four_states(&w);
+        let object = w.mm().new_object(PagerFacts::memory(len as u64)).unwrap();
+        let shared = s.map(&MapRequest::shared(&object, 0, len, Prot::RW));
+        let private = s.map(&MapRequest::private(&object, 0, len, Prot::RW));
+        let (shared, private) = (shared.unwrap().as_usize(), private.unwrap().as_usize());
+        let hole = || {
+            let dropped = || w.mm().stats().get(Counter::CacheDrop);
+            let before = dropped();
+            let sent = flushes(&w, || object.make_hole(0, PAGES as u64).unwrap());
+            assert_eq!(dropped() - before, PAGES);
+            assert_eq!(object.object().cached_pages(), 0);
+            sent
+        };
+        for at in (0..len).step_by(page) {
+            w.poke(0, &s, shared + at, 1).unwrap();
+        }
+        let sent = hole();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        for at in (0..len).step_by(page) {
+            w.poke(0, &s, shared + at, 1).unwrap();
+            assert_eq!(w.peek(0, &s, private + at), Ok(1));
+        }
+        w.poke(0, &s, private + 7 * page, 2).unwrap();
+        let sent = hole();
+        assert!(sent.len() <= 1 + PAGES.div_ceil(32), "{sent:?}");
+        for at in (0..len).step_by(page) {
+            let copy = if at == 7 * page { 2 } else { 0 };
+            assert_eq!(w.peek(0, &s, private + at), Ok(copy));
+        }
+        drop((s, other, object));
         w.assert_empty();
     });
 }

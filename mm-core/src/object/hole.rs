@@ -2,7 +2,8 @@
 //! (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
 //!
 //! ```text
-//!   no truncation ─► LOCKED, DETACHED, not UPTODATE ─► unmap ─► flush ─► out of the index ─► unlock, wake
+//!   no truncation ─► unmap all, flush ─► batch by batch:
+//!        LOCKED, DETACHED, not UPTODATE ─► unmap what came back, flush ─► out of the index ─► unlock, wake
 //! ```
 //!
 //! The page stays in the index until nobody maps it: so no space sees another page
@@ -10,24 +11,23 @@
 //! joins, as for a page that is being read, and finds none afterwards. A fault that
 //! looked it up before tests DETACHED under the table's lock: it sees the mark, or
 //! the walk sees its entry. Copies in private areas stay.
+//!
+//! All are unmapped first because a hole of any size is one round of flushes for each area
+//! then (where an area is private, as many as its entries fill gathers); the batches find what
+//! faults brought back. LOCKED is waited for with empty hands only: whoever owns it may
+//! want a page of this batch.
 
 use super::cache::CachedPage;
 use super::node::{ObjectKind, ObjectView};
 use super::radix::Want;
-use super::unmap::Areas;
+use super::unmap::Copies;
 use crate::error::{MmError, OutOfMemory};
-use crate::format::TableOwner;
 use crate::page::PageFlags;
 use crate::platform::Platform;
-use crate::pool::Handle;
-use crate::range::PageRange;
-use crate::table::PageTable;
-use crate::tlb::TlbGather;
-use crate::tree::Resolve;
-use crate::vma::Vma;
+use crate::stats::Counter;
 use arrayvec::ArrayVec;
 
-/// Pages that are unmapped with one flush of each space.
+/// Pages that are LOCKED at a time.
 const BATCH: usize = 16;
 
 type Pages<'c, 'm, P> = ArrayVec<CachedPage<'c, 'm, P>, BATCH>;
@@ -46,7 +46,12 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
         if self.object.kind() != ObjectKind::Memory {
             return Err(MmError::NotSupported);
         }
+        let Some(last) = end.checked_sub(1).filter(|&last| from <= last) else {
+            return Ok(());
+        };
         self.lock_size().truncating = true;
+        #[cfg(not(mm_mutant = "hole_before_unmap"))]
+        self.unmap(from, last, Copies::Stay);
         let made = self.drop_pages(from, end);
         self.object.map.write(self.cx, self.key()).truncating = false;
         Ok(made?)
@@ -57,15 +62,22 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
         loop {
             let mut pages = Pages::new();
             let found = self.take_pages(&mut at, end, &mut pages);
-            if pages.is_empty() {
+            let (Some(first), Some(last)) = (pages.first(), pages.last()) else {
                 return found;
-            }
-            self.unmap_pages(&pages);
+            };
+            let index = |page: &CachedPage<'_, '_, P>| page.record().user().index();
+            let batch = index(first)..=index(last);
+            #[cfg(not(mm_mutant = "hole_before_unmap"))]
+            self.unmap(*batch.start(), *batch.end(), Copies::Stay);
             for page in &pages {
-                self.detach(page.pfn(), page.record().user().index());
+                self.detach(page.pfn(), index(page));
                 page.record().unlock_page();
+                #[cfg(not(mm_mutant = "hole_wakes_nobody"))]
                 self.mm.platform().wake(page.key());
             }
+            #[cfg(mm_mutant = "hole_before_unmap")]
+            self.unmap(*batch.start(), *batch.end(), Copies::Stay);
+            self.mm.stats().add(Counter::CacheDrop, pages.len());
         }
     }
 
@@ -93,10 +105,14 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
             let record = page.record();
             let mut turns = 0u32;
             while !record.try_lock_page() {
+                if !pages.is_empty() {
+                    return Ok(());
+                }
                 self.cx.wait_turn(turns);
                 turns = turns.saturating_add(1);
             }
             // In this order: who finds it not UPTODATE, and unlocked again, sees the mark.
+            #[cfg(not(mm_mutant = "hole_without_mark"))]
             record.set(PageFlags::DETACHED);
             record.clear(PageFlags::UPTODATE);
             pages.push(page);
@@ -104,53 +120,4 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
         }
         Ok(())
     }
-
-    /// Unmaps pages wherever they are mapped themselves.
-    // Out of line, so that its walk is not in one frame with the pages.
-    #[inline(never)]
-    fn unmap_pages(self, pages: &[CachedPage<'c, 'm, P>]) {
-        let index = |page: Option<&CachedPage<'_, '_, P>>| {
-            page.map_or(0, |page| page.record().user().index())
-        };
-        let nodes = Areas(self.mm);
-        let areas = self.read_map();
-        for handle in areas.overlaps(&nodes, index(pages.first()), index(pages.last())) {
-            self.unmap_pages_of(nodes.get(handle), pages);
-        }
-    }
-
-    // Out of line, so that its gather is not in one frame with the pages.
-    #[inline(never)]
-    fn unmap_pages_of(self, vma: &Vma, pages: &[CachedPage<'c, 'm, P>]) {
-        let Some(space) = Handle::from_raw(vma.space()) else {
-            return;
-        };
-        let node = self.mm.spaces.get(self.mm.frames(), space);
-        let table = PageTable::view(self.cx, node.root(), TableOwner::User, space.into_raw());
-        let mut gather = TlbGather::new(self.cx, &node.tlb);
-        let mut emptied = PageRange::default();
-        for page in pages {
-            let offset = usize::try_from(page.record().user().index()).ok();
-            let Some(at) = offset.and_then(|offset| vma.page_at(offset)) else {
-                continue;
-            };
-            let Some(leaf) = table.lock_leaf(at) else {
-                continue;
-            };
-            if leaf.entry(at).counted() != Some(page.pfn()) {
-                continue;
-            }
-            let full = gather.take_leaves(&leaf, PageRange::new(at, at.saturating_add(1)));
-            debug_assert!(full.is_none(), "a gather has room for a batch");
-            if leaf.live() == 0 {
-                emptied = crate::tlb::hull(emptied, leaf.range().intersect(vma.range()));
-            }
-        }
-        if !emptied.is_empty() {
-            table.prune(emptied, &mut gather);
-        }
-        node.released(self.cx.platform(), gather.finish());
-    }
 }
-
-const _: () = assert!(BATCH <= crate::tlb::BATCH, "a gather has room for a batch");

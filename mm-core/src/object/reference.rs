@@ -3,6 +3,7 @@
 use super::node::{Object, ObjectView, PagerFacts};
 use super::size::Resized;
 use super::ticket::Progress;
+use super::unmap::Copies;
 use crate::cx::Cx;
 use crate::error::{MmError, OutOfMemory};
 use crate::mm::Mm;
@@ -72,16 +73,25 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
     }
 
     /// Returns the size in bytes.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap` shared.
     pub fn size(&self) -> u64 {
         self.view(&self.mm.cx()).size()
     }
 
     /// Reads bytes through the cache; fewer at the end of the object.
+    ///
+    /// # Locks
+    /// Those of [`ObjectView::read`].
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Progress<'m, P> {
         self.view(&self.mm.cx()).read(offset, bytes)
     }
 
     /// Writes bytes through the cache; the object grows as needed.
+    ///
+    /// # Locks
+    /// Those of [`ObjectView::write`].
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Progress<'m, P> {
         self.view(&self.mm.cx()).write(offset, bytes)
     }
@@ -93,14 +103,18 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
     ///
     /// # Errors
     /// [`MmError::TooBig`], with nothing changed.
+    ///
+    /// # Locks
+    /// Takes `ObjectMap`, and table locks inside; flushes. Takes `Radix`, `Pool`, `Buddy`. Waits for
+    /// another truncation.
     pub fn set_size(&self, size: u64) -> Result<(), MmError> {
         let cx = self.mm.cx();
         let view = self.view(&cx);
         #[cfg(mm_mutant = "unmap_before_size")]
-        view.unmap_from(0);
+        view.unmap(0, u64::MAX, Copies::Go);
         if let Resized::Truncated(truncation) = view.resize(size)? {
             #[cfg(not(mm_mutant = "unmap_before_size"))]
-            view.unmap_from(truncation.from());
+            view.unmap(truncation.from(), u64::MAX, Copies::Go);
             view.finish_truncation(truncation);
         }
         Ok(())
@@ -112,6 +126,9 @@ impl<'m, P: Platform> ObjectRef<'m, P> {
     /// # Errors
     /// [`MmError::NotSupported`] for files: what a hole is there only their pager knows.
     /// [`MmError::OutOfMemory`] when a page has too many references: those before it are freed.
+    ///
+    /// # Locks
+    /// As [`Self::set_size`]; waits for who has a page LOCKED, too.
     pub fn make_hole(&self, first: u64, pages: u64) -> Result<(), MmError> {
         let cx = self.mm.cx();
         self.view(&cx).make_hole(first, first.saturating_add(pages))

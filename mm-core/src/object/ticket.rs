@@ -71,7 +71,8 @@ pub struct TicketError;
 ///
 /// It keeps the page and its object alive, may travel to another thread, and
 /// must be [finished](Self::finish); dropping it finishes it with an error.
-/// Drop it like any verb: with no lock of this crate held.
+/// Drop it like any verb: with no lock of this crate held, and not from an interrupt
+/// handler, which may have interrupted a verb that holds what it takes.
 pub struct IoRequest<'m, P: Platform> {
     mm: &'m Mm<P>,
     object: Handle<Object>,
