@@ -7,11 +7,14 @@
 //! |---|---|---|
 //! | spaces | [`space`] | the verbs: map, unmap, protect, brk, fork, fault, ... |
 //! | faults | [`fault`] | resolves one fault |
-//! | areas, owners | [`vma`], `rmap`, `object` | VMAs; who maps a page; cached pages |
+//! | areas, owners | [`vma`], [`rmap`], [`object`] | VMAs; who maps a page; cached pages |
 //! | tables | [`table`], [`tlb`] | one page table; what is freed after which flush |
-//! | frames | [`page`], `pool` | records and allocation of frames; typed nodes |
+//! | frames | [`page`], [`pool`], [`tree`] | records and allocation of frames; typed nodes; what links them |
 //! | facts | [`format`], [`platform`] | bits of an architecture; what the kernel supplies |
-//! | words | [`addr`], [`range`], [`prot`], [`error`], [`sync`] | |
+//! | words | [`addr`], [`range`], [`prot`], [`error`], [`sync`], [`cx`], [`stats`] | |
+//!
+//! The feature `validate` adds a check of a whole space against all that is counted
+//! about it, for tests and debug builds.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -31,7 +31,8 @@ const MIN_SHIFT: u32 = 4;
 /// Classes up to half a page of 64 KiB.
 const CLASSES: usize = 12;
 
-/// A global allocator that takes its memory from a machine's frames.
+/// A global allocator that takes its memory from a machine's frames. Not for interrupt
+/// handlers: its locks are not held against interrupts.
 ///
 /// ```ignore
 /// #[global_allocator]

@@ -61,7 +61,9 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// `loaded` is what this CPU's last switch left there: `None` when the root
     /// register holds a root that the library knows nothing of. `load` does load
     /// the root. An [`Active`] is dropped only after the CPU has loaded another root
-    /// than its own: it keeps the tables that hardware walks from being freed.
+    /// than its own: it keeps the tables that hardware walks from being freed. After
+    /// [`Active::lazy`] no user instruction runs here before the next switch: flushes pass
+    /// this CPU over.
     ///
     /// # Locks
     /// Preemption must be off. Takes `(Pool, MAX)` when the space needs a new

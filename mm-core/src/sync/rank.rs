@@ -1,7 +1,7 @@
 //! The order of locks, executable.
 //!
 //! ```text
-//! outer   Space > VmaMark > ObjectMap > AnonRoot
+//! outer   Space > Vma > ObjectMap > AnonRoot
 //! inner   Table (parent before child, then by PFN) > Radix > Lru > Swap > NodeCache > Pool
 //!         > FrameCache > Buddy > Present
 //! ```
