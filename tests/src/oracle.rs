@@ -531,7 +531,7 @@ impl Model {
     ///
     /// # Errors
     /// The errno; the pages before the first that is missing or denied have
-    /// changed, unless one of those is sealed.
+    /// changed, unless one of the range is sealed.
     pub fn protect(&self, p: &mut Process, at: usize, len: usize, prot: Prot) -> Result<(), i32> {
         if at % self.bounds.page != 0 {
             return Err(EINVAL);
@@ -545,7 +545,7 @@ impl Model {
         };
         let stop = all.clone().find_map(|n| stops(&n));
         let range = first..stop.map_or(all.end, |(n, _)| n);
-        unsealed(p, range.clone())?;
+        unsealed(p, all)?;
         for page in p.pages.range_mut(range).map(|(_, page)| page) {
             page.attr.prot = prot;
         }

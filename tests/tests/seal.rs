@@ -174,10 +174,18 @@ fn no_verb_changes_a_sealed_area() {
         let partly = s.protect(at(s, 20), 4 * page, Prot::READ);
         assert_eq!(partly, Err(MmError::Unmapped(at(s, 22))));
         assert_eq!(draw(s), "0-2rw- 2-4rw-! 4-8rw- 20-22r--");
+        // Behind it something is: all of the range is asked about.
+        map(s, 30, 31, Prot::RW);
+        map(s, 32, 33, Prot::RW);
+        seal(s, 32, 33).unwrap();
+        let over_a_hole = s.protect(at(s, 30), len(s, 3), Prot::READ);
+        assert_eq!(over_a_hole, Err(MmError::NotPermitted(at(s, 32))));
+        assert_eq!(draw(s), "0-2rw- 2-4rw-! 4-8rw- 20-22r-- 30-31rw- 32-33rw-!");
+        s.unmap(at(s, 30), len(s, 1)).unwrap();
         // The rest can be had.
         s.unmap(at(s, 0), len(s, 2)).unwrap();
-        s.unmap(at(s, 4), len(s, 40)).unwrap();
-        assert_eq!(draw(s), "2-4rw-!");
+        s.unmap(at(s, 4), len(s, 28)).unwrap();
+        assert_eq!(draw(s), "2-4rw-! 32-33rw-!");
         poke(w, s, 2, 9);
         assert_eq!((peek(w, s, 2), peek(w, s, 3)), (9, 4));
     });

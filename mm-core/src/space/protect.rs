@@ -88,10 +88,11 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
         let mut layout = self.write_to_be_busy(&cx, || range().unwrap_or(asked));
         // The same again: the lock is held since.
         let range = range()?;
+        // Behind a hole and a denied area, too.
+        self.check_unsealed(&nodes, range)?;
         let (prefix, stopped) = self.allowed_prefix(&nodes, range, prot);
         if !prefix.is_empty() {
             let change = |area: &Shape| area.protected(prot);
-            self.check_unsealed(&nodes, prefix)?;
             let node = self.node();
             let plan = Plan::modify(&node.vmas, &nodes, prefix, &change);
             self.check_limits(&layout, &plan.delta())?;
