@@ -10,8 +10,8 @@ use crate::range::RangeError;
 ///
 /// Every verb is failure-atomic: on an error, the space, its tables, counts
 /// and frames are as before. Where Linux documents a partial effect over a
-/// hole or a denied area (mprotect, madvise, mlock, msync), exactly the
-/// prefix up to the carried address has been changed.
+/// hole or a denied area, the verb says which: `protect` has changed exactly the
+/// prefix up to the carried address, `advise` also what lies behind a hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MmError {
