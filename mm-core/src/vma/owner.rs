@@ -96,8 +96,9 @@ impl Layout {
     }
 }
 
-/// The page counts of one space.
+/// The page counts of one space: on one line of a cache, so that who changes areas writes one more.
 #[derive(Debug)]
+#[cfg_attr(not(loom), repr(align(64)))]
 pub struct Counts {
     /// Pages of all areas.
     pub total: PageCount,
