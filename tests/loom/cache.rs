@@ -13,6 +13,10 @@
 //!   a node, when the index's root becomes another's leaf.
 //! - `an_index_is_not_drained_under_a_reader`: nor does it walk a node whose
 //!   slab became something else.
+//! - `nobody_is_refused_what_another_makes`: there is room for one page, and two want
+//!   it: one makes it, both get it.
+//! - `what_is_cut_off_is_given_back`: a page that is truncated while it is charged is given
+//!   back once.
 //! - `nothing_is_read_in_past_the_end`: a page that comes in while the file is
 //!   truncated does not stay.
 #![cfg(loom)]
@@ -220,6 +224,31 @@ fn nothing_is_read_in_past_the_end() {
                 |f| f.set_size(0).unwrap(),
             );
             assert_eq!(file.object().cached_pages(), 0, "a page past the end");
+        });
+    });
+}
+
+#[test]
+fn nobody_is_refused_what_another_makes() {
+    at_most(3, || {
+        Machine::with_room(12, 1, |mm| {
+            let memory = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
+            let get = move |file: &File| Pager::new().read(mm, file);
+            let (one, two) = both(&memory, move |f| get(&f), get);
+            assert!(one.is_some() && one == two, "two pages");
+            assert_eq!(memory.object().cached_pages(), 1);
+        });
+    });
+}
+
+#[test]
+fn what_is_cut_off_is_given_back() {
+    at_most(3, || {
+        Machine::with_room(12, 1, |mm| {
+            let memory = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
+            let get = move |file: File| Pager::new().read(mm, &file);
+            both(&memory, get, |f| f.set_size(0).unwrap());
+            assert_eq!(memory.object().cached_pages(), 0, "a page past the end");
         });
     });
 }

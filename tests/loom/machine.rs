@@ -10,6 +10,7 @@
 use loom::sync::atomic::{AtomicU32, Ordering};
 use mm_core::Mm;
 use mm_core::addr::Pfn;
+use mm_core::error::OutOfMemory;
 use mm_core::format::tiny::{SetsBoth, Tiny};
 use mm_core::format::{
     AdBit, Attrs, Cell, Entry, FormatError, HardwareAd, NonPresent, PageTableFormat, Run,
@@ -297,6 +298,8 @@ pub struct Machine {
     /// Who waits for a transfer.
     sleepers: loom::sync::Mutex<()>,
     woken: loom::sync::Condvar,
+    /// The frames that users may still be given, where the model bounds them.
+    room: Option<AtomicU32>,
     /// Whether the model looks at [`Self::tagged`].
     has_tags: bool,
     /// What each CPU remembers under which tag: a space's number. The lock is
@@ -357,6 +360,7 @@ impl Machine {
             has_tlb: false,
             has_tags: false,
             tagged: std::array::from_fn(|_| loom::sync::Mutex::new(Vec::new())),
+            room: None,
             sleepers: loom::sync::Mutex::new(()),
             woken: loom::sync::Condvar::new(),
         }
@@ -378,7 +382,23 @@ impl Machine {
 
     /// As [`Self::with_mm`], where so many CPUs keep things for themselves.
     pub fn with_cpus(frames: usize, cpus: usize, model: impl FnOnce(&'static Mm<Self>)) {
-        let mm = Box::into_raw(Box::new(Mm::new(Self::new(frames, FORMAT))));
+        Self::new(frames, FORMAT).with_model(cpus, model);
+    }
+
+    /// As [`Self::with_mm`], where users are given so many frames; checks that they give
+    /// all of them back.
+    pub fn with_room(frames: usize, room: u32, model: impl FnOnce(&'static Mm<Self>)) {
+        let mut machine = Self::new(frames, FORMAT);
+        machine.room = Some(AtomicU32::new(room));
+        machine.with_model(0, |mm| {
+            model(mm);
+            let left = mm.platform().room.as_ref().unwrap();
+            assert_eq!(left.load(Ordering::Relaxed), room, "charged for ever");
+        });
+    }
+
+    fn with_model(self, cpus: usize, model: impl FnOnce(&'static Mm<Self>)) {
+        let mm = Box::into_raw(Box::new(Mm::new(self)));
         // SAFETY: it is dropped below, after the model and all of its threads,
         // which it joins.
         let shared = unsafe { &*mm };
@@ -451,6 +471,19 @@ unsafe impl Platform for Machine {
     }
     fn relax(&self, _spins: u32) {
         loom::thread::yield_now();
+    }
+    fn try_charge(&self, frames: usize) -> Result<(), OutOfMemory> {
+        let Some(room) = &self.room else {
+            return Ok(());
+        };
+        let take = |room: u32| room.checked_sub(frames as u32);
+        let taken = room.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take);
+        taken.map(|_| ()).map_err(|_| OutOfMemory)
+    }
+    fn uncharge(&self, frames: usize) {
+        if let Some(room) = &self.room {
+            room.fetch_add(frames as u32, Ordering::AcqRel);
+        }
     }
     fn wake(&self, _key: TicketKey) {
         let _registered = self.sleepers.lock().unwrap();

@@ -2,13 +2,13 @@
 
 use mm_core::addr::VirtAddr;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
-use mm_core::object::{PagerFacts, Ticket};
+use mm_core::object::{PagerFacts, Progress, Ticket};
 use mm_core::prot::{Access, Prot};
 use mm_core::space::{MapFlags, MapRequest};
 use mm_core::stats::Counter;
 use mm_testkit::machine::{Machine, on_every_machine};
 use mm_testkit::platform::on_cpu;
-use mm_testkit::world::{Space, Stopped, World};
+use mm_testkit::world::{File, Space, Stopped, World};
 use std::sync::Arc;
 
 fn world(machine: &Machine, seed: u64) -> World {
@@ -286,6 +286,116 @@ fn a_read_does_not_fill_the_hole_that_is_made_meanwhile() {
             let left = usize::from(is_last);
             assert_eq!(object.object().cached_pages(), left, "{in_the_middle}");
             drop(object);
+            w.assert_empty();
+            if is_last {
+                break;
+            }
+        }
+    });
+}
+
+/// How somebody comes to want the first page of an object.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Touch,
+    Write,
+}
+
+/// Asks for the page once, as a CPU's part of a race does.
+///
+/// # Panics
+/// When it is refused.
+fn ask(wish: Wish, space: &Space, at: usize, object: &File) {
+    match wish {
+        Wish::Touch => {
+            let (addr, access) = (VirtAddr::new(at), Access::Write);
+            let mode = Mode::User;
+            let outcome = space.fault(&Fault { addr, access, mode });
+            let joins = matches!(outcome, FaultOutcome::Wait(Ticket::Join(_)));
+            assert!(
+                joins || matches!(outcome, FaultOutcome::Resolved(_)),
+                "{outcome:?}"
+            );
+        }
+        Wish::Write => {
+            let Progress { done, wait, error } = object.write(0, b"page");
+            let joins = matches!(wait, Some(Ticket::Join(_)));
+            assert_eq!(error, None);
+            assert!(joins || (wait.is_none() && done == 4), "{wait:?}");
+        }
+    }
+}
+
+/// There is room for one page, and two want it, wherever one comes in the middle of the other:
+/// one makes it, the other gets it.
+#[test]
+fn nobody_is_refused_a_page_that_somebody_else_makes() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = Arc::new(world(machine, 6));
+        w.platform().set_charge_limit(1);
+        // A write in the middle of a write waits for its end.
+        let races = [
+            (Wish::Touch, Wish::Touch),
+            (Wish::Touch, Wish::Write),
+            (Wish::Write, Wish::Touch),
+        ];
+        for (one, other) in races {
+            for nth in 1.. {
+                let facts = PagerFacts::memory(page as u64);
+                let object = Arc::new(w.mm().new_object(facts).unwrap());
+                let (s, t) = (w.space(), w.space());
+                let shared = MapRequest::shared(&object, 0, page, Prot::RW);
+                let a = s.map(&shared).unwrap().as_usize();
+                let b = t.map(&shared).unwrap().as_usize();
+                let (space, file) = (t.clone(), object.clone());
+                w.platform().preempt_nth(nth, move || {
+                    on_cpu(1, || ask(other, &space, b, &file));
+                });
+                on_cpu(0, || ask(one, &s, a, &object));
+                let is_last = w.platform().preempt_no_more();
+                assert_eq!(w.platform().charged(), 1, "{one:?}, {other:?}, at {nth}");
+                on_cpu(1, || ask(other, &t, b, &object));
+                on_cpu(0, || ask(one, &s, a, &object));
+                drop((s, t, object));
+                w.assert_empty();
+                if is_last {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+/// Of two threads that touch one page of private memory, and there is room for one page, one is not
+/// refused because the other was faster.
+#[test]
+fn nobody_is_refused_a_page_that_another_thread_touched_meanwhile() {
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = Arc::new(world(machine, 6));
+        for nth in 1.. {
+            let s = w.space();
+            let a = s.map(&MapRequest::anonymous(page, Prot::RW)).unwrap();
+            let fault = Fault {
+                addr: a,
+                access: Access::Write,
+                mode: Mode::User,
+            };
+            w.platform().set_charge_limit(1);
+            let space = s.clone();
+            w.platform().preempt_nth(nth, move || {
+                // The first one may have been charged for it already.
+                let _or_refused = on_cpu(1, || space.fault(&fault));
+            });
+            let outcome = on_cpu(0, || s.fault(&fault));
+            let is_last = w.platform().preempt_no_more();
+            assert!(
+                matches!(outcome, FaultOutcome::Resolved(_)),
+                "{outcome:?}, preempted at {nth}"
+            );
+            assert_eq!(w.platform().charged(), 1);
+            drop(s);
             w.assert_empty();
             if is_last {
                 break;

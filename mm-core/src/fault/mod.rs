@@ -109,7 +109,7 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
         let leaf = self.table.lock_leaf_or_create(self.page, &self.node.tlb)?;
         let word = leaf.word(self.page);
         let entry = leaf.entry(self.page);
-        match entry {
+        let step = match entry {
             Entry::Empty => {
                 drop(leaf);
                 if flags.intersects(VmaFlags::PFN_MAP) {
@@ -129,7 +129,20 @@ impl<'m, P: Platform> Faulting<'_, 'm, P> {
                 NonPresentKind::Swap | NonPresentKind::Migration => Err(Stop::Bug),
             },
             Entry::Table(_) => Err(Stop::Bug),
+        };
+        match step {
+            // No memory is missing where somebody else was given it for this very page.
+            Err(Stop::OutOfMemory) if !self.is_unchanged(word) => Err(Stop::Retry),
+            step => step,
         }
+    }
+
+    /// Returns whether the entry is still what was looked at.
+    // Out of line, so that one path's locals are not part of every fault's frame.
+    #[inline(never)]
+    fn is_unchanged(&self, word: WordOf<P>) -> bool {
+        let leaf = self.table.lock_leaf(self.page);
+        leaf.is_none_or(|leaf| leaf.word(self.page) == word)
     }
 
     /// Loads are implied by stores everywhere, and by fetches where the format

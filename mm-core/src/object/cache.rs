@@ -1,4 +1,17 @@
 //! Finding pages, starting to read those that are not there, dropping them.
+//!
+//! A page of a memory-only object is charged to the platform while the index has it.
+//! Whether it may be is asked once it is in, so that of several who want it one asks:
+//!
+//! ```text
+//!   LOCKED ─► into the index ─► charge ─┬─► UPTODATE, CHARGED ─► unlock, wake
+//!                                       └─► refused: out again ─► unlock, wake
+//! ```
+//!
+//! Who wants it meanwhile joins, and finds it afterwards, or asks for itself. UPTODATE
+//! means that the charge is made. A truncation waits for no page: it may take one out
+//! that is not charged yet. So one step sets CHARGED and tells of DETACHED, and one
+//! sets DETACHED and tells of CHARGED: the later of the two gives the charge back.
 
 use super::node::{ObjectKind, ObjectView};
 use super::radix::Inserted;
@@ -26,6 +39,15 @@ pub enum Found<'c, 'm, P: Platform> {
     PastEof,
     /// No frame or node was left.
     OutOfMemory,
+}
+
+/// Whether a page that was put in is to be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Charged {
+    /// It is charged, and up to date.
+    Here,
+    /// A truncation took it out before.
+    CutOff,
 }
 
 /// A reference to a cached page.
@@ -127,7 +149,9 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             }
             let step = match self.lookup(pgoff) {
                 Ok(Some(page)) => self.settle(page, pgoff),
-                Ok(None) => self.begin(pgoff),
+                Ok(None) => self
+                    .begin(pgoff)
+                    .or_else(|error| self.again_if_there(pgoff, error)),
                 Err(error) => Err(error),
             };
             match step {
@@ -219,8 +243,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             IoRequest::new(self, found.pfn, pgoff).map(Some)
         };
         if !matches!(request, Ok(Some(_))) {
-            found.page.unlock_page();
-            self.mm.platform().wake(found.key());
+            self.unlock(&found);
         }
         let Some(request) = request? else {
             return Ok(None);
@@ -231,11 +254,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     /// Makes a page and puts it in; `None`: look again.
     fn begin(self, pgoff: u64) -> Result<Option<Found<'c, 'm, P>>, OutOfMemory> {
-        let flags = match self.object.kind() {
-            ObjectKind::File => PageFlags::LOCKED,
-            ObjectKind::Memory => PageFlags::UPTODATE,
-        };
-        let page = self.new_page(pgoff, flags)?;
+        let page = self.new_page(pgoff, PageFlags::LOCKED)?;
         let inserted = self.insert(&page, pgoff, || {
             cfg!(mm_mutant = "inserted_past_the_end") || self.reaches(pgoff)
         })?;
@@ -243,7 +262,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             return Ok(None);
         }
         if self.object.kind() == ObjectKind::Memory {
-            return Ok(Some(Found::Page(page)));
+            let charged = self.charge(&page)?;
+            return Ok((charged == Charged::Here).then_some(Found::Page(page)));
         }
         match IoRequest::new(self, page.pfn, pgoff) {
             Ok(request) => {
@@ -251,12 +271,55 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                 Ok(Some(Found::Wait(Ticket::Start(request))))
             }
             Err(error) => {
-                self.detach(page.pfn, pgoff);
-                page.page.unlock_page();
-                self.mm.platform().wake(page.key());
+                let _or_truncated = self.detach(page.pfn, pgoff);
+                self.unlock(&page);
                 Err(error)
             }
         }
+    }
+
+    /// Answers whoever could not make a page: none is missing where somebody else
+    /// has put it in by now.
+    pub(super) fn again_if_there<T>(
+        self,
+        pgoff: u64,
+        error: OutOfMemory,
+    ) -> Result<Option<T>, OutOfMemory> {
+        self.lookup(pgoff)?.map_or(Err(error), |_| Ok(None))
+    }
+
+    /// Charges a page of a memory-only object that the caller put in LOCKED, and lets
+    /// everybody have it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when that is refused: the page is out of the index again.
+    pub(super) fn charge(self, page: &CachedPage<'c, 'm, P>) -> Result<Charged, OutOfMemory> {
+        let platform = self.cx.platform();
+        let asked = if platform.may_hold(self.object.key()) {
+            platform.try_charge(1)
+        } else {
+            Err(OutOfMemory)
+        };
+        let charged = match asked {
+            Ok(()) => {
+                let before = page.page.set(PageFlags::UPTODATE | PageFlags::CHARGED);
+                if before.contains(PageFlags::DETACHED) && !cfg!(mm_mutant = "cut_off_and_charged")
+                {
+                    platform.uncharge(1);
+                }
+                Ok(Charged::Here)
+            }
+            // One that was cut off meanwhile asked for nothing.
+            Err(error) if self.detach(page.pfn, page.page.user().index()) => Err(error),
+            Err(_) => Ok(Charged::CutOff),
+        };
+        self.unlock(page);
+        charged
+    }
+
+    fn unlock(self, page: &CachedPage<'c, 'm, P>) {
+        page.page.unlock_page();
+        self.mm.platform().wake(page.key());
     }
 
     /// Makes a zeroed page of this object that is not in its index.
@@ -277,33 +340,18 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         })
     }
 
-    /// Puts a page into the index, which takes a reference of its own. A page of a
-    /// memory-only object is charged while it is in there.
+    /// Puts a page into the index, which takes a reference of its own.
     pub(super) fn insert(
         self,
         page: &CachedPage<'c, 'm, P>,
         pgoff: u64,
         allowed: impl Fn() -> bool,
     ) -> Result<Inserted, OutOfMemory> {
-        if self.object.kind() == ObjectKind::Memory {
-            if !self.cx.platform().may_hold(self.object.key()) {
-                return Err(OutOfMemory);
-            }
+        #[cfg(mm_mutant = "charged_before_it_is_in")]
+        {
             self.cx.platform().try_charge(1)?;
+            self.cx.platform().uncharge(1);
         }
-        let inserted = self.insert_charged(page, pgoff, allowed);
-        if inserted != Ok(Inserted::Done) {
-            self.uncharge(1);
-        }
-        inserted
-    }
-
-    fn insert_charged(
-        self,
-        page: &CachedPage<'c, 'm, P>,
-        pgoff: u64,
-        allowed: impl Fn() -> bool,
-    ) -> Result<Inserted, OutOfMemory> {
         // The index's reference, before anyone can find the page.
         page.page.get_refs(1).map_err(|_| OutOfMemory)?;
         let index = &self.object.index;
@@ -314,25 +362,20 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         inserted
     }
 
-    /// Takes a page out of the index, if it is in there, and drops the
-    /// index's reference.
-    pub(super) fn detach(self, pfn: Pfn, pgoff: u64) {
-        let mark = || self.mark_detached(pfn);
-        if self
-            .object
-            .index
-            .remove(self.cx, self.nodes(), pgoff, pfn, mark)
-        {
+    /// Takes a page out of the index and drops the index's reference; says whether it
+    /// was in there.
+    pub(super) fn detach(self, pfn: Pfn, pgoff: u64) -> bool {
+        let mut charged = false;
+        let mark = || charged = self.mark_detached(pfn);
+        let index = &self.object.index;
+        let removed = index.remove(self.cx, self.nodes(), pgoff, pfn, mark);
+        if removed {
             self.put_page(pfn);
-            self.uncharge(1);
         }
-    }
-
-    /// Says that pages that were charged left the index.
-    fn uncharge(self, pages: usize) {
-        if self.object.kind() == ObjectKind::Memory {
-            self.cx.platform().uncharge(pages);
+        if charged {
+            self.cx.platform().uncharge(1);
         }
+        removed
     }
 
     /// Drops all pages from an offset on, which nobody maps any more. Pages that
@@ -343,7 +386,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     pub(super) fn drop_pages_from(self, pgoff: u64) {
         loop {
             let mut batch: ArrayVec<Pfn, BATCH> = ArrayVec::new();
-            let mark = |pfn| self.mark_detached(pfn);
+            let mut charged = 0usize;
+            let mark = |pfn| charged = charged.saturating_add(usize::from(self.mark_detached(pfn)));
             self.object
                 .index
                 .remove_from(self.cx, self.nodes(), pgoff, &mut batch, mark);
@@ -351,11 +395,12 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                 return;
             }
             self.mm.stats().add(Counter::CacheDrop, batch.len());
-            let dropped = batch.len();
             for pfn in batch {
                 self.put_page(pfn);
             }
-            self.uncharge(dropped);
+            if charged > 0 {
+                self.cx.platform().uncharge(charged);
+            }
         }
     }
 
@@ -365,10 +410,12 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         debug_assert_eq!(freed, Ok(()));
     }
 
-    fn mark_detached(self, pfn: Pfn) {
-        if let Some(page) = self.mm.frames().page(pfn) {
-            page.set(PageFlags::DETACHED);
+    /// Marks a page that leaves the index; says whether its charge is to be given back.
+    fn mark_detached(self, pfn: Pfn) -> bool {
+        self.mm.frames().page(pfn).is_some_and(|page| {
+            let before = page.set(PageFlags::DETACHED);
             page.clear(PageFlags::DIRTY);
-        }
+            before.contains(PageFlags::CHARGED)
+        })
     }
 }

@@ -70,7 +70,7 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
             #[cfg(not(mm_mutant = "hole_before_unmap"))]
             self.unmap(*batch.start(), *batch.end(), Copies::Stay);
             for page in &pages {
-                self.detach(page.pfn(), index(page));
+                let _or_in_no_index = self.detach(page.pfn(), index(page));
                 page.record().unlock_page();
                 #[cfg(not(mm_mutant = "hole_wakes_nobody"))]
                 self.mm.platform().wake(page.key());

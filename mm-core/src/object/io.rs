@@ -5,7 +5,7 @@
 //! the size (shared; exclusively when the object grows), so that what a
 //! truncation cuts off stays cut off.
 
-use super::cache::{CachedPage, Found};
+use super::cache::{CachedPage, Charged, Found};
 use super::node::{ObjectKind, ObjectView};
 use super::radix::Inserted;
 use super::ticket::{Progress, Ticket};
@@ -147,7 +147,13 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                         Found::Page(_) | Found::PastEof => Attempt::Again,
                     }
                 }
-                None => self.write_new(part, bytes)?,
+                None => match self.write_new(part, bytes) {
+                    Ok(attempt) => attempt,
+                    Err(error) => {
+                        let there = self.again_if_there(part.pgoff, error)?;
+                        there.unwrap_or(Attempt::Again)
+                    }
+                },
             };
             if let Attempt::Done = attempt {
                 return Ok(());
@@ -190,7 +196,12 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     /// Writes into a page that is not in the cache and need not be read.
     fn write_new(self, part: Part, bytes: &[u8]) -> Result<Attempt, OutOfMemory> {
-        let page = self.new_page(part.pgoff, PageFlags::UPTODATE)?;
+        let kind = self.object.kind();
+        let flags = match kind {
+            ObjectKind::File => PageFlags::UPTODATE,
+            ObjectKind::Memory => PageFlags::LOCKED,
+        };
+        let page = self.new_page(part.pgoff, flags)?;
         let mut mapped = self.lock_size();
         if self.needs_old_bytes(mapped.size, part, bytes.len()) {
             return Ok(Attempt::Again);
@@ -204,6 +215,9 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         // set. Nobody finds it before: finders ask for the size first.
         self.mm.frames().memory().write(page.pfn(), part.at, bytes);
         if self.insert(&page, part.pgoff, || true)? != Inserted::Done {
+            return Ok(Attempt::Again);
+        }
+        if kind == ObjectKind::Memory && self.charge(&page)? == Charged::CutOff {
             return Ok(Attempt::Again);
         }
         if grows {

@@ -1,6 +1,6 @@
 //! The size of an object: who may see it, and how it changes.
 
-use super::node::{Mapped, ObjectView};
+use super::node::{Mapped, ObjectKind, ObjectView};
 use crate::addr::{Pfn, page_size};
 use crate::cx::Cx;
 use crate::error::MmError;
@@ -111,7 +111,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
 
     /// Zeroes what the page at the end of an object holds past it: a user may
     /// have written there through a mapping, and growth must show zeros. Of a page
-    /// that is being read in it is noted, for [`Self::end_read`]: by then the object
+    /// of a file that is being read in it is noted, for [`Self::end_read`]: by then the object
     /// may have grown again. The caller holds the lock of the size exclusively.
     pub(super) fn zero_past(self, end: u64) {
         let tail = end >> self.cx.page_shift();
@@ -124,7 +124,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         };
         if page.is_uptodate() {
             self.zero_from(page.pfn(), valid);
-        } else if !cfg!(mm_mutant = "cut_is_forgotten") {
+        } else if self.object.kind() == ObjectKind::File && !cfg!(mm_mutant = "cut_is_forgotten") {
             let past = page_size(self.cx.page_shift()).saturating_sub(valid);
             let past = u32::try_from(past).unwrap_or(u32::MAX);
             page.record().user().cut(past);

@@ -148,7 +148,7 @@ impl<'m, P: Platform> IoRequest<'m, P> {
                 Err(TicketError) => {
                     self.mm.stats().count(Counter::CacheError);
                     page.set(PageFlags::ERROR);
-                    view.detach(self.frame, self.pgoff);
+                    let _or_truncated = view.detach(self.frame, self.pgoff);
                 }
             }
             #[cfg(mm_mutant = "wake_before_unlock")]

@@ -116,6 +116,8 @@ bitflags! {
         /// Table: promised to a map that cannot fail any more: it stays, though it may be
         /// empty. Changes under the table's lock.
         const KEPT = 1 << 23;
+        /// User: the platform was charged for it, as an object has it (`object::cache`).
+        const CHARGED = 1 << 24;
     }
 }
 

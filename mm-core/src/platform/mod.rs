@@ -151,7 +151,7 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn flush(&self, cpus: CpuSet, flush: Flush);
 
     /// Called after a ticket with this key was finished: whoever joined it
-    /// may retry. The caller holds no inner lock.
+    /// may retry. No inner lock of the family's is held, but outer ones may be.
     fn wake(&self, _key: crate::object::TicketKey) {}
 
     /// Makes freshly written instructions in a frame visible to fetches on

@@ -85,6 +85,8 @@ pub const ROWS: &[Row] = rows! {
     life_is_looked_at_once         Loom  "loom_cache" "a_node_that_changes_its_level_is_not_followed";
     lookup_unpinned                Loom  "loom_cache" "an_index_is_not_drained_under_a_reader";
     inserted_past_the_end          Loom  "loom_cache" "nothing_is_read_in_past_the_end";
+    charged_before_it_is_in        Loom  "loom_cache" "nobody_is_refused_what_another_makes";
+    cut_off_and_charged            Loom  "loom_cache" "what_is_cut_off_is_given_back";
     walk_without_lock              Loom  "loom_rmap" "walk_and_unlink";
     walk_without_lock              Loom  "loom_rmap" "walk_and_fork";
     walk_without_lock              Loom  "loom_object" "exit_and_walk";

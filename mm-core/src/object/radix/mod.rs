@@ -213,7 +213,7 @@ impl Index {
         nodes: Nodes<'_, P>,
         from: u64,
         out: &mut ArrayVec<Pfn, N>,
-        removed: impl Fn(Pfn),
+        mut removed: impl FnMut(Pfn),
     ) {
         let _held = self.lock.lock(cx, 0);
         while !out.is_full() {
