@@ -38,6 +38,9 @@ pub enum MmError {
     LockLimit,
     /// No frame or node was left.
     OutOfMemory,
+    /// The store of the object holds all that it may
+    /// ([`Platform::try_hold`](crate::platform::Platform::try_hold)).
+    NoSpace,
     /// A user address could not be accessed.
     Fault(VirtAddr),
     /// A pager reported that a transfer failed.
@@ -63,6 +66,7 @@ impl MmError {
             Self::NotSupported => 19, // ENODEV
             Self::Invalid(_) => 22,   // EINVAL
             Self::Busy => 26,         // ETXTBSY
+            Self::NoSpace => 28,      // ENOSPC
             Self::TooBig => 75,       // EOVERFLOW
         }
     }
@@ -80,6 +84,10 @@ impl From<RangeError> for MmError {
 /// No frame was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
+
+/// A store of memory-only objects holds all that it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoSpace;
 
 impl From<OutOfMemory> for MmError {
     fn from(_: OutOfMemory) -> Self {

@@ -230,7 +230,7 @@ fn nothing_is_read_in_past_the_end() {
 
 #[test]
 fn nobody_is_refused_what_another_makes() {
-    at_most(3, || {
+    at_most(2, || {
         Machine::with_room(12, 1, |mm| {
             let memory = mm.new_object(PagerFacts::memory(PAGE)).unwrap();
             let get = move |file: &File| Pager::new().read(mm, file);

@@ -10,7 +10,7 @@ use crate::interrupts::{Interrupts, Open};
 use crate::plug::{COUNT, Plug};
 use crate::watch::give_way;
 use mm_core::addr::Pfn;
-use mm_core::error::OutOfMemory;
+use mm_core::error::{NoSpace, OutOfMemory};
 use mm_core::format::PageTableFormat;
 use mm_core::object::{TicketError, TicketKey};
 use mm_core::page::Frames;
@@ -18,6 +18,7 @@ use mm_core::platform::{CpuSet, Flush, MAX_CPUS, Platform};
 use mm_core::sync::{NoContext, Rank};
 use mm_core::tlb::AsidPool;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -99,9 +100,10 @@ pub struct TestPlatform<F: PageTableFormat> {
     log_locks: AtomicBool,
     charged: AtomicI64,
     charge_limit: AtomicI64,
-    full: AtomicU64,
     /// The most pages that may be committed at once.
     committable: AtomicU64,
+    /// Of each store, the pages that it holds and may hold.
+    stores: Mutex<BTreeMap<u64, (usize, usize)>>,
     asids: AsidPool,
 }
 
@@ -145,8 +147,8 @@ impl<F: PageTableFormat> TestPlatform<F> {
             log_locks: AtomicBool::new(false),
             charged: AtomicI64::new(0),
             charge_limit: AtomicI64::new(i64::MAX),
-            full: AtomicU64::new(u64::MAX),
             committable: AtomicU64::new(u64::MAX),
+            stores: Mutex::default(),
             asids: AsidPool::new(),
         }
     }
@@ -346,9 +348,28 @@ impl<F: PageTableFormat> TestPlatform<F> {
         self.committable.store(pages, Ordering::SeqCst);
     }
 
-    /// Has memory-only objects with this key hold no page more.
-    pub fn set_full(&self, key: u64) {
-        self.full.store(key, Ordering::SeqCst);
+    /// Has the objects of a store hold so many pages at most.
+    pub fn set_room(&self, store: u64, pages: usize) {
+        let mut stores = self.stores.lock().unwrap();
+        stores.entry(store).or_insert((0, 0)).1 = pages;
+    }
+
+    /// Returns how many pages a store holds.
+    pub fn held(&self, store: u64) -> usize {
+        let stores = self.stores.lock().unwrap();
+        stores.get(&store).map_or(0, |&(held, _)| held)
+    }
+
+    /// Returns how many pages all stores hold.
+    pub fn held_by_all(&self) -> usize {
+        let stores = self.stores.lock().unwrap();
+        stores.values().map(|&(held, _)| held).sum()
+    }
+
+    /// Who grants and takes back may be a kernel's own code, with locks of its own.
+    fn assert_no_inner_lock(&self) {
+        let off = self.preemption[CPU.get()].load(Ordering::SeqCst);
+        assert_eq!(off, 0, "asked under an inner lock");
     }
 
     /// Refuses charges above this many frames.
@@ -514,8 +535,21 @@ unsafe impl<F: PageTableFormat> Platform for TestPlatform<F> {
         let charged = self.charged.fetch_update(COUNT, COUNT, fits);
         charged.map(|_| ()).map_err(|_| OutOfMemory)
     }
-    fn may_hold(&self, key: u64) -> bool {
-        self.full.load(Ordering::SeqCst) != key
+    fn try_hold(&self, store: u64) -> Result<(), NoSpace> {
+        self.assert_no_inner_lock();
+        let mut stores = self.stores.lock().unwrap();
+        let (held, most) = stores.entry(store).or_insert((0, usize::MAX));
+        if *held >= *most {
+            return Err(NoSpace);
+        }
+        *held += 1;
+        Ok(())
+    }
+    fn let_go(&self, store: u64, pages: usize) {
+        self.assert_no_inner_lock();
+        let mut stores = self.stores.lock().unwrap();
+        let (held, _) = stores.get_mut(&store).expect("nothing was held");
+        *held = held.checked_sub(pages).expect("more let go than held");
     }
     fn may_commit(&self, pages: usize) -> bool {
         pages as u64 <= self.committable.load(Ordering::SeqCst)

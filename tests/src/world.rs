@@ -51,6 +51,8 @@ pub enum Stopped {
     Signal(Signal),
     /// No memory.
     OutOfMemory,
+    /// The store of what is mapped there is full.
+    NoSpace,
     /// The library says that the kernel is wrong.
     KernelBug,
 }
@@ -439,6 +441,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
                 }
                 FaultOutcome::Signal(signal) => return Err(Stopped::Signal(signal)),
                 FaultOutcome::OutOfMemory => return Err(Stopped::OutOfMemory),
+                FaultOutcome::NoSpace => return Err(Stopped::NoSpace),
                 FaultOutcome::KernelBug => return Err(Stopped::KernelBug),
             }
         }
@@ -464,6 +467,7 @@ impl<F: PageTableFormat, W: Walker> World<F, W> {
             "frames leaked: {usage:?}"
         );
         assert_eq!(self.platform().charged(), 0, "charges left");
+        assert_eq!(self.platform().held_by_all(), 0, "pages of stores left");
         self.platform().assert_preemptible();
     }
 

@@ -1,6 +1,7 @@
 //! Mapped objects through the public API: page cache, waits, sharing.
 
 use mm_core::addr::VirtAddr;
+use mm_core::error::MmError;
 use mm_core::fault::{Fault, FaultOutcome, Mode, Signal};
 use mm_core::object::{PagerFacts, Progress, Ticket};
 use mm_core::prot::{Access, Prot};
@@ -404,41 +405,137 @@ fn nobody_is_refused_a_page_that_another_thread_touched_meanwhile() {
     });
 }
 
+const STORE: u64 = 7;
+
 /// A store that is full takes no page, neither by a write nor through a mapping, and keeps what it
-/// has; other objects are not concerned.
+/// has; other objects are not concerned. That is no lack of memory, which stays one.
 #[test]
 fn a_full_store_of_memory_objects_takes_no_page() {
-    const STORE: u64 = 7;
     on_every_machine(|machine| {
         let page = machine.page_size();
         let w = world(machine, 6);
+        let held = || w.platform().held(STORE);
         let facts = PagerFacts::memory(4 * page as u64);
-        let stored = w.mm().new_object(PagerFacts {
-            key: STORE,
-            ..facts
-        });
-        let (stored, other) = (stored.unwrap(), w.mm().new_object(facts).unwrap());
+        let stored = w.mm().new_object(facts.named(3).in_store(STORE)).unwrap();
+        let other = w.mm().new_object(facts.named(3)).unwrap();
         let s = w.space();
         let map = |file| MapRequest::shared(file, 0, 4 * page, Prot::RW);
         let a = s.map(&map(&stored)).unwrap().as_usize();
         let b = s.map(&map(&other)).unwrap().as_usize();
+        w.platform().set_room(STORE, 1);
         w.poke(0, &s, a, 1).unwrap();
-        w.platform().set_full(STORE);
         let addr = VirtAddr::new(a + page);
         for access in [Access::Read, Access::Write] {
             let mode = Mode::User;
             let outcome = s.fault(&Fault { addr, access, mode });
-            assert!(matches!(outcome, FaultOutcome::OutOfMemory), "{outcome:?}");
+            assert!(matches!(outcome, FaultOutcome::NoSpace), "{outcome:?}");
         }
-        assert_eq!(stored.write(2 * page as u64, b"no").done, 0);
+        let copied = s.write(addr, b"no").map(|progress| progress.done);
+        assert_eq!(copied, Err(MmError::Fault(addr)));
+        let refused = stored.write(2 * page as u64, b"no");
+        assert!(refused.done == 0 && refused.wait.is_none(), "{refused:?}");
+        assert_eq!(refused.error, Some(MmError::NoSpace));
         assert_eq!(stored.write(1, b"yes").done, 3);
         w.poke(0, &s, a, 2).unwrap();
         w.poke(0, &s, b + page, 3).unwrap();
         assert_eq!(other.write(2 * page as u64, b"yes").done, 3);
-        let held = (stored.object().cached_pages(), w.platform().charged());
-        assert_eq!(held, (1, 3), "what was refused was not charged");
+        let pages = (stored.object().cached_pages(), w.platform().charged());
+        assert_eq!(pages, (1, 3), "what was refused was not charged");
+        // Room, but no memory.
+        w.platform().set_room(STORE, 2);
+        w.platform().set_charge_limit(3);
+        let waits = stored.write(2 * page as u64, b"no").wait;
+        assert!(matches!(waits, Some(Ticket::Memory(_))), "{waits:?}");
+        assert_eq!(held(), 1, "what was not charged is not held");
+        // A private copy is the space's, not the store's.
+        let own = MapRequest::private(&stored, 0, page, Prot::RW);
+        let own = s.map(&own).unwrap();
+        let access = Access::Write;
+        let mode = Mode::User;
+        let outcome = s.fault(&Fault {
+            addr: own,
+            access,
+            mode,
+        });
+        assert!(matches!(outcome, FaultOutcome::OutOfMemory), "{outcome:?}");
         drop((s, stored, other));
+        assert_eq!(held(), 0);
         w.assert_empty();
+    });
+}
+
+/// However pages leave a store, it has room again, and for no more than left: also when they are
+/// cut off in the middle of an access that makes one.
+#[test]
+fn a_store_holds_exactly_what_its_objects_have() {
+    const ROOM: usize = 3;
+    on_every_machine(|machine| {
+        let page = machine.page_size();
+        let w = Arc::new(world(machine, 6));
+        w.platform().set_room(STORE, ROOM);
+        let facts = PagerFacts::memory(4 * page as u64).in_store(STORE);
+        for nth in 1.. {
+            let (one, two) = (w.mm().new_object(facts), w.mm().new_object(facts));
+            let (one, two) = (Arc::new(one.unwrap()), two.unwrap());
+            assert_eq!(two.write(0, b"page").done, 4);
+            assert_eq!(one.write(0, b"page").done, 4);
+            let s = w.space();
+            let shared = MapRequest::shared(&one, 0, 4 * page, Prot::RW);
+            let addr = VirtAddr::new(s.map(&shared).unwrap().as_usize() + page);
+            let file = one.clone();
+            w.platform()
+                .preempt_nth(nth, move || on_cpu(1, || file.set_size(0).unwrap()));
+            let (access, mode) = (Access::Write, Mode::User);
+            let outcome = on_cpu(0, || s.fault(&Fault { addr, access, mode }));
+            assert!(!matches!(outcome, FaultOutcome::NoSpace), "{outcome:?}");
+            let is_last = w.platform().preempt_no_more();
+            let pages = || one.object().cached_pages() + two.object().cached_pages();
+            assert_eq!(w.platform().held(STORE), pages(), "preempted at {nth}");
+            // Whatever is left of the room is to be had.
+            while two.write(two.size(), &vec![1; page]).error.is_none() {}
+            assert_eq!(w.platform().held(STORE), ROOM, "preempted at {nth}");
+            assert_eq!(pages(), ROOM, "preempted at {nth}");
+            two.make_hole(0, 1).unwrap();
+            assert_eq!(w.platform().held(STORE), ROOM - 1);
+            drop((s, one, two));
+            w.assert_empty();
+            if is_last {
+                break;
+            }
+        }
+    });
+}
+
+/// Of two who want the last page of a store one gets it, wherever one comes in the middle of the
+/// other.
+#[test]
+fn the_last_page_of_a_store_has_one_taker() {
+    on_every_machine(|machine| {
+        let w = Arc::new(world(machine, 6));
+        w.platform().set_room(STORE, 1);
+        for nth in 1.. {
+            let facts = PagerFacts::memory(0).in_store(STORE);
+            let (one, two) = (w.mm().new_object(facts), w.mm().new_object(facts));
+            let (one, two) = (one.unwrap(), Arc::new(two.unwrap()));
+            let other = two.clone();
+            w.platform().preempt_nth(nth, move || {
+                let Progress { done, wait, error } = on_cpu(1, || other.write(0, b"page"));
+                let refused = error == Some(MmError::NoSpace);
+                assert!(wait.is_none() && refused == (done == 0), "{error:?}");
+            });
+            let Progress { done, wait, error } = on_cpu(0, || one.write(0, b"page"));
+            let refused = error == Some(MmError::NoSpace);
+            assert!(wait.is_none() && refused == (done == 0), "{error:?}");
+            let is_last = w.platform().preempt_no_more();
+            let pages = one.object().cached_pages() + two.object().cached_pages();
+            assert_eq!((pages, w.platform().held(STORE)), (1, 1), "at {nth}");
+            assert_eq!(one.size() + two.size(), 4, "preempted at {nth}");
+            drop((one, two));
+            w.assert_empty();
+            if is_last {
+                break;
+            }
+        }
     });
 }
 

@@ -13,6 +13,7 @@ use mm_arm::aarch64::native::Native;
 use mm_arm::aarch64::tlb::{TlbFeatures, flush_broadcast, flush_local};
 use mm_arm::aarch64::{Page4K, Stage1, code};
 use mm_core::addr::Pfn;
+use mm_core::error::NoSpace;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, normalise};
@@ -115,8 +116,12 @@ unsafe impl Platform for Virt {
         }
     }
 
-    fn may_hold(&self, key: u64) -> bool {
-        mm_kernel::memory::file::may_hold(frames(), key)
+    fn try_hold(&self, store: u64) -> Result<(), NoSpace> {
+        mm_kernel::memory::file::try_hold(frames(), store)
+    }
+
+    fn let_go(&self, store: u64, pages: usize) {
+        mm_kernel::memory::file::let_go(store, pages);
     }
 
     fn may_commit(&self, pages: usize) -> bool {

@@ -12,6 +12,7 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use mm_core::addr::Pfn;
+use mm_core::error::NoSpace;
 use mm_core::format::PageTableFormat;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
@@ -108,8 +109,12 @@ unsafe impl Platform for Board {
         }
     }
 
-    fn may_hold(&self, key: u64) -> bool {
-        mm_kernel::memory::file::may_hold(frames(), key)
+    fn try_hold(&self, store: u64) -> Result<(), NoSpace> {
+        mm_kernel::memory::file::try_hold(frames(), store)
+    }
+
+    fn let_go(&self, store: u64, pages: usize) {
+        mm_kernel::memory::file::let_go(store, pages);
     }
 
     fn may_commit(&self, pages: usize) -> bool {

@@ -8,6 +8,7 @@
 //! ```
 
 use mm_core::addr::Pfn;
+use mm_core::error::NoSpace;
 use mm_core::object::TicketKey;
 use mm_core::page::Frames;
 use mm_core::platform::{CpuSet, DirectMap, Flush, Platform, Region, RegionKind, normalise};
@@ -81,8 +82,12 @@ unsafe impl Platform for Pc {
         shootdown::flush(cpus, flush);
     }
 
-    fn may_hold(&self, key: u64) -> bool {
-        mm_kernel::memory::file::may_hold(frames(), key)
+    fn try_hold(&self, store: u64) -> Result<(), NoSpace> {
+        mm_kernel::memory::file::try_hold(frames(), store)
+    }
+
+    fn let_go(&self, store: u64, pages: usize) {
+        mm_kernel::memory::file::let_go(store, pages);
     }
 
     fn may_commit(&self, pages: usize) -> bool {

@@ -69,6 +69,8 @@ pub(crate) enum Stop<'m, P: Platform> {
     Signal(Signal),
     /// No memory.
     OutOfMemory,
+    /// The object's store is full.
+    NoSpace,
     /// An area without an anon_vma needs one: allocation and the space's lock.
     NeedsAnonVma,
     /// Nothing that a program can cause.

@@ -47,6 +47,7 @@ impl<'c, 'm, P: Platform> Faulting<'c, 'm, P> {
             Found::Page(page) => page,
             Found::Wait(ticket) => return Err(Stop::Wait(ticket)),
             Found::OutOfMemory => return Err(Stop::OutOfMemory),
+            Found::NoSpace => return Err(Stop::NoSpace),
             Found::PastEof => {
                 let addr = self.page.addr(self.cx.page_shift());
                 return Err(Stop::Signal(Signal::BusAdrErr(addr)));

@@ -38,6 +38,9 @@ pub enum FaultOutcome<'m, P: Platform> {
     Signal(Signal),
     /// No memory: reclaim, kill somebody, or both; then repeat the access.
     OutOfMemory,
+    /// The store of the object that is mapped there holds all that it may
+    /// ([`Platform::try_hold`]): SIGBUS, `BUS_ADRERR`. Freeing memory does not help.
+    NoSpace,
     /// A kernel-mode access outside user space: nothing this crate maps.
     KernelBug,
 }
@@ -69,6 +72,7 @@ impl<P: Platform> fmt::Debug for FaultOutcome<'_, P> {
             Self::Wait(_) => f.write_str("Wait"),
             Self::Signal(s) => write!(f, "{s:?}"),
             Self::OutOfMemory => f.write_str("OutOfMemory"),
+            Self::NoSpace => f.write_str("NoSpace"),
             Self::KernelBug => f.write_str("KernelBug"),
         }
     }

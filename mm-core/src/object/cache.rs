@@ -1,24 +1,35 @@
 //! Finding pages, starting to read those that are not there, dropping them.
 //!
-//! A page of a memory-only object is charged to the platform while the index has it.
-//! Whether it may be is asked once it is in, so that of several who want it one asks:
+//! A page of a memory-only object is *granted* while the index has it: held by its store, if
+//! it has one ([`Platform::try_hold`]), and charged ([`Platform::try_charge`]). That is asked
+//! for once the page is in, so that of several who want it one asks:
 //!
 //! ```text
-//!   LOCKED ─► into the index ─► charge ─┬─► UPTODATE, CHARGED ─► unlock, wake
-//!                                       └─► refused: out again ─► unlock, wake
+//!   LOCKED ─► into the index ─► hold, charge ─┬─► UPTODATE, CHARGED ─► unlock, wake who JOINED
+//!                                             └─► refused: out again ─► unlock, wake who JOINED
 //! ```
 //!
-//! Who wants it meanwhile joins, and finds it afterwards, or asks for itself. UPTODATE
-//! means that the charge is made. A truncation waits for no page: it may take one out
-//! that is not charged yet. So one step sets CHARGED and tells of DETACHED, and one
-//! sets DETACHED and tells of CHARGED: the later of the two gives the charge back.
+//! Who wants it meanwhile joins, and finds it afterwards, or asks for itself.
+//!
+//! | what ends a grant | who gives it back |
+//! |---|---|
+//! | the charge is refused | who asked: what was held already |
+//! | a truncation, a hole, the object's last reference | who takes the page out of the index, behind it |
+//! | a truncation took the page out before it was granted | who asked, at once |
+//!
+//! A truncation waits for no page. So one step sets CHARGED and tells of DETACHED, and one sets
+//! DETACHED and tells of CHARGED: the later of the two gives back. Nothing is granted for a page that
+//! was in the index already (an insert that is refused asked for nothing), and a page that left it counts no
+//! more, though somebody may still copy from it. The platform is asked and told with outer locks at
+//! most, never under an inner one: a write asks under `ObjectMap`. Its count is never below the
+//! pages that others can find, and equal when no verb is under way.
 
 use super::node::{ObjectKind, ObjectView};
 use super::radix::Inserted;
 use super::ticket::{IoRequest, Ticket, TicketKey};
 use crate::addr::Pfn;
 use crate::cx::Cx;
-use crate::error::OutOfMemory;
+use crate::error::{NoSpace, OutOfMemory};
 use crate::page::{Kind, Page, PageFlags};
 use crate::platform::{PhysMemory, Platform};
 use crate::stats::Counter;
@@ -39,12 +50,35 @@ pub enum Found<'c, 'm, P: Platform> {
     PastEof,
     /// No frame or node was left.
     OutOfMemory,
+    /// The object's store is full.
+    NoSpace,
+}
+
+/// Why a page could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refused {
+    /// No frame or node was left.
+    OutOfMemory,
+    /// The object's store is full.
+    NoSpace,
+}
+
+impl From<OutOfMemory> for Refused {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<NoSpace> for Refused {
+    fn from(_: NoSpace) -> Self {
+        Self::NoSpace
+    }
 }
 
 /// Whether a page that was put in is to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Charged {
-    /// It is charged, and up to date.
+pub(super) enum Granted {
+    /// It is granted, and up to date.
     Here,
     /// A truncation took it out before.
     CutOff,
@@ -120,6 +154,7 @@ impl<P: Platform> fmt::Debug for Found<'_, '_, P> {
             Self::Wait(ticket) => write!(f, "Wait({ticket:?})"),
             Self::PastEof => f.write_str("PastEof"),
             Self::OutOfMemory => f.write_str("OutOfMemory"),
+            Self::NoSpace => f.write_str("NoSpace"),
         }
     }
 }
@@ -148,17 +183,18 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                 return Found::PastEof;
             }
             let step = match self.lookup(pgoff) {
-                Ok(Some(page)) => self.settle(page, pgoff),
+                Ok(Some(page)) => self.settle(page, pgoff).map_err(Refused::from),
                 Ok(None) => self
                     .begin(pgoff)
-                    .or_else(|error| self.again_if_there(pgoff, error)),
-                Err(error) => Err(error),
+                    .or_else(|refused| self.again_if_there(pgoff, refused)),
+                Err(error) => Err(error.into()),
             };
             match step {
                 Ok(Some(found)) => return found,
                 // Someone was faster, or the page went: look again.
                 Ok(None) => {}
-                Err(OutOfMemory) => return Found::OutOfMemory,
+                Err(Refused::OutOfMemory) => return Found::OutOfMemory,
+                Err(Refused::NoSpace) => return Found::NoSpace,
             }
         }
     }
@@ -231,6 +267,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             return Ok(Some(Found::Page(found)));
         }
         if !found.page.try_lock_page() {
+            // Before the sleeper asks whether it is still LOCKED: see `grant`.
+            found.page.set(PageFlags::JOINED);
             self.mm.stats().count(Counter::CacheJoin);
             return Ok(Some(Found::Wait(Ticket::Join(found.key()))));
         }
@@ -253,7 +291,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Makes a page and puts it in; `None`: look again.
-    fn begin(self, pgoff: u64) -> Result<Option<Found<'c, 'm, P>>, OutOfMemory> {
+    fn begin(self, pgoff: u64) -> Result<Option<Found<'c, 'm, P>>, Refused> {
         let page = self.new_page(pgoff, PageFlags::LOCKED)?;
         let inserted = self.insert(&page, pgoff, || {
             cfg!(mm_mutant = "inserted_past_the_end") || self.reaches(pgoff)
@@ -262,8 +300,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             return Ok(None);
         }
         if self.object.kind() == ObjectKind::Memory {
-            let charged = self.charge(&page)?;
-            return Ok((charged == Charged::Here).then_some(Found::Page(page)));
+            let granted = self.grant(&page)?;
+            return Ok((granted == Granted::Here).then_some(Found::Page(page)));
         }
         match IoRequest::new(self, page.pfn, pgoff) {
             Ok(request) => {
@@ -273,7 +311,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             Err(error) => {
                 let _or_truncated = self.detach(page.pfn, pgoff);
                 self.unlock(&page);
-                Err(error)
+                Err(error.into())
             }
         }
     }
@@ -283,38 +321,62 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     pub(super) fn again_if_there<T>(
         self,
         pgoff: u64,
-        error: OutOfMemory,
-    ) -> Result<Option<T>, OutOfMemory> {
-        self.lookup(pgoff)?.map_or(Err(error), |_| Ok(None))
+        refused: Refused,
+    ) -> Result<Option<T>, Refused> {
+        self.lookup(pgoff)?.map_or(Err(refused), |_| Ok(None))
     }
 
-    /// Charges a page of a memory-only object that the caller put in LOCKED, and lets
+    /// Has a page of a memory-only object granted that the caller put in LOCKED, and lets
     /// everybody have it.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when that is refused: the page is out of the index again.
-    pub(super) fn charge(self, page: &CachedPage<'c, 'm, P>) -> Result<Charged, OutOfMemory> {
-        let platform = self.cx.platform();
-        let asked = if platform.may_hold(self.object.key()) {
-            platform.try_charge(1)
-        } else {
-            Err(OutOfMemory)
-        };
-        let charged = match asked {
+    /// When that is refused: the page is out of the index again.
+    pub(super) fn grant(self, page: &CachedPage<'c, 'm, P>) -> Result<Granted, Refused> {
+        let granted = match self.ask() {
             Ok(()) => {
                 let before = page.page.set(PageFlags::UPTODATE | PageFlags::CHARGED);
                 if before.contains(PageFlags::DETACHED) && !cfg!(mm_mutant = "cut_off_and_charged")
                 {
-                    platform.uncharge(1);
+                    self.give_back(1);
                 }
-                Ok(Charged::Here)
+                Ok(Granted::Here)
             }
             // One that was cut off meanwhile asked for nothing.
-            Err(error) if self.detach(page.pfn, page.page.user().index()) => Err(error),
-            Err(_) => Ok(Charged::CutOff),
+            Err(refused) if self.detach(page.pfn, page.page.user().index()) => Err(refused),
+            Err(_) => Ok(Granted::CutOff),
         };
-        self.unlock(page);
-        charged
+        // Mostly nobody waits, and a wake may cost more than all of this.
+        let before = page.page.clear(PageFlags::LOCKED | PageFlags::JOINED);
+        if before.contains(PageFlags::JOINED) {
+            self.mm.platform().wake(page.key());
+        }
+        granted
+    }
+
+    /// Asks the platform for one page more.
+    fn ask(self) -> Result<(), Refused> {
+        let (platform, store) = (self.cx.platform(), self.object.store());
+        if store != 0 {
+            platform.try_hold(store)?;
+        }
+        platform.try_charge(1).map_err(|error| {
+            if store != 0 {
+                platform.let_go(store, 1);
+            }
+            error.into()
+        })
+    }
+
+    /// Tells the platform that so many granted pages left the index.
+    fn give_back(self, pages: usize) {
+        let (platform, store) = (self.cx.platform(), self.object.store());
+        if pages == 0 {
+            return;
+        }
+        platform.uncharge(pages);
+        if store != 0 {
+            platform.let_go(store, pages);
+        }
     }
 
     fn unlock(self, page: &CachedPage<'c, 'm, P>) {
@@ -372,9 +434,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         if removed {
             self.put_page(pfn);
         }
-        if charged {
-            self.cx.platform().uncharge(1);
-        }
+        self.give_back(usize::from(charged));
         removed
     }
 
@@ -398,9 +458,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             for pfn in batch {
                 self.put_page(pfn);
             }
-            if charged > 0 {
-                self.cx.platform().uncharge(charged);
-            }
+            self.give_back(charged);
         }
     }
 

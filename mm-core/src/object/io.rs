@@ -5,7 +5,7 @@
 //! the size (shared; exclusively when the object grows), so that what a
 //! truncation cuts off stays cut off.
 
-use super::cache::{CachedPage, Charged, Found};
+use super::cache::{CachedPage, Found, Granted, Refused};
 use super::node::{ObjectKind, ObjectView};
 use super::radix::Inserted;
 use super::ticket::{Progress, Ticket};
@@ -44,6 +44,15 @@ impl<P: Platform> From<OutOfMemory> for Stop<'_, P> {
     }
 }
 
+impl<P: Platform> From<Refused> for Stop<'_, P> {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::OutOfMemory => OutOfMemory.into(),
+            Refused::NoSpace => Self::Error(MmError::NoSpace),
+        }
+    }
+}
+
 impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     /// Reads bytes; fewer at the end of the object. Reading a hole of a
     /// memory-only object makes no page.
@@ -67,7 +76,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Writes bytes; the object grows when they go past its end. Whole pages
-    /// are written without being read before.
+    /// are written without being read before. [`MmError::NoSpace`] ends it where the
+    /// object's store is full.
     ///
     /// # Locks
     /// Takes `ObjectMap` and what [`Self::find_or_create`] takes.
@@ -125,6 +135,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
             Found::Wait(ticket) => Err(Stop::Wait(ticket)),
             Found::PastEof => Err(Stop::Eof),
             Found::OutOfMemory => Err(OutOfMemory.into()),
+            Found::NoSpace => Err(Refused::NoSpace.into()),
         }
     }
 
@@ -143,14 +154,15 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
                     match self.find_or_create(part.pgoff) {
                         Found::Wait(ticket) => return Err(Stop::Wait(ticket)),
                         Found::OutOfMemory => return Err(OutOfMemory.into()),
+                        Found::NoSpace => return Err(Refused::NoSpace.into()),
                         // It appeared, or the object was truncated.
                         Found::Page(_) | Found::PastEof => Attempt::Again,
                     }
                 }
                 None => match self.write_new(part, bytes) {
                     Ok(attempt) => attempt,
-                    Err(error) => {
-                        let there = self.again_if_there(part.pgoff, error)?;
+                    Err(refused) => {
+                        let there = self.again_if_there(part.pgoff, refused)?;
                         there.unwrap_or(Attempt::Again)
                     }
                 },
@@ -195,7 +207,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     }
 
     /// Writes into a page that is not in the cache and need not be read.
-    fn write_new(self, part: Part, bytes: &[u8]) -> Result<Attempt, OutOfMemory> {
+    fn write_new(self, part: Part, bytes: &[u8]) -> Result<Attempt, Refused> {
         let kind = self.object.kind();
         let flags = match kind {
             ObjectKind::File => PageFlags::UPTODATE,
@@ -217,7 +229,7 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         if self.insert(&page, part.pgoff, || true)? != Inserted::Done {
             return Ok(Attempt::Again);
         }
-        if kind == ObjectKind::Memory && self.charge(&page)? == Charged::CutOff {
+        if kind == ObjectKind::Memory && self.grant(&page)? == Granted::CutOff {
             return Ok(Attempt::Again);
         }
         if grows {

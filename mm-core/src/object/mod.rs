@@ -21,7 +21,7 @@
 //!
 //! LOCKED is owned by an [`IoRequest`], not by a thread. Everyone else who
 //! wants the page gets [`Ticket::Join`]. Pages of memory-only objects are born zeroed and
-//! LOCKED, until the platform was [charged](crate::platform::Platform::try_charge) for them; then only who makes a
+//! LOCKED, until the platform has granted them (`cache` says how); then only who makes a
 //! [hole](ObjectRef::make_hole) locks them, while it unmaps them.
 //!
 //! **Size against everyone.** Truncation first sets the size (the `ObjectMap`

@@ -29,6 +29,9 @@ pub struct PagerFacts {
     pub kind: ObjectKind,
     /// The kernel's own name for the object; comes back in each request.
     pub key: u64,
+    /// The kernel's name for the store whose pages a memory-only object's are counted
+    /// among, say a tmpfs ([`Platform::try_hold`]); zero for none.
+    pub store: u64,
     /// The size in bytes.
     pub size: u64,
     /// The most that a mapping may ever be allowed.
@@ -41,6 +44,7 @@ impl PagerFacts {
         Self {
             kind: ObjectKind::File,
             key,
+            store: 0,
             size,
             rights: Prot::RWX,
         }
@@ -51,9 +55,24 @@ impl PagerFacts {
         Self {
             kind: ObjectKind::Memory,
             key: 0,
+            store: 0,
             size,
             rights: Prot::RWX,
         }
+    }
+
+    /// Names the object.
+    #[must_use]
+    pub const fn named(mut self, key: u64) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// Counts the pages of a memory-only object among those of a store.
+    #[must_use]
+    pub const fn in_store(mut self, store: u64) -> Self {
+        self.store = store;
+        self
     }
 
     /// Limits what a mapping may ever be allowed.
@@ -73,6 +92,7 @@ pub struct Object {
     kind: AtomicU32,
     rights: AtomicU32,
     key: [AtomicU32; 2],
+    store: [AtomicU32; 2],
     /// Above zero: how many write. Below (as a signed number): how many deny it.
     writers: AtomicU32,
     /// The size in pages, rounded up: what is tested under inner locks. It
@@ -114,6 +134,7 @@ impl Node for Object {
             kind: AtomicU32::new(0),
             rights: AtomicU32::new(0),
             key: core::array::from_fn(|_| AtomicU32::new(0)),
+            store: core::array::from_fn(|_| AtomicU32::new(0)),
             writers: AtomicU32::new(0),
             pages: AtomicUsize::new(0),
             map: RwLock::new(Class::ObjectMap, Mapped::new(0)),
@@ -137,9 +158,12 @@ impl Object {
 
     /// Returns the pager's name for the object.
     pub fn key(&self) -> u64 {
-        let [low, high] = &self.key;
-        let (low, high) = (low.load(Ordering::Relaxed), high.load(Ordering::Relaxed));
-        u64::from(high) << 32 | u64::from(low)
+        load_halves(&self.key)
+    }
+
+    /// Returns the kernel's name for the object's store; zero for none.
+    pub fn store(&self) -> u64 {
+        load_halves(&self.store)
     }
 
     /// Returns the most that a mapping may ever be allowed.
@@ -245,14 +269,8 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
         let pages = pages_of(facts.size, cx.page_shift()).ok_or(MmError::TooBig)?;
         let view = Self::new(mm, cx, mm.objects.alloc(cx)?);
         let object = view.object;
-        #[expect(clippy::cast_possible_truncation, reason = "two halves of a u64")]
-        for (word, value) in object
-            .key
-            .iter()
-            .zip([facts.key as u32, (facts.key >> 32) as u32])
-        {
-            word.store(value, Ordering::Relaxed);
-        }
+        store_halves(&object.key, facts.key);
+        store_halves(&object.store, facts.store);
         object.kind.store(
             u32::from(facts.kind == ObjectKind::Memory),
             Ordering::Relaxed,
@@ -307,6 +325,19 @@ impl<'c, 'm, P: Platform> ObjectView<'c, 'm, P> {
     pub(super) fn pages_of(self, size: u64) -> Option<usize> {
         pages_of(size, self.cx.page_shift())
     }
+}
+
+fn load_halves(words: &[AtomicU32; 2]) -> u64 {
+    let [low, high] = words;
+    let (low, high) = (low.load(Ordering::Relaxed), high.load(Ordering::Relaxed));
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "two halves of a u64")]
+fn store_halves(words: &[AtomicU32; 2], value: u64) {
+    let [low, high] = words;
+    low.store(value as u32, Ordering::Relaxed);
+    high.store((value >> 32) as u32, Ordering::Relaxed);
 }
 
 fn pages_of(size: u64, shift: u32) -> Option<usize> {

@@ -118,6 +118,8 @@ bitflags! {
         const KEPT = 1 << 23;
         /// User: the platform was charged for it, as an object has it (`object::cache`).
         const CHARGED = 1 << 24;
+        /// User: somebody waits for the end of LOCKED, or did.
+        const JOINED = 1 << 25;
     }
 }
 

@@ -19,7 +19,7 @@ pub use mem::{DirectMap, LinearMemory, PhysMemory};
 pub use regions::{FrameRange, Region, RegionKind, Usable, normalise};
 
 use crate::addr::Pfn;
-use crate::error::OutOfMemory;
+use crate::error::{NoSpace, OutOfMemory};
 use crate::format::PageTableFormat;
 use crate::range::PageRange;
 
@@ -180,13 +180,6 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn try_charge(&self, _frames: usize) -> Result<(), OutOfMemory> {
         Ok(())
     }
-    /// Asked before a memory-only object takes a page, whether by a write or by an
-    /// access to a mapping, besides [`Self::try_charge`]: may objects with this key
-    /// ([`PagerFacts::key`](crate::object::PagerFacts::key)) hold one more? A tmpfs
-    /// that is full refuses; the verb that asks is out of memory then.
-    fn may_hold(&self, _key: u64) -> bool {
-        true
-    }
     /// Asked before an area that counts as committed memory
     /// ([`VmaFlags::ACCOUNT`](crate::vma::VmaFlags::ACCOUNT)) is made or grows by so many pages, by
     /// whichever verb, and before shared anonymous memory of so many is made: could they
@@ -200,6 +193,24 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     }
     /// Told when charged memory comes back, to whichever verb gives it back.
     fn uncharge(&self, _frames: usize) {}
+
+    /// Asked before an object of a store
+    /// ([`PagerFacts::store`](crate::object::PagerFacts::store)) has one page more, whether
+    /// by a write or by an access to a mapping, besides [`Self::try_charge`]. What is
+    /// granted is the store's until [`Self::let_go`]: a platform that counts both up and
+    /// down knows at each moment how many pages a store has at most, and zero when it is
+    /// empty. No inner lock of the family's is held, but outer ones may be.
+    ///
+    /// # Errors
+    /// [`NoSpace`] refuses: a tmpfs is full. The verb that asked answers
+    /// [`MmError::NoSpace`](crate::error::MmError::NoSpace), a fault
+    /// [`FaultOutcome::NoSpace`](crate::fault::FaultOutcome::NoSpace).
+    fn try_hold(&self, _store: u64) -> Result<(), NoSpace> {
+        Ok(())
+    }
+    /// Told when pages have left a store: cut off, holes, or the object ended; or one
+    /// that was granted did not come about. Called as [`Self::try_hold`].
+    fn let_go(&self, _store: u64, _pages: usize) {}
 
     /// Asked before each allocation of a frame: a place for fault injection
     /// and for reserves of the kernel's own.

@@ -266,7 +266,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 FaultOutcome::Resolved(_) => {}
                 FaultOutcome::Wait(ticket) => return Ok(Some(ticket)),
                 FaultOutcome::OutOfMemory => return Err(MmError::OutOfMemory),
-                FaultOutcome::Signal(_) | FaultOutcome::KernelBug => {
+                FaultOutcome::Signal(_) | FaultOutcome::NoSpace | FaultOutcome::KernelBug => {
                     return Err(MmError::Fault(addr));
                 }
             }

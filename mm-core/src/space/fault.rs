@@ -93,6 +93,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                 self.mm.stats().count(Counter::OutOfMemory);
                 FaultOutcome::OutOfMemory
             }
+            Err(Stop::NoSpace) => FaultOutcome::NoSpace,
             Err(Stop::Signal(signal)) => self.signal(at(signal, addr)),
             Err(Stop::NeedsAnonVma | Stop::Bug) => FaultOutcome::KernelBug,
         }

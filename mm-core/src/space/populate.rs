@@ -48,7 +48,8 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
     /// # Errors
     /// `Invalid` for a bad range; when nothing could be done: `Unmapped` over
     /// a hole, `Denied` where no access is allowed, `Fault` past the end of a
-    /// file and where the page is kept from all accesses, `OutOfMemory`. Pages made present stay.
+    /// file, where its store is full and where the page is kept from all accesses, `OutOfMemory`.
+    /// Pages made present stay.
     ///
     /// # Locks
     /// As [`Self::fault`], page by page.
@@ -93,6 +94,7 @@ impl<'m, P: Platform> AddressSpace<'m, P> {
                     refused = refused.saturating_add(1);
                     continue;
                 }
+                FaultOutcome::NoSpace => return Err(MmError::Fault(at)),
                 FaultOutcome::Signal(Signal::BusAdrErr(_)) | FaultOutcome::KernelBug => {
                     return Err(MmError::Fault(at));
                 }

@@ -1,12 +1,13 @@
 //! What regular files hold: pages that come from the disk, or live in memory only.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
+use mm_core::error::NoSpace;
 use mm_core::object::{ObjectRef, PagerFacts, TicketError};
 use mm_core::page::Frames;
 use mm_core::platform::Platform;
 
-use super::register::MEMORY;
 use super::{Request, Seals, TransferKey, page_shift};
 use crate::arch::Arch;
 use crate::errno::{Errno, Result};
@@ -55,10 +56,9 @@ impl<A: Arch> FileData<A> {
     pub fn in_memory(system: &'static System<A>, seals: u32) -> Result<Self> {
         let key = system.files.memory_key();
         Ok(FileData {
-            object: system.memory.new_object(PagerFacts {
-                key,
-                ..PagerFacts::memory(0)
-            })?,
+            object: system
+                .memory
+                .new_object(PagerFacts::memory(0).named(key).in_store(TMP))?,
             writing: Turn::new(),
             seals: Some(Seals::new(seals)),
             key,
@@ -156,7 +156,8 @@ impl<A: Arch> System<A> {
     /// Writes a file's bytes; the file grows as needed. The caller holds its turn.
     ///
     /// # Errors
-    /// `EPERM` when it is sealed against that, `ENOSPC` when there is no room ([`may_hold`]), `EFBIG`.
+    /// `EPERM` when it is sealed against that, `ENOSPC` when there is no room ([`try_hold`]),
+    /// `ENOMEM`, `EFBIG`.
     pub fn write_data(&self, data: &FileData<A>, at: u64, bytes: &[u8]) -> Result {
         at.checked_add(bytes.len() as u64)
             .filter(|end| *end <= i64::MAX as u64)
@@ -177,7 +178,6 @@ impl<A: Arch> System<A> {
                 Ok(0) if !waits => break,
                 Ok(n) => done += n,
                 Err(_) if done > 0 => break,
-                Err(Errno::ENOMEM) => return Err(Errno::ENOSPC),
                 Err(error) => return Err(error),
             }
         }
@@ -197,14 +197,40 @@ impl<A: Arch> System<A> {
     }
 }
 
-/// Tells whether objects with this key may hold one page more, for the platform to answer. Files in
-/// memory leave programs a sixteenth of it: a full /tmp kills nobody.
-pub fn may_hold<P: Platform>(frames: Option<&Frames<P>>, key: u64) -> bool {
-    key < MEMORY
-        || frames.is_none_or(|frames| {
-            let stats = frames.stats();
-            stats.free >= stats.total / 16
-        })
+/// The store of files in memory.
+const TMP: u64 = 1;
+
+/// The pages that files in memory hold.
+static TMP_PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// Has a store hold one page more, for the platform to answer. Files in memory leave programs a
+/// sixteenth of it, whoever has the rest: a full /tmp kills nobody.
+///
+/// # Errors
+/// [`NoSpace`] when it is full.
+pub fn try_hold<P: Platform>(
+    frames: Option<&Frames<P>>,
+    store: u64,
+) -> core::result::Result<(), NoSpace> {
+    let Some(frames) = frames.filter(|_| store == TMP) else {
+        return Ok(());
+    };
+    let stats = frames.stats();
+    if stats.free < stats.total / 16 {
+        return Err(NoSpace);
+    }
+    // Relaxed: a count of its own, which orders no other memory.
+    let most = stats.total - stats.total / 16;
+    let one_more = |held: usize| Some(held + 1).filter(|&held| held <= most);
+    let held = TMP_PAGES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+    held.map(drop).map_err(|_| NoSpace)
+}
+
+/// Takes back what [`try_hold`] gave, for the platform.
+pub fn let_go(store: u64, pages: usize) {
+    if store == TMP {
+        TMP_PAGES.fetch_sub(pages, Ordering::Relaxed);
+    }
 }
 
 /// What the disk is asked for: the archive's member.

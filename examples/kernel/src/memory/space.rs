@@ -15,7 +15,6 @@ use mm_core::space::{
 };
 use mm_core::vma::VmaFlags;
 
-use super::register::MEMORY;
 use super::usage::Peaks;
 use super::{Active, Claim, FileData, page_shift};
 use crate::arch::Arch;
@@ -389,13 +388,6 @@ impl<A: Arch> Space<A> {
         areas
             .skip_while(move |area| area.range.end().addr(shift).as_usize() <= at)
             .take_while(move |area| area.range.start().addr(shift).as_usize() < at + length)
-    }
-
-    /// Answers whether a file in memory is mapped at an address.
-    #[must_use]
-    pub fn is_in_tmp(&self, at: usize) -> bool {
-        let area = self.inner.find(VirtAddr::new(at));
-        area.is_some_and(|area| area.key >= Some(MEMORY))
     }
 
     /// Answers whether a page could be used without a read, as mincore(2); nothing over a hole.

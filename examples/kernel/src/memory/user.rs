@@ -54,11 +54,8 @@ impl<A: Arch> System<A> {
             FaultOutcome::Signal(Signal::SegvMapErr(_)) => Outcome::Signal(SIGSEGV, SEGV_MAPERR),
             FaultOutcome::Signal(Signal::SegvAccErr(_)) => Outcome::Signal(SIGSEGV, SEGV_ACCERR),
             FaultOutcome::Signal(Signal::BusAdrErr(_)) => Outcome::Signal(SIGBUS, BUS_ADRERR),
-            // Its room may be all that is missing, and nobody is killed for that (Linux:
-            // shmem_fault).
-            FaultOutcome::OutOfMemory if space.is_in_tmp(address) => {
-                Outcome::Signal(SIGBUS, BUS_ADRERR)
-            }
+            // Linux: shmem_fault.
+            FaultOutcome::NoSpace => Outcome::Signal(SIGBUS, BUS_ADRERR),
             FaultOutcome::OutOfMemory => Outcome::OutOfMemory,
             FaultOutcome::KernelBug => Outcome::Signal(SIGSEGV, SEGV_MAPERR),
         }
