@@ -83,6 +83,8 @@ impl<P: Platform> ObjectView<'_, '_, P> {
     }
 
     /// Takes the entries that lead to cached pages, and no others.
+    // Out of line, so that its walk is not in one frame with its caller's gather.
+    #[inline(never)]
     fn take_cached<'c, 'm>(
         &self,
         table: PageTable<'c, 'm, P>,
