@@ -112,7 +112,6 @@ impl<'c, 'm: 'c, P: Platform> ObjectView<'c, 'm, P> {
                 turns = turns.saturating_add(1);
             }
             // In this order: who finds it not UPTODATE, and unlocked again, sees the mark.
-            #[cfg(not(mm_mutant = "hole_without_mark"))]
             record.set(PageFlags::DETACHED);
             record.clear(PageFlags::UPTODATE);
             pages.push(page);

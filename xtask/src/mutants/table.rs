@@ -125,7 +125,6 @@ pub const ROWS: &[Row] = rows! {
     map_past_the_end               Schedules "schedules" "whole_verbs_keep_their_promises_whatever_the_schedule";
     map_what_was_dropped           Loom  "loom_object" "load_and_regrow";
     hole_before_unmap              Loom  "loom_hole" "two_places_and_hole";
-    hole_without_mark              Loom  "loom_hole" "store_and_hole";
     hole_wakes_nobody              Loom  "loom_hole" "store_and_hole";
     pass_over_freed_table          Loom  "loom_object" "fork_and_truncate";
     equal_node_stands_in_front     Loom  "loom_object" "fork_and_truncate_private";
