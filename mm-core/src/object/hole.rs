@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The page stays in the index until nobody maps it: so no space sees another page
-//! at its offset while some CPU still reaches this one. Who wants it meanwhile
+//! at its offset while some CPU still reaches this one, but for CPUs of a space that is taking
+//! that very entry away itself ([`super::unmap`]). Who wants it meanwhile
 //! joins, as for a page that is being read, and finds none afterwards. A fault that
 //! looked it up before tests DETACHED under the table's lock: it sees the mark, or
 //! the walk sees its entry. Copies in private areas stay.

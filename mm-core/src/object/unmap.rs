@@ -12,6 +12,11 @@
 //! A fork may be copying entries meanwhile, from an area that was visited to one
 //! that was not, but never the other way: the child's area stands behind its
 //! parent's in the map ([`crate::vma::duplicate`]), and the walk goes forward.
+//!
+//! Another verb of a space may have taken an entry and not flushed yet: the walk finds
+//! nothing there and does not wait for that flush. Until it comes a CPU of that space may
+//! still use the page, which the other verb's gather keeps (Linux waits:
+//! `mm_tlb_flush_nested`).
 
 use super::node::ObjectView;
 use crate::addr::Vpn;
